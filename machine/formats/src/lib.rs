@@ -1,0 +1,1 @@
+//! Files: safetensors, manifests and atomic writes; bytes become named tensors, every length checked.

@@ -1,0 +1,10 @@
+//! Number formats: bf16, f16, block-quantized structs with asserted sizes, matrices in any format, and the random
+//! generator.
+
+pub mod block;
+pub mod matrix;
+pub mod rng;
+
+pub use half::{bf16, f16};
+pub use matrix::{Data, Format, Matrix, MatrixView, Storage};
+pub use rng::Rng;

@@ -1,0 +1,135 @@
+//! A matrix whose numbers are stored in one of the known formats.
+
+use crate::block::{BlockMxfp4, BlockNvfp4, BlockQ8};
+use half::{bf16, f16};
+
+/// How a matrix's numbers are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    F32,
+    Bf16,
+    F16,
+    Q8_0,
+    Mxfp4,
+    Nvfp4,
+}
+
+impl Format {
+    /// Columns per block: a row's length must be a multiple of it.
+    pub fn block_columns(self) -> usize {
+        match self {
+            Format::F32 | Format::Bf16 | Format::F16 => 1,
+            Format::Q8_0 | Format::Mxfp4 => 32,
+            Format::Nvfp4 => 64,
+        }
+    }
+
+    /// Bytes of one block.
+    pub fn block_bytes(self) -> usize {
+        match self {
+            Format::F32 => 4,
+            Format::Bf16 | Format::F16 => 2,
+            Format::Q8_0 => size_of::<BlockQ8>(),
+            Format::Mxfp4 => size_of::<BlockMxfp4>(),
+            Format::Nvfp4 => size_of::<BlockNvfp4>(),
+        }
+    }
+}
+
+/// The numbers themselves, owned.
+#[derive(Debug, Clone)]
+pub enum Storage {
+    F32(Vec<f32>),
+    Bf16(Vec<bf16>),
+    F16(Vec<f16>),
+    Q8_0(Vec<BlockQ8>),
+    Mxfp4(Vec<BlockMxfp4>),
+    Nvfp4 { blocks: Vec<BlockNvfp4>, tensor_scale: f32 },
+}
+
+/// The numbers themselves, borrowed.
+#[derive(Debug, Clone, Copy)]
+pub enum Data<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+    F16(&'a [f16]),
+    Q8_0(&'a [BlockQ8]),
+    Mxfp4(&'a [BlockMxfp4]),
+    Nvfp4 { blocks: &'a [BlockNvfp4], tensor_scale: f32 },
+}
+
+/// `rows × columns`, row-major, rows made of whole blocks.
+#[derive(Debug, Clone)]
+pub struct Matrix {
+    pub rows: usize,
+    pub columns: usize,
+    pub storage: Storage,
+}
+
+/// A borrowed [`Matrix`].
+#[derive(Debug, Clone, Copy)]
+pub struct MatrixView<'a> {
+    pub rows: usize,
+    pub columns: usize,
+    pub data: Data<'a>,
+}
+
+impl Matrix {
+    pub fn from_f32(rows: usize, columns: usize, values: Vec<f32>) -> Self {
+        assert_eq!(values.len(), rows * columns, "{rows} × {columns} does not match {} values", values.len());
+        Self { rows, columns, storage: Storage::F32(values) }
+    }
+
+    pub fn zeros(rows: usize, columns: usize) -> Self {
+        Self::from_f32(rows, columns, vec![0.0; rows * columns])
+    }
+
+    pub fn format(&self) -> Format {
+        self.view().format()
+    }
+
+    pub fn view(&self) -> MatrixView<'_> {
+        let data = match &self.storage {
+            Storage::F32(v) => Data::F32(v),
+            Storage::Bf16(v) => Data::Bf16(v),
+            Storage::F16(v) => Data::F16(v),
+            Storage::Q8_0(v) => Data::Q8_0(v),
+            Storage::Mxfp4(v) => Data::Mxfp4(v),
+            Storage::Nvfp4 { blocks, tensor_scale } => Data::Nvfp4 { blocks, tensor_scale: *tensor_scale },
+        };
+        MatrixView { rows: self.rows, columns: self.columns, data }
+    }
+
+    /// The values of an f32 matrix; a matrix in another format has none to lend.
+    pub fn as_f32(&self) -> &[f32] {
+        match &self.storage {
+            Storage::F32(v) => v,
+            _ => panic!("matrix is stored as {:?}, not F32", self.format()),
+        }
+    }
+
+    pub fn as_f32_mut(&mut self) -> &mut [f32] {
+        match &mut self.storage {
+            Storage::F32(v) => v,
+            _ => panic!("matrix is not stored as F32"),
+        }
+    }
+
+    /// Bytes the numbers take in memory.
+    pub fn bytes(&self) -> usize {
+        self.rows * (self.columns / self.format().block_columns()) * self.format().block_bytes()
+    }
+}
+
+impl MatrixView<'_> {
+    pub fn format(&self) -> Format {
+        match self.data {
+            Data::F32(_) => Format::F32,
+            Data::Bf16(_) => Format::Bf16,
+            Data::F16(_) => Format::F16,
+            Data::Q8_0(_) => Format::Q8_0,
+            Data::Mxfp4(_) => Format::Mxfp4,
+            Data::Nvfp4 { .. } => Format::Nvfp4,
+        }
+    }
+}

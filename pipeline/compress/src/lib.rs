@@ -1,0 +1,1 @@
+//! Compression: observe, plan, prune, quantize, write.

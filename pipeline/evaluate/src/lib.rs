@@ -1,0 +1,1 @@
+//! Evaluation: perplexity, divergence from a teacher, tasks, parity, speed.

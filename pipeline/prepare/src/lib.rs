@@ -1,0 +1,1 @@
+//! Episodes become rendered tokens with a weight each, packed into batches that do not leak.
