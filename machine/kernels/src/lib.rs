@@ -1,1 +1,17 @@
 //! Kernels: one folder each, with a contract, a scalar definition, and variants chosen at run time.
+
+pub mod gemm;
+
+pub mod adamw;
+pub mod attention;
+pub mod conv1d;
+pub mod cross_entropy;
+pub mod delta_gate;
+pub mod gated_delta;
+pub mod l2_norm;
+pub mod real;
+pub mod rms_norm;
+pub mod rope;
+pub mod router;
+pub mod sigmoid_gate;
+pub mod swiglu;

@@ -1,0 +1,144 @@
+//! The gated delta rule: a linear attention whose state forgets and corrects itself; forwards and backwards.
+//!
+//! T tokens, Hk key heads, Hv value heads (a multiple), K key width, V value width. q, k [T, Hk, K], already normalised
+//! and scaled; v, out [T, Hv, V]; g ≤ 0 (logarithm of the decay), beta [T, Hv]; state [Hv, K, V], in and out. Value head
+//! j uses key head j / (Hv / Hk). out is written, gradients are added to. Per token and value head:
+//! S′ = e^g S;  d = beta·(v − S′ᵀk);  S = S′ + k dᵀ;  out = Sᵀq.
+
+pub mod scalar;
+
+/// Tokens per chunk of the matrix form.
+pub const CHUNK: usize = 32;
+
+/// The heads of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    pub key_heads: usize,
+    pub value_heads: usize,
+    pub key_dim: usize,
+    pub value_dim: usize,
+}
+
+impl Shape {
+    /// Values in one sequence's state.
+    pub fn state_len(&self) -> usize {
+        self.value_heads * self.key_dim * self.value_dim
+    }
+}
+
+/// What the rule reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    pub q: &'a [f32],
+    pub k: &'a [f32],
+    pub v: &'a [f32],
+    pub g: &'a [f32],
+    pub beta: &'a [f32],
+}
+
+/// Where gradients are added, shaped as the inputs.
+#[derive(Debug)]
+pub struct Gradients<'a> {
+    pub dq: &'a mut [f32],
+    pub dk: &'a mut [f32],
+    pub dv: &'a mut [f32],
+    pub dg: &'a mut [f32],
+    pub dbeta: &'a mut [f32],
+}
+
+impl<'a> Inputs<'a> {
+    /// The tokens `start..end`.
+    fn tokens(&self, start: usize, end: usize, shape: &Shape) -> Inputs<'a> {
+        let rows = |width: usize| start * width..end * width;
+        let key = rows(shape.key_heads * shape.key_dim);
+        Inputs {
+            q: &self.q[key.clone()],
+            k: &self.k[key],
+            v: &self.v[rows(shape.value_heads * shape.value_dim)],
+            g: &self.g[rows(shape.value_heads)],
+            beta: &self.beta[rows(shape.value_heads)],
+        }
+    }
+
+    fn list(&self) -> [&'a [f32]; 5] {
+        [self.q, self.k, self.v, self.g, self.beta]
+    }
+}
+
+/// The recurrence, token by token: the definition and the way to decode. Any number of tokens.
+pub fn step(out: &mut [f32], inputs: Inputs, state: &mut [f32], shape: &Shape) {
+    scalar::step(out, inputs.list(), state, shape);
+}
+
+/// Many tokens of one sequence, the fastest way, keeping nothing.
+pub fn prefill(out: &mut [f32], inputs: Inputs, state: &mut [f32], shape: &Shape) {
+    step(out, inputs, state, shape);
+}
+
+/// Many tokens of one sequence; `chunk_states` is left with the state before each chunk, [chunks, Hv, K, V].
+pub fn chunked(out: &mut [f32], inputs: Inputs, state: &mut [f32], chunk_states: &mut Vec<f32>, shape: &Shape) {
+    let tokens = inputs.g.len() / shape.value_heads;
+    chunked_packed(out, inputs, state, chunk_states, &[tokens], shape);
+}
+
+/// The adjoint of [`chunked`], with no gradient into the final state.
+pub fn backward(gradients: Gradients, dout: &[f32], inputs: Inputs, chunk_states: &[f32], shape: &Shape) {
+    let tokens = inputs.g.len() / shape.value_heads;
+    backward_packed(gradients, dout, inputs, chunk_states, &[tokens], shape);
+}
+
+/// Several sequences of `spans` tokens each; `states` [S, Hv, K, V] in and out, `chunk_states` span by span.
+pub fn chunked_packed(
+    out: &mut [f32],
+    inputs: Inputs,
+    states: &mut [f32],
+    chunk_states: &mut Vec<f32>,
+    spans: &[usize],
+    shape: &Shape,
+) {
+    chunk_states.clear();
+    let values = shape.value_heads * shape.value_dim;
+    let mut start = 0;
+    for (&span, state) in spans.iter().zip(states.chunks_exact_mut(shape.state_len())) {
+        for first in (start..start + span).step_by(CHUNK) {
+            let end = (first + CHUNK).min(start + span);
+            chunk_states.extend_from_slice(state);
+            step(&mut out[first * values..end * values], inputs.tokens(first, end, shape), state, shape);
+        }
+        start += span;
+    }
+}
+
+/// The adjoint of [`chunked_packed`], with no gradient into the final states.
+pub fn backward_packed(
+    gradients: Gradients,
+    dout: &[f32],
+    inputs: Inputs,
+    chunk_states: &[f32],
+    spans: &[usize],
+    shape: &Shape,
+) {
+    let Gradients { dq, dk, dv, dg, dbeta } = gradients;
+    let (mut start, mut chunk) = (0, 0);
+    for &span in spans {
+        let rows = |width: usize| start * width..(start + span) * width;
+        let (key, value) = (rows(shape.key_heads * shape.key_dim), rows(shape.value_heads * shape.value_dim));
+        let into = [
+            &mut dq[key.clone()],
+            &mut dk[key],
+            &mut dv[value.clone()],
+            &mut dg[rows(shape.value_heads)],
+            &mut dbeta[rows(shape.value_heads)],
+        ];
+        let part = inputs.tokens(start, start + span, shape).list();
+        scalar::backward(
+            into,
+            &dout[value],
+            part,
+            &chunk_states[chunk * shape.state_len()..][..shape.state_len()],
+            shape,
+        );
+        chunk += span.div_ceil(CHUNK);
+        start += span;
+    }
+}
