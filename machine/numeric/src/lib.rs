@@ -2,9 +2,14 @@
 //! generator.
 
 pub mod block;
+pub mod bytes;
+mod dequantize;
 pub mod matrix;
+pub mod minifloat;
+pub mod quantize;
 pub mod rng;
 
+pub use bytes::BytesError;
 pub use half::{bf16, f16};
 pub use matrix::{Data, Format, Matrix, MatrixView, Storage};
 pub use rng::Rng;

@@ -34,6 +34,13 @@ impl Format {
             Format::Nvfp4 => size_of::<BlockNvfp4>(),
         }
     }
+
+    /// Bytes of a row of `columns`, which must be whole blocks.
+    pub fn row_bytes(self, columns: usize) -> usize {
+        let block = self.block_columns();
+        assert!(columns.is_multiple_of(block), "{columns} columns are not a multiple of {block}, as {self:?} wants");
+        columns / block * self.block_bytes()
+    }
 }
 
 /// The numbers themselves, owned.
@@ -117,11 +124,17 @@ impl Matrix {
 
     /// Bytes the numbers take in memory.
     pub fn bytes(&self) -> usize {
-        self.rows * (self.columns / self.format().block_columns()) * self.format().block_bytes()
+        self.rows * self.format().row_bytes(self.columns)
     }
 }
 
-impl MatrixView<'_> {
+impl<'a> MatrixView<'a> {
+    /// Borrowed f32 values as a matrix.
+    pub fn from_f32(rows: usize, columns: usize, values: &'a [f32]) -> Self {
+        assert_eq!(values.len(), rows * columns, "{rows} × {columns} does not match {} values", values.len());
+        Self { rows, columns, data: Data::F32(values) }
+    }
+
     pub fn format(&self) -> Format {
         match self.data {
             Data::F32(_) => Format::F32,
