@@ -1,1 +1,26 @@
 //! The model family: one forward pass for qwen3_next, qwen3_moe, qwen3 and qwen2.
+//!
+//! Legend: T tokens, H hidden width, V vocabulary, E experts.
+//! Read `forward.rs` first: it is the model. `weights.rs` says what it is made of, `state.rs` what it remembers.
+
+pub mod adapter;
+mod attention;
+mod config;
+mod delta_net;
+mod error;
+mod feed_forward;
+mod forward;
+mod gradient;
+mod model;
+mod source;
+mod state;
+mod store;
+mod weights;
+
+pub use config::{AttentionConfig, Config, DeltaConfig, ExpertsConfig, FeedForwardKind, LayerConfig, MixerKind, ModelType};
+pub use error::ModelError;
+pub use forward::{embed, finish, hidden, layer, logits};
+pub use gradient::{Examples, GradientOptions, Record, losses, loss_and_gradients};
+pub use model::{Loading, Model};
+pub use state::{LayerState, State};
+pub use weights::{AttentionWeights, DeltaWeights, FeedForward, LayerWeights, Mixer, MoeWeights, SharedExpert, Weights};

@@ -1,1 +1,36 @@
 //! The closed vocabulary of operations a model is written in, and the executors that decide what running it means.
+//!
+//! Legend: T tokens (rows), H hidden width, E experts. Every value is `[T, width]`, f32, row-major.
+//!
+//! [`Execute`] is the vocabulary. [`Infer`] runs the kernels and forgets; with a [`Statistics`] recorder it also counts
+//! ([`Observe`]); [`Tape`] runs the same kernels, remembers, and walks back. Each operation's forward and backward stand
+//! side by side in a file of their own.
+
+pub mod attention;
+pub mod buffer;
+pub mod causal_conv;
+pub mod columns;
+pub mod cross_entropy;
+pub mod delta_rule;
+mod execute;
+mod infer;
+pub mod linear;
+pub mod moe;
+mod observe;
+mod parameter;
+mod state;
+mod tape;
+
+pub use buffer::Buffer;
+pub use columns::Columns;
+pub use execute::{Execute, Teacher};
+pub use infer::{Forget, Infer, Record};
+pub use kernels::attention::Shape as AttentionShape;
+pub use kernels::gated_delta::Shape as DeltaShape;
+pub use kernels::gemm::Precision;
+pub use kernels::rope::Rope;
+pub use moe::Routing;
+pub use observe::{ExpertStatistics, Observe, Statistics};
+pub use parameter::{Adapter, Conv, DeltaGates, Expert, Gradients, Linear, Moe, Norm, Parameter};
+pub use state::{DeltaState, KvCache, Spans};
+pub use tape::{Tape, Var};

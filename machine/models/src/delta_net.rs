@@ -1,0 +1,21 @@
+//! Gated DeltaNet: a short convolution, the gated delta rule, a gated norm. Its state does not grow.
+
+use crate::weights::DeltaWeights;
+use ops::{DeltaState, Execute, Spans};
+
+pub(crate) fn run<'w, E: Execute<'w>>(
+    e: &mut E,
+    w: &'w DeltaWeights,
+    states: &mut [&mut DeltaState],
+    spans: &Spans,
+    x: &E::Value,
+) -> E::Value {
+    let qkvz = e.linear(x, &w.qkvz);
+    let ba = e.linear(x, &w.ba);
+    let [qkv, z] = [&w.qkv_columns, &w.z_columns].map(|columns| e.columns(&qkvz, columns));
+    let [b, a] = [&w.b_columns, &w.a_columns].map(|columns| e.columns(&ba, columns));
+    let qkv = e.causal_conv(&qkv, &w.conv, spans, states);
+    let y = e.delta_rule(&qkv, &b, &a, &w.gates, spans, states);
+    let y = e.gated_rms_norm(&y, &z, &w.norm);
+    e.linear(&y, &w.output)
+}

@@ -1,0 +1,69 @@
+//! The model. Every architecture of the family, training and decoding, any weight format: this is all of it.
+
+use crate::state::{caches, deltas};
+use crate::weights::{LayerWeights, Mixer};
+use crate::{FeedForward, Model, State, attention, delta_net, feed_forward};
+use ops::{Buffer, Execute, Infer, Record, Spans};
+
+/// Hidden states after the final norm, `[T, H]`. `tokens` are the new tokens of all sequences, one after the other, and
+/// `lengths` says how many belong to each; every sequence continues its own state.
+pub fn hidden<'w, E: Execute<'w>>(
+    e: &mut E,
+    model: &'w Model,
+    states: &mut [State],
+    tokens: &[u32],
+    lengths: &[usize],
+) -> E::Value {
+    let spans = spans(states, tokens, lengths);
+    let mut x = embed(e, model, tokens);
+    for index in 0..model.weights.layers.len() {
+        x = layer(e, model, index, states, &spans, x);
+    }
+    states.iter_mut().zip(lengths).for_each(|(state, length)| state.position += length);
+    finish(e, model, &x)
+}
+
+pub fn embed<'w, E: Execute<'w>>(e: &mut E, model: &'w Model, tokens: &[u32]) -> E::Value {
+    e.embedding(&model.weights.embedding, tokens)
+}
+
+/// One layer: mix over tokens, then work on each token by itself, both beside the residual stream.
+pub fn layer<'w, E: Execute<'w>>(
+    e: &mut E,
+    model: &'w Model,
+    index: usize,
+    states: &mut [State],
+    spans: &Spans,
+    x: E::Value,
+) -> E::Value {
+    let w: &'w LayerWeights = &model.weights.layers[index];
+    let h = e.rms_norm(&x, &w.input_norm);
+    let h = match &w.mixer {
+        Mixer::Attention(attention) => attention::run(e, attention, &mut caches(states, index), spans, &h),
+        Mixer::Delta(delta) => delta_net::run(e, delta, &mut deltas(states, index), spans, &h),
+    };
+    let x = e.add(&x, &h);
+    let h = e.rms_norm(&x, &w.post_norm);
+    let h = match &w.feed_forward {
+        FeedForward::Dense(expert) => feed_forward::dense(e, expert, &h),
+        FeedForward::Moe(moe) => feed_forward::moe(e, moe, &h),
+    };
+    e.add(&x, &h)
+}
+
+pub fn finish<'w, E: Execute<'w>>(e: &mut E, model: &'w Model, x: &E::Value) -> E::Value {
+    e.rms_norm(x, &model.weights.final_norm)
+}
+
+/// Logits of the chosen rows of `hidden`, `[rows, V]`.
+pub fn logits<'w, R: Record>(e: &mut Infer<R>, model: &'w Model, hidden: &Buffer, rows: &[usize]) -> Buffer {
+    let mut chosen = Buffer::unwritten(rows.len(), hidden.width);
+    rows.iter().enumerate().for_each(|(to, &from)| chosen.row_mut(to).copy_from_slice(hidden.row(from)));
+    e.linear(&chosen, model.weights.head())
+}
+
+fn spans(states: &[State], tokens: &[u32], lengths: &[usize]) -> Spans {
+    assert_eq!(states.len(), lengths.len(), "one state per sequence");
+    assert_eq!(tokens.len(), lengths.iter().sum::<usize>(), "the lengths must add up to the tokens");
+    Spans { lengths: lengths.to_vec(), starts: states.iter().map(State::position).collect() }
+}

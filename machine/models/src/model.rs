@@ -1,0 +1,128 @@
+//! A model in memory: opened from a directory, started at random, saved as a directory that `transformers` loads.
+
+use crate::source::{Checkpoint, Random};
+use crate::{Config, ModelError, ModelType, Weights, store};
+use formats::safetensors::Tensors;
+use numeric::Format;
+use ops::Parameter;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// In which format weights come into memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loading {
+    /// As they are stored: for running.
+    Stored,
+    /// All f32: for training.
+    F32,
+}
+
+/// Shards of a saved model grow to this at most.
+const SHARD_BYTES_MAX: u64 = 4 << 30;
+
+#[derive(Debug, Clone)]
+pub struct Model {
+    pub config: Config,
+    pub weights: Weights,
+}
+
+impl Model {
+    /// Opens a Hugging Face directory. Names and shapes are checked against the config before anything runs.
+    pub fn open(directory: &Path, loading: Loading) -> Result<Self, ModelError> {
+        let path = directory.join("config.json");
+        let problem = |problem: String| ModelError::Config { path: path.clone(), problem };
+        let text = std::fs::read_to_string(&path).map_err(|error| problem(error.to_string()))?;
+        let config = Config::from_json(&text).map_err(|error| problem(error.to_string()))?;
+        let tensors = Tensors::open(directory)?;
+        let weights = Weights::bind(&config, &mut Checkpoint::new(&tensors, loading))?;
+        Ok(Self { config, weights })
+    }
+
+    /// A model that knows nothing yet, in f32. The same seed gives the same one.
+    pub fn random(config: Config, seed: u64) -> Self {
+        let bound = Weights::bind(&config, &mut Random::new(seed));
+        let mut weights = bound.expect("a random source refuses nothing");
+        // Residual branches start small, so that depth does not blow the stream up (GPT-2's scheme).
+        let shrink = (2.0 * config.layers.len() as f32).sqrt().recip();
+        weights.visit_mut(&mut |parameter| {
+            let name = &parameter.name;
+            if ["o_proj.weight", "out_proj.weight", "down_proj.weight"].iter().any(|end| name.ends_with(end)) {
+                parameter.matrix.as_f32_mut().iter_mut().for_each(|value| *value *= shrink);
+            }
+        });
+        Self { config, weights }
+    }
+
+    /// Writes config.json, generation_config.json and the weights; `plain` (F32, F16 or Bf16) is the format of what is
+    /// not quantized. Vectors stay f32. Adapters must have been merged.
+    pub fn save(&self, directory: &Path, plain: Format) -> Result<(), ModelError> {
+        let parameters = self.parameters();
+        assert!(parameters.iter().all(|p| !p.name.contains(".lora_")), "merge adapters before the model is saved");
+        store::write(&parameters, plain, |plan| Ok(plan.create_model(directory, SHARD_BYTES_MAX)?))?;
+        let mut config = self.config.clone();
+        let dtype = match plain {
+            Format::F16 => "float16",
+            Format::Bf16 => "bfloat16",
+            _ => "float32",
+        };
+        config.set_extra("dtype", json!(dtype));
+        config.set_extra("architectures", json!([architecture(config.model_type)]));
+        write_text(directory, "config.json", &config.to_json())?;
+        let mut generation = json!({"do_sample": false});
+        for key in ["eos_token_id", "pad_token_id"] {
+            if let Some(value) = config.extra(key).filter(|value| !value.is_null()) {
+                generation[key] = value.clone();
+            }
+        }
+        let path = directory.join("generation_config.json");
+        Ok(formats::atomic::write_json::<Value>(&path, &generation)?)
+    }
+
+    /// Every parameter; each stands at the place of its id.
+    pub fn parameters(&self) -> Vec<&Parameter> {
+        let mut all = Vec::new();
+        self.weights.visit(&mut |parameter| all.push(parameter));
+        all.sort_by_key(|parameter| parameter.id);
+        all
+    }
+
+    pub fn parameters_mut(&mut self) -> Vec<&mut Parameter> {
+        let mut all = Vec::new();
+        self.weights.visit_mut(&mut |parameter| all.push(parameter));
+        all.sort_by_key(|parameter| parameter.id);
+        all
+    }
+
+    /// Numbers ids from 0 in walking order: after parameters were added or dropped.
+    pub fn renumber(&mut self) {
+        let mut next = 0;
+        self.weights.visit_mut(&mut |parameter| {
+            parameter.id = next;
+            next += 1;
+        });
+    }
+
+    /// Bytes that the weights take in memory.
+    pub fn bytes(&self) -> usize {
+        self.parameters().iter().map(|parameter| parameter.matrix.bytes()).sum()
+    }
+
+    pub fn parameter_count(&self) -> usize {
+        self.parameters().iter().map(|parameter| parameter.matrix.rows * parameter.matrix.columns).sum()
+    }
+}
+
+fn architecture(model_type: ModelType) -> &'static str {
+    match model_type {
+        ModelType::Qwen2 => "Qwen2ForCausalLM",
+        ModelType::Qwen3 => "Qwen3ForCausalLM",
+        ModelType::Qwen3Moe => "Qwen3MoeForCausalLM",
+        ModelType::Qwen3Next => "Qwen3NextForCausalLM",
+    }
+}
+
+fn write_text(directory: &Path, name: &str, text: &str) -> Result<(), ModelError> {
+    use std::io::Write;
+    formats::atomic::write_atomically(directory.join(name), |file| writeln!(file, "{text}"))?;
+    Ok(())
+}

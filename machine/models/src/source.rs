@@ -1,0 +1,157 @@
+//! Where a model's parameters come from: a checkpoint, or a random start.
+
+use crate::model::Loading;
+use crate::{ModelError, store};
+use formats::safetensors::Tensors;
+use numeric::{Format, Matrix, Rng, Storage};
+use ops::Parameter;
+
+/// How a parameter starts when there is no checkpoint.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Initial {
+    /// Normal with standard deviation 0.02.
+    Normal,
+    Constant(f32),
+    /// Uniform within ±1/√kernel, as a depthwise convolution has it in common libraries.
+    Conv,
+    /// log of a rate uniform in 1..16 (Mamba 2; Dao and Gu 2024).
+    DecayRate,
+    /// Inverse softplus of a time step log-uniform in 0.001..0.1 (Mamba 2), so that some heads remember long.
+    TimeStep,
+}
+
+/// Gives parameters by name; whoever asks says the shape.
+pub(crate) trait Source {
+    fn parameter(&mut self, name: String, shape: &[usize], initial: Initial) -> Result<Parameter, ModelError>;
+}
+
+fn named(id: usize, name: String, shape: &[usize], matrix: Matrix) -> Parameter {
+    Parameter { id, name, shape: shape.to_vec(), trained: true, matrix }
+}
+
+/// Rows and columns of a tensor's matrix: vectors are one row, a convolution's middle axis is dropped.
+pub(crate) fn rows_and_columns(shape: &[usize]) -> (usize, usize) {
+    match *shape {
+        [n] => (1, n),
+        [rows, columns] | [rows, 1, columns] => (rows, columns),
+        _ => panic!("a parameter of shape {shape:?} has no place in a model"),
+    }
+}
+
+/// A random start; the same seed gives the same model.
+pub(crate) struct Random {
+    rng: Rng,
+    next: usize,
+}
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { rng: Rng::new(seed), next: 0 }
+    }
+
+    fn value(rng: &mut Rng, columns: usize, initial: Initial) -> f32 {
+        let value = match initial {
+            Initial::Normal => 0.02 * rng.normal(),
+            Initial::Constant(value) => f64::from(value),
+            Initial::Conv => (2.0 * rng.uniform() - 1.0) / (columns as f64).sqrt(),
+            Initial::DecayRate => (1.0 + 15.0 * rng.uniform()).ln(),
+            Initial::TimeStep => {
+                let step = (0.001f64.ln() + rng.uniform() * (0.1f64.ln() - 0.001f64.ln())).exp();
+                step.exp_m1().ln()
+            }
+        };
+        value as f32
+    }
+}
+
+impl Source for Random {
+    fn parameter(&mut self, name: String, shape: &[usize], initial: Initial) -> Result<Parameter, ModelError> {
+        let (rows, columns) = rows_and_columns(shape);
+        // A stream of its own for every parameter: another size elsewhere does not move this one's numbers.
+        let mut rng = self.rng.fork(self.next as u64);
+        let values = (0..rows * columns).map(|_| Self::value(&mut rng, columns, initial)).collect();
+        self.next += 1;
+        Ok(named(self.next - 1, name, shape, Matrix::from_f32(rows, columns, values)))
+    }
+}
+
+/// A checkpoint's tensors, under per-expert or fused names, plain or quantized.
+pub(crate) struct Checkpoint<'a> {
+    tensors: &'a Tensors,
+    loading: Loading,
+    next: usize,
+}
+
+impl<'a> Checkpoint<'a> {
+    pub(crate) fn new(tensors: &'a Tensors, loading: Loading) -> Self {
+        Self { tensors, loading, next: 0 }
+    }
+
+    fn matrix(&self, name: &str, shape: &[usize]) -> Result<Matrix, ModelError> {
+        let (rows, columns) = rows_and_columns(shape);
+        if let Some(matrix) = store::read_quantized(self.tensors, name, rows, columns)? {
+            return Ok(matrix);
+        }
+        if !self.tensors.contains(name) {
+            if let Some(matrix) = self.fused_expert(name, rows, columns)? {
+                return Ok(matrix);
+            }
+            let detail = format!("{} has {} tensors", self.tensors.path().display(), self.tensors.len());
+            return Err(ModelError::Missing { name: name.into(), detail });
+        }
+        let tensor = self.tensors.get(name)?;
+        if tensor.shape != shape {
+            return Err(ModelError::Shape { name: name.into(), wanted: shape.to_vec(), found: tensor.shape.to_vec() });
+        }
+        if !tensor.dtype.is_float() {
+            let problem = format!("stored as {}, want F32, F16 or BF16", tensor.dtype.name());
+            return Err(ModelError::Tensor { name: name.into(), problem });
+        }
+        Ok(Matrix { rows, columns, storage: tensor.to_storage() })
+    }
+
+    /// `…experts.3.up_proj.weight` out of the fused `…experts.gate_up_proj` `[E, 2I, H]` (gate rows first) or
+    /// `…experts.down_proj` `[E, H, I]`.
+    fn fused_expert(&self, name: &str, rows: usize, columns: usize) -> Result<Option<Matrix>, ModelError> {
+        let Some((bank, rest)) = name.split_once(".experts.") else { return Ok(None) };
+        let Some((expert, projection)) = rest.split_once('.') else { return Ok(None) };
+        let (Ok(expert), Some(projection)) = (expert.parse::<usize>(), projection.strip_suffix(".weight")) else {
+            return Ok(None);
+        };
+        let (fused, parts, part) = match projection {
+            "gate_proj" => ("gate_up_proj", 2, 0),
+            "up_proj" => ("gate_up_proj", 2, 1),
+            _ => ("down_proj", 1, 0),
+        };
+        let fused = format!("{bank}.experts.{fused}");
+        if !self.tensors.contains(&fused) {
+            return Ok(None);
+        }
+        let tensor = self.tensors.get(&fused)?;
+        let fits = matches!(*tensor.shape, [n, r, c] if expert < n && r == parts * rows && c == columns);
+        if !fits {
+            let wanted = vec![expert + 1, parts * rows, columns];
+            return Err(ModelError::Shape { name: fused, wanted, found: tensor.shape.to_vec() });
+        }
+        let len = rows * columns * tensor.dtype.bytes();
+        let start = (expert * parts + part) * len;
+        let slice = formats::Tensor { bytes: &tensor.bytes[start..start + len], ..tensor };
+        Ok(Some(Matrix { rows, columns, storage: slice.to_storage() }))
+    }
+}
+
+impl Source for Checkpoint<'_> {
+    fn parameter(&mut self, name: String, shape: &[usize], _: Initial) -> Result<Parameter, ModelError> {
+        let matrix = self.matrix(&name, shape)?;
+        let (rows, columns) = (matrix.rows, matrix.columns);
+        // Norms, gates and the convolution are read value by value everywhere: they are always f32.
+        let by_value = shape.len() != 2;
+        let matrix = match self.loading {
+            Loading::Stored if !by_value => matrix,
+            _ if matrix.format() == Format::F32 => matrix,
+            _ => Matrix { rows, columns, storage: Storage::F32(matrix.to_f32()) },
+        };
+        self.next += 1;
+        Ok(named(self.next - 1, name, shape, matrix))
+    }
+}

@@ -1,0 +1,80 @@
+//! What one sequence remembers between two forward passes.
+
+use crate::{Config, MixerKind};
+use ops::{DeltaShape, DeltaState, KvCache};
+
+/// One layer's memory.
+#[derive(Debug, Clone)]
+pub enum LayerState {
+    Attention(KvCache),
+    Delta(DeltaState),
+}
+
+/// A sequence's memory; the empty one stands before the first token.
+#[derive(Debug, Clone)]
+pub struct State {
+    pub(crate) position: usize,
+    pub(crate) layers: Vec<LayerState>,
+}
+
+impl State {
+    pub fn empty(config: &Config) -> Self {
+        let layer = |mixer| match mixer {
+            MixerKind::Attention => LayerState::Attention(KvCache::default()),
+            MixerKind::Delta => {
+                let delta = config.delta.as_ref().expect("a config with delta layers describes them");
+                let shape = delta.shape();
+                let channels = 2 * shape.key_heads * shape.key_dim + shape.value_heads * shape.value_dim;
+                LayerState::Delta(DeltaState::empty(&shape, channels, delta.kernel))
+            }
+        };
+        Self { position: 0, layers: config.layers.iter().map(|config| layer(config.mixer)).collect() }
+    }
+
+    /// Tokens seen so far.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        let floats = |layer: &LayerState| match layer {
+            LayerState::Attention(cache) => cache.keys.len() + cache.values.len(),
+            LayerState::Delta(state) => state.tail.len() + state.matrix.len(),
+        };
+        4 * self.layers.iter().map(floats).sum::<usize>()
+    }
+}
+
+/// The caches of one attention layer, one per sequence.
+pub(crate) fn caches(states: &mut [State], layer: usize) -> Vec<&mut KvCache> {
+    states
+        .iter_mut()
+        .map(|state| match &mut state.layers[layer] {
+            LayerState::Attention(cache) => cache,
+            LayerState::Delta(_) => unreachable!("layer {layer} is an attention layer"),
+        })
+        .collect()
+}
+
+/// The delta states of one delta layer, one per sequence.
+pub(crate) fn deltas(states: &mut [State], layer: usize) -> Vec<&mut DeltaState> {
+    states
+        .iter_mut()
+        .map(|state| match &mut state.layers[layer] {
+            LayerState::Delta(delta) => delta,
+            LayerState::Attention(_) => unreachable!("layer {layer} is a delta layer"),
+        })
+        .collect()
+}
+
+impl crate::DeltaConfig {
+    pub(crate) fn shape(&self) -> DeltaShape {
+        DeltaShape {
+            key_heads: self.key_heads,
+            value_heads: self.value_heads,
+            key_dim: self.key_dim,
+            value_dim: self.value_dim,
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! How quantized matrices are laid out in safetensors: the names and shapes of the `compressed-tensors` library.
+//!
+//! | format | tensors beside `X.` |
+//! |---|---|
+//! | Q8_0  | `weight` I8 `[rows, columns]`, `weight_scale` F16 `[rows, columns/32]` |
+//! | MXFP4 | `weight_packed` U8 `[rows, columns/2]`, `weight_scale` U8 (E8M0) `[rows, columns/32]` |
+//! | NVFP4 | `weight_packed` U8 `[rows, columns/2]`, `weight_scale` F8_E4M3 `[rows, columns/16]`, `weight_global_scale` F32 `[1]` (the reciprocal of our tensor scale) |
+//!
+//! A packed byte holds two neighbouring columns, the even one in the low nibble.
+
+use crate::ModelError;
+use formats::safetensors::Tensors;
+use formats::{DType, TensorPlan, TensorWriter};
+use numeric::block::{BlockMxfp4, BlockNvfp4, BlockQ8};
+use numeric::{Format, Matrix, Storage, f16};
+use ops::Parameter;
+
+/// One tensor of a file.
+struct Part {
+    name: String,
+    dtype: DType,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+/// The 32 or 64 four-bit codes of a block, one per column, from nibbles that lie `half` apart.
+fn codes(quants: &[u8], half: usize) -> impl Iterator<Item = u8> + '_ {
+    quants.chunks_exact(half).flat_map(|part| part.iter().map(|q| q & 15).chain(part.iter().map(|q| q >> 4)))
+}
+
+/// Neighbouring columns share a byte.
+fn pack(codes: impl Iterator<Item = u8>) -> Vec<u8> {
+    let codes: Vec<u8> = codes.collect();
+    codes.chunks_exact(2).map(|pair| pair[0] | pair[1] << 4).collect()
+}
+
+/// Back to nibbles that lie `half` apart.
+fn unpack(bytes: &[u8], half: usize, quants: &mut [u8]) {
+    let code = |column: usize| bytes[column / 2] >> (4 * (column % 2)) & 15;
+    for (byte, q) in quants.iter_mut().enumerate() {
+        let start = byte / half * 2 * half + byte % half;
+        *q = code(start) | code(start + half) << 4;
+    }
+}
+
+fn parts(parameter: &Parameter, plain: Format) -> Vec<Part> {
+    let matrix = &parameter.matrix;
+    let (rows, columns) = (matrix.rows, matrix.columns);
+    let part = |suffix: &str, dtype, columns, bytes| {
+        let name = format!("{}{suffix}", parameter.name);
+        Part { name, dtype, shape: vec![rows, columns], bytes }
+    };
+    match &matrix.storage {
+        Storage::Q8_0(blocks) => vec![
+            part("", DType::I8, columns, blocks.iter().flat_map(|b| b.quants.map(|q| q as u8)).collect()),
+            part("_scale", DType::F16, columns / 32, blocks.iter().flat_map(|b| b.scale.to_le_bytes()).collect()),
+        ],
+        Storage::Mxfp4(blocks) => vec![
+            part("_packed", DType::U8, columns / 2, pack(blocks.iter().flat_map(|b| codes(&b.quants, 16)))),
+            part("_scale", DType::U8, columns / 32, blocks.iter().map(|b| b.scale).collect()),
+        ],
+        Storage::Nvfp4 { blocks, tensor_scale } => vec![
+            part("_packed", DType::U8, columns / 2, pack(blocks.iter().flat_map(|b| codes(&b.quants, 8)))),
+            part("_scale", DType::F8E4M3, columns / 16, blocks.iter().flat_map(|b| b.scales).collect()),
+            Part {
+                name: format!("{}_global_scale", parameter.name),
+                dtype: DType::F32,
+                shape: vec![1],
+                bytes: tensor_scale.recip().to_le_bytes().to_vec(),
+            },
+        ],
+        _ => {
+            let dtype = match plain {
+                Format::Bf16 if parameter.shape.len() > 1 => DType::BF16,
+                Format::F16 if parameter.shape.len() > 1 => DType::F16,
+                _ => DType::F32,
+            };
+            let bytes = dtype.encode(&matrix.to_f32());
+            vec![Part { name: parameter.name.clone(), dtype, shape: parameter.shape.clone(), bytes }]
+        }
+    }
+}
+
+/// Writes parameters: quantized ones as they are, others in the `plain` format.
+pub(crate) fn write(
+    parameters: &[&Parameter],
+    plain: Format,
+    begin: impl FnOnce(&TensorPlan) -> Result<TensorWriter, ModelError>,
+) -> Result<(), ModelError> {
+    let mut plan = TensorPlan::new();
+    for part in parameters.iter().flat_map(|parameter| parts(parameter, plain)) {
+        plan.declare(part.name, part.dtype, &part.shape);
+    }
+    let mut writer = begin(&plan)?;
+    for part in parameters.iter().flat_map(|parameter| parts(parameter, plain)) {
+        writer.write(&part.name, &part.bytes)?;
+    }
+    writer.finish()?;
+    Ok(())
+}
+
+fn expect<'a>(
+    tensors: &'a Tensors,
+    name: &str,
+    dtype: DType,
+    shape: &[usize],
+) -> Result<&'a [u8], ModelError> {
+    let tensor = tensors.get(name)?;
+    if tensor.dtype != dtype {
+        let problem = format!("stored as {}, want {}", tensor.dtype.name(), dtype.name());
+        return Err(ModelError::Tensor { name: name.into(), problem });
+    }
+    if tensor.shape != shape {
+        return Err(ModelError::Shape { name: name.into(), wanted: shape.to_vec(), found: tensor.shape.to_vec() });
+    }
+    Ok(tensor.bytes)
+}
+
+/// The quantized matrix stored under `name`, or nothing where the tensor is a plain one.
+pub(crate) fn read_quantized(
+    tensors: &Tensors,
+    name: &str,
+    rows: usize,
+    columns: usize,
+) -> Result<Option<Matrix>, ModelError> {
+    let scale_name = format!("{name}_scale");
+    if !tensors.contains(&scale_name) {
+        return Ok(None);
+    }
+    let whole = |block: usize| match columns.is_multiple_of(block) {
+        true => Ok(columns / block),
+        false => {
+            let problem = format!("{columns} columns are not whole blocks of {block}");
+            Err(ModelError::Tensor { name: name.into(), problem })
+        }
+    };
+    let storage = if tensors.contains(name) {
+        let scales = expect(tensors, &scale_name, DType::F16, &[rows, whole(32)?])?;
+        let quants = expect(tensors, name, DType::I8, &[rows, columns])?;
+        let block = |(scale, quants): (&[u8], &[u8])| BlockQ8 {
+            scale: f16::from_le_bytes([scale[0], scale[1]]),
+            quants: std::array::from_fn(|i| quants[i] as i8),
+        };
+        Storage::Q8_0(scales.chunks_exact(2).zip(quants.chunks_exact(32)).map(block).collect())
+    } else {
+        let packed = expect(tensors, &format!("{name}_packed"), DType::U8, &[rows, columns / 2])?;
+        match tensors.get(&scale_name)?.dtype {
+            DType::U8 => mxfp4(expect(tensors, &scale_name, DType::U8, &[rows, whole(32)?])?, packed),
+            _ => {
+                whole(64)?;
+                let scales = expect(tensors, &scale_name, DType::F8E4M3, &[rows, columns / 16])?;
+                let global = expect(tensors, &format!("{name}_global_scale"), DType::F32, &[1])?;
+                let global = f32::from_le_bytes([global[0], global[1], global[2], global[3]]);
+                nvfp4(scales, packed, global.recip())
+            }
+        }
+    };
+    Ok(Some(Matrix { rows, columns, storage }))
+}
+
+fn mxfp4(scales: &[u8], packed: &[u8]) -> Storage {
+    let block = |(&scale, bytes): (&u8, &[u8])| {
+        let mut quants = [0; 16];
+        unpack(bytes, 16, &mut quants);
+        BlockMxfp4 { scale, quants }
+    };
+    Storage::Mxfp4(scales.iter().zip(packed.chunks_exact(16)).map(block).collect())
+}
+
+fn nvfp4(scales: &[u8], packed: &[u8], tensor_scale: f32) -> Storage {
+    let block = |(scales, bytes): (&[u8], &[u8])| {
+        let mut quants = [0; 32];
+        unpack(bytes, 8, &mut quants);
+        BlockNvfp4 { scales: std::array::from_fn(|i| scales[i]), quants }
+    };
+    let blocks = scales.chunks_exact(4).zip(packed.chunks_exact(32)).map(block).collect();
+    Storage::Nvfp4 { blocks, tensor_scale }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nibbles_survive_the_two_layouts() {
+        for half in [8, 16] {
+            let quants: Vec<u8> = (0..2 * half).map(|i| (i as u8).wrapping_mul(29).wrapping_add(3)).collect();
+            let packed = pack(codes(&quants, half));
+            let mut back = vec![0; quants.len()];
+            unpack(&packed, half, &mut back);
+            assert_eq!(back, quants);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The memory of activations: buffers that come from a small pool and go back to it.
+//!
+//! A forward pass asks for the same sizes again and again; fresh memory from the system would be paid for in page faults
+//! at every operation. Debug builds hand out NaN, so that an operation that forgets to write a part of its output fails.
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+
+/// Buffers below this many numbers are cheap to allocate and are not pooled.
+const POOLED_MIN: usize = 4096;
+/// Numbers that one thread's pool keeps at most (1 GiB).
+const POOLED_MAX: usize = 1 << 28;
+
+#[derive(Default)]
+struct Pool {
+    free: Vec<Vec<f32>>,
+    held: usize,
+}
+
+thread_local! {
+    static POOL: RefCell<Pool> = RefCell::default();
+}
+
+impl Pool {
+    /// The smallest free block that fits without wasting more than half of itself.
+    fn take(&mut self, len: usize) -> Option<Vec<f32>> {
+        let fits = |block: &Vec<f32>| (len..=2 * len).contains(&block.capacity());
+        let best = (0..self.free.len()).filter(|&i| fits(&self.free[i])).min_by_key(|&i| self.free[i].capacity())?;
+        let block = self.free.swap_remove(best);
+        self.held -= block.capacity();
+        Some(block)
+    }
+
+    fn give(&mut self, block: Vec<f32>) {
+        if block.capacity() >= POOLED_MIN && self.held + block.capacity() <= POOLED_MAX {
+            self.held += block.capacity();
+            self.free.push(block);
+        }
+    }
+}
+
+/// A `[rows, width]` block of activations.
+#[derive(Debug)]
+pub struct Buffer {
+    pub rows: usize,
+    pub width: usize,
+    values: Vec<f32>,
+}
+
+impl Buffer {
+    /// A buffer whose contents mean nothing yet; whoever asks for it writes all of it.
+    pub fn unwritten(rows: usize, width: usize) -> Self {
+        let len = rows * width;
+        let mut values = if len < POOLED_MIN { Vec::new() } else { recycled(len).unwrap_or_default() };
+        values.resize(len, 0.0);
+        if cfg!(debug_assertions) {
+            values.fill(f32::NAN);
+        }
+        Self { rows, width, values }
+    }
+
+    pub fn zeros(rows: usize, width: usize) -> Self {
+        let mut buffer = Self::unwritten(rows, width);
+        buffer.values.fill(0.0);
+        buffer
+    }
+
+    pub fn from_values(width: usize, values: Vec<f32>) -> Self {
+        assert!(width > 0 && values.len().is_multiple_of(width), "{} values are no rows of {width}", values.len());
+        Self { rows: values.len() / width, width, values }
+    }
+
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.width..(row + 1) * self.width]
+    }
+
+    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        &mut self.values[row * self.width..(row + 1) * self.width]
+    }
+
+    pub fn add(&mut self, other: &[f32]) {
+        assert_eq!(self.values.len(), other.len(), "sums need equal shapes");
+        self.values.iter_mut().zip(other).for_each(|(sum, value)| *sum += value);
+    }
+}
+
+fn recycled(len: usize) -> Option<Vec<f32>> {
+    POOL.with(|pool| pool.borrow_mut().take(len))
+}
+
+impl Clone for Buffer {
+    fn clone(&self) -> Self {
+        let mut copy = Self::unwritten(self.rows, self.width);
+        copy.values.copy_from_slice(&self.values);
+        copy
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let values = std::mem::take(&mut self.values);
+        // While a thread ends its pool may be gone already; then the block simply goes back to the system.
+        let _ = POOL.try_with(|pool| pool.borrow_mut().give(values));
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.values
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_come_back_and_are_poisoned() {
+        let mut first = Buffer::zeros(64, 128);
+        first.fill(1.0);
+        let address = first.as_ptr();
+        drop(first);
+        let second = Buffer::unwritten(64, 127);
+        assert_eq!(second.as_ptr(), address, "the pool hands the same block out again");
+        assert!(!cfg!(debug_assertions) || second.iter().all(|value| value.is_nan()));
+        assert!(Buffer::zeros(64, 127).iter().all(|&value| value == 0.0));
+    }
+}

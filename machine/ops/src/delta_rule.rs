@@ -1,0 +1,158 @@
+//! The gated delta rule (Gated DeltaNet, Yang et al. 2024) with what surrounds it: the split of the convolved
+//! projection into q, k, v, the L2 norms of q and k, and the gates.
+//!
+//! Legend: T tokens, Hk key heads, Hv value heads, K key width, V value width.
+
+use crate::{Buffer, DeltaGates, DeltaShape, DeltaState, Gradients, Spans};
+use kernels::gated_delta::{self as kernel, Inputs};
+use kernels::{delta_gate, l2_norm};
+
+/// What the rule reads, and what backward needs.
+pub(crate) struct Saved {
+    q: Buffer,
+    k: Buffer,
+    v: Buffer,
+    /// Log-decay and write strength, `[T, Hv]` each.
+    g: Buffer,
+    beta: Buffer,
+    /// The state at the start of each chunk.
+    chunk_states: Vec<f32>,
+}
+
+impl Saved {
+    fn read(&self) -> Inputs<'_> {
+        Inputs { q: &self.q, k: &self.k, v: &self.v, g: &self.g, beta: &self.beta }
+    }
+}
+
+fn rates(gates: &DeltaGates) -> delta_gate::Rates<'_> {
+    delta_gate::Rates { a_log: gates.a_log.values(), dt_bias: gates.dt_bias.values() }
+}
+
+struct Widths {
+    keys: usize,
+    values: usize,
+}
+
+impl Widths {
+    fn of(shape: &DeltaShape) -> Self {
+        Self { keys: shape.key_heads * shape.key_dim, values: shape.value_heads * shape.value_dim }
+    }
+}
+
+fn part(x: &Buffer, from: usize, width: usize) -> Buffer {
+    let mut y = Buffer::unwritten(x.rows, width);
+    for row in 0..x.rows {
+        y.row_mut(row).copy_from_slice(&x.row(row)[from..from + width]);
+    }
+    y
+}
+
+fn add_part(dx: &mut Buffer, from: usize, dy: &Buffer) {
+    for row in 0..dx.rows {
+        let to = &mut dx.row_mut(row)[from..from + dy.width];
+        to.iter_mut().zip(dy.row(row)).for_each(|(sum, value)| *sum += value);
+    }
+}
+
+fn query_scale(shape: &DeltaShape) -> f32 {
+    (shape.key_dim as f32).sqrt().recip()
+}
+
+/// Normalised q and k, v, and the gates.
+fn inputs(qkv: &Buffer, b: &Buffer, a: &Buffer, gates: &DeltaGates) -> Saved {
+    let widths = Widths::of(&gates.shape);
+    let normalised = |from: usize, scale: f32| {
+        let raw = part(qkv, from, widths.keys);
+        let mut y = Buffer::unwritten(raw.rows, raw.width);
+        l2_norm::forward(&mut y, &raw, gates.shape.key_dim, scale);
+        y
+    };
+    let mut g = Buffer::unwritten(a.rows, a.width);
+    let mut beta = Buffer::unwritten(b.rows, b.width);
+    delta_gate::forward(&mut g, &mut beta, a, b, &rates(gates));
+    Saved {
+        q: normalised(0, query_scale(&gates.shape)),
+        k: normalised(widths.keys, 1.0),
+        v: part(qkv, 2 * widths.keys, widths.values),
+        g,
+        beta,
+        chunk_states: Vec::new(),
+    }
+}
+
+/// Continues each span's state.
+pub(crate) fn forward(
+    qkv: &Buffer,
+    (b, a): (&Buffer, &Buffer),
+    gates: &DeltaGates,
+    spans: &Spans,
+    states: &mut [&mut DeltaState],
+) -> Buffer {
+    let Saved { q, k, v, g, beta, .. } = inputs(qkv, b, a, gates);
+    let shape = &gates.shape;
+    let mut output = Buffer::unwritten(v.rows, v.width);
+    for (rows, state) in spans.rows().zip(states) {
+        let of = |x: &Buffer| rows.start * x.width..rows.end * x.width;
+        let out = of(&v);
+        let (out, state) = (&mut output[out], &mut state.matrix);
+        let part = Inputs { q: &q[of(&q)], k: &k[of(&k)], v: &v[of(&v)], g: &g[of(&g)], beta: &beta[of(&beta)] };
+        kernel::prefill(out, part, state, shape);
+    }
+    output
+}
+
+/// All spans from empty states: what a tape runs.
+pub(crate) fn forward_fresh(
+    qkv: &Buffer,
+    (b, a): (&Buffer, &Buffer),
+    gates: &DeltaGates,
+    spans: &Spans,
+) -> (Buffer, Saved) {
+    assert!(spans.all_fresh(), "a tape starts its sequences at their first token");
+    let mut saved = inputs(qkv, b, a, gates);
+    let shape = &gates.shape;
+    let mut output = Buffer::unwritten(saved.v.rows, saved.v.width);
+    let mut states = vec![0.0; spans.lengths.len() * shape.state_len()];
+    let mut chunk_states = Vec::new();
+    kernel::chunked_packed(&mut output, saved.read(), &mut states, &mut chunk_states, &spans.lengths, shape);
+    saved.chunk_states = chunk_states;
+    (output, saved)
+}
+
+/// Adds to the gradients of qkv, b, a and of the gates' parameters.
+pub(crate) fn backward(
+    [dqkv, db, da]: [&mut Buffer; 3],
+    doutput: &Buffer,
+    (qkv, b, a): (&Buffer, &Buffer, &Buffer),
+    saved: &Saved,
+    gates: &DeltaGates,
+    spans: &Spans,
+    gradients: &mut Gradients,
+) {
+    let shape = &gates.shape;
+    let widths = Widths::of(shape);
+    let Saved { q, k, v, g, beta, chunk_states } = saved;
+    let [mut dq, mut dk, mut dv, mut dg, mut dbeta] = [q, k, v, g, beta].map(|x| Buffer::zeros(x.rows, x.width));
+    let adjoints =
+        kernel::Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, dg: &mut dg, dbeta: &mut dbeta };
+    kernel::backward_packed(adjoints, doutput, saved.read(), chunk_states, &spans.lengths, shape);
+    let backward_norm = |dy: &Buffer, from: usize, scale: f32| {
+        let raw = part(qkv, from, widths.keys);
+        let mut dx = Buffer::zeros(raw.rows, raw.width);
+        l2_norm::backward(&mut dx, dy, &raw, shape.key_dim, scale);
+        dx
+    };
+    add_part(dqkv, 0, &backward_norm(&dq, 0, query_scale(shape)));
+    add_part(dqkv, widths.keys, &backward_norm(&dk, widths.keys, 1.0));
+    add_part(dqkv, 2 * widths.keys, &dv);
+
+    let (mut da_log, mut ddt_bias) = (vec![0.0; g.width], vec![0.0; g.width]);
+    let adjoints = delta_gate::Gradients { da, db, da_log: &mut da_log, ddt_bias: &mut ddt_bias };
+    delta_gate::backward(adjoints, &dg, &dbeta, a, b, &rates(gates));
+    for (parameter, gradient) in [(&gates.a_log, da_log), (&gates.dt_bias, ddt_bias)] {
+        if parameter.trained {
+            gradients.entry(parameter).iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The vocabulary: every operation that a forward pass may use.
+
+use crate::{AttentionShape, Columns, Conv, DeltaGates, DeltaState, KvCache, Linear, Moe, Norm, Rope, Spans};
+
+/// The teacher of a divergence: its hidden states `[T, width]` and its head, so that its logits never exist whole.
+#[derive(Debug, Clone, Copy)]
+pub struct Teacher<'a> {
+    pub hidden: &'a [f32],
+    pub head: &'a Linear,
+}
+
+/// Runs operations. `'w` is how long the weights live: an executor that remembers may keep references to them.
+pub trait Execute<'w> {
+    /// A `[T, width]` result.
+    type Value;
+
+    /// Rows of `table` for `tokens`: `[T, H]`.
+    fn embedding(&mut self, table: &'w Linear, tokens: &[u32]) -> Self::Value;
+
+    /// `x·Wᵀ + bias + adapter`: `[T, out]`.
+    fn linear(&mut self, x: &Self::Value, map: &'w Linear) -> Self::Value;
+
+    /// The named columns of x, in order.
+    fn columns(&mut self, x: &Self::Value, columns: &'w Columns) -> Self::Value;
+
+    /// RMS norm over each group of `norm.weight` columns.
+    fn rms_norm(&mut self, x: &Self::Value, norm: &'w Norm) -> Self::Value;
+
+    /// `weight · n(x) · silu(gate)` over each group of `norm.weight` columns.
+    fn gated_rms_norm(&mut self, x: &Self::Value, gate: &Self::Value, norm: &'w Norm) -> Self::Value;
+
+    /// Rotary position embedding of `[T, heads · head_dim]`.
+    fn rope(&mut self, x: &Self::Value, head_dim: usize, rope: &'w Rope, spans: &Spans) -> Self::Value;
+
+    /// Causal grouped-query attention of each span over its own cache, which gains the span's keys and values.
+    fn attention(
+        &mut self,
+        qkv: [&Self::Value; 3],
+        shape: &'w AttentionShape,
+        spans: &Spans,
+        caches: &mut [&mut KvCache],
+    ) -> Self::Value;
+
+    /// Depthwise causal convolution and SiLU; each span continues its own tail.
+    fn causal_conv(
+        &mut self,
+        x: &Self::Value,
+        conv: &'w Conv,
+        spans: &Spans,
+        states: &mut [&mut DeltaState],
+    ) -> Self::Value;
+
+    /// The gated delta rule: `qkv` `[T, 2·Hk·dk + Hv·dv]` after the convolution, `b` and `a` `[T, Hv]` → `[T, Hv·dv]`.
+    fn delta_rule(
+        &mut self,
+        qkv: &Self::Value,
+        b: &Self::Value,
+        a: &Self::Value,
+        gates: &'w DeltaGates,
+        spans: &Spans,
+        states: &mut [&mut DeltaState],
+    ) -> Self::Value;
+
+    /// `silu(gate) · up`.
+    fn swiglu(&mut self, gate: &Self::Value, up: &Self::Value) -> Self::Value;
+
+    /// `x · σ(gate)`; a gate one column wide scales whole rows.
+    fn sigmoid_gate(&mut self, x: &Self::Value, gate: &Self::Value) -> Self::Value;
+
+    /// Routes each row to `top_k` experts and adds their weighted outputs.
+    fn moe(&mut self, x: &Self::Value, moe: &'w Moe) -> Self::Value;
+
+    fn add(&mut self, x: &Self::Value, y: &Self::Value) -> Self::Value;
+
+    /// −log p(target) of every row, in nats. What an executor that remembers will walk back from is `Σ weights · losses`.
+    fn cross_entropy(
+        &mut self,
+        hidden: &Self::Value,
+        head: &'w Linear,
+        targets: &[u32],
+        weights: &[f32],
+    ) -> Vec<f32>;
+
+    /// KL(teacher ‖ this) of every row, in nats, over the whole vocabulary; weighted as in
+    /// [`Execute::cross_entropy`].
+    fn divergence(
+        &mut self,
+        hidden: &Self::Value,
+        head: &'w Linear,
+        teacher: Teacher<'_>,
+        weights: &[f32],
+    ) -> Vec<f32>;
+}

@@ -1,0 +1,143 @@
+//! Linear maps, alone or one per group of rows: y = x·Wᵀ + bias + scale·(x·Aᵀ)·Bᵀ.
+//!
+//! Rows of x are sorted by group; group g uses `maps[g]` and the rows `offsets[g]..offsets[g + 1]`. A plain linear map is
+//! one group. An adapter is never multiplied out: its two thin products are grouped like the base's.
+
+use crate::{Adapter, Buffer, Gradients, Linear, Parameter, Precision};
+use kernels::gemm;
+use numeric::MatrixView;
+
+/// Maps and the rows that each of them takes.
+#[derive(Clone, Copy)]
+pub(crate) struct Grouped<'a> {
+    pub(crate) maps: &'a [&'a Linear],
+    pub(crate) offsets: &'a [usize],
+    pub(crate) precision: Precision,
+}
+
+/// What backward needs besides x: `scale · x·Aᵀ` where there are adapters.
+pub(crate) type Hidden = Option<Buffer>;
+
+impl Grouped<'_> {
+    pub(crate) fn forward(&self, x: &Buffer) -> (Buffer, Hidden) {
+        let mut y = Buffer::unwritten(x.rows, self.maps[0].output_width());
+        assert_eq!(x.width, self.maps[0].input_width(), "{} takes another width", self.maps[0].weight.name);
+        let weights: Vec<&Parameter> = self.maps.iter().map(|map| &map.weight).collect();
+        self.multiply_transposed(&mut y, x, &weights, false);
+        self.add_biases(&mut y);
+        let hidden = self.adapters().map(|adapters| {
+            let a: Vec<&Parameter> = adapters.iter().map(|adapter| &adapter.a).collect();
+            let b: Vec<&Parameter> = adapters.iter().map(|adapter| &adapter.b).collect();
+            let mut hidden = Buffer::unwritten(x.rows, a[0].matrix.rows);
+            self.multiply_transposed(&mut hidden, x, &a, false);
+            hidden.iter_mut().for_each(|value| *value *= adapters[0].scale);
+            self.multiply_transposed(&mut y, &hidden, &b, true);
+            hidden
+        });
+        (y, hidden)
+    }
+
+    /// Adds to `dx` (where one is wanted) and to the gradients of the trained parameters.
+    pub(crate) fn backward(
+        &self,
+        dx: Option<&mut Buffer>,
+        dy: &Buffer,
+        x: &Buffer,
+        hidden: &Hidden,
+        gradients: &mut Gradients,
+    ) {
+        let weights: Vec<&Parameter> = self.maps.iter().map(|map| &map.weight).collect();
+        self.accumulate_outer(dy, x, &weights, gradients);
+        self.accumulate_biases(dy, gradients);
+        let mut dx = dx;
+        if let Some(dx) = dx.as_deref_mut() {
+            self.multiply(dx, dy, &weights);
+        }
+        if let (Some(adapters), Some(hidden)) = (self.adapters(), hidden) {
+            let a: Vec<&Parameter> = adapters.iter().map(|adapter| &adapter.a).collect();
+            let b: Vec<&Parameter> = adapters.iter().map(|adapter| &adapter.b).collect();
+            self.accumulate_outer(dy, hidden, &b, gradients);
+            let mut dhidden = Buffer::zeros(hidden.rows, hidden.width);
+            self.multiply(&mut dhidden, dy, &b);
+            dhidden.iter_mut().for_each(|value| *value *= adapters[0].scale);
+            self.accumulate_outer(&dhidden, x, &a, gradients);
+            if let Some(dx) = dx {
+                self.multiply(dx, &dhidden, &a);
+            }
+        }
+    }
+
+    fn adapters(&self) -> Option<Vec<&Adapter>> {
+        let adapters: Vec<&Adapter> = self.maps.iter().filter_map(|map| map.adapter.as_ref()).collect();
+        assert!(adapters.is_empty() || adapters.len() == self.maps.len(), "either all maps of a bank have adapters or none");
+        (!adapters.is_empty()).then_some(adapters)
+    }
+
+    fn add_biases(&self, y: &mut Buffer) {
+        for (group, map) in self.maps.iter().enumerate() {
+            let Some(bias) = &map.bias else { continue };
+            for row in self.offsets[group]..self.offsets[group + 1] {
+                y.row_mut(row).iter_mut().zip(bias.values()).for_each(|(y, bias)| *y += bias);
+            }
+        }
+    }
+
+    fn accumulate_biases(&self, dy: &Buffer, gradients: &mut Gradients) {
+        for (group, map) in self.maps.iter().enumerate() {
+            let Some(bias) = map.bias.as_ref().filter(|bias| bias.trained) else { continue };
+            let gradient = gradients.entry(bias);
+            for row in self.offsets[group]..self.offsets[group + 1] {
+                gradient.iter_mut().zip(dy.row(row)).for_each(|(sum, dy)| *sum += dy);
+            }
+        }
+    }
+
+    fn multiply_transposed(&self, y: &mut Buffer, x: &Buffer, weights: &[&Parameter], accumulate: bool) {
+        let views: Vec<MatrixView> = weights.iter().map(|weight| weight.matrix.view()).collect();
+        match views[..] {
+            [only] => gemm::multiply_transposed(y, x, only, accumulate, self.precision),
+            _ => gemm::grouped_multiply_transposed(y, x, &views, self.offsets, accumulate, self.precision),
+        }
+    }
+
+    fn multiply(&self, dx: &mut Buffer, dy: &Buffer, weights: &[&Parameter]) {
+        let views: Vec<MatrixView> = weights.iter().map(|weight| weight.matrix.view()).collect();
+        match views[..] {
+            [only] => gemm::multiply(dx, dy, only, true, self.precision),
+            _ => gemm::grouped_multiply(dx, dy, &views, self.offsets, true, self.precision),
+        }
+    }
+
+    /// dW += dyᵀ·x for the trained ones among `weights`; the others' rows are skipped.
+    fn accumulate_outer(&self, dy: &Buffer, x: &Buffer, weights: &[&Parameter], gradients: &mut Gradients) {
+        if !weights[0].trained {
+            return;
+        }
+        if let [only] = weights {
+            return gemm::accumulate_outer(gradients.entry(only), dy, x, dy.width, x.width, self.precision);
+        }
+        let mut taken: Vec<Vec<f32>> = weights.iter().map(|weight| gradients.take(weight)).collect();
+        let mut slices: Vec<&mut [f32]> = taken.iter_mut().map(Vec::as_mut_slice).collect();
+        gemm::grouped_accumulate_outer(&mut slices, dy, x, dy.width, x.width, self.offsets, self.precision);
+        for (weight, gradient) in weights.iter().zip(taken) {
+            gradients.put(weight, gradient);
+        }
+    }
+}
+
+/// One map for all rows.
+pub(crate) fn forward(x: &Buffer, map: &Linear, precision: Precision) -> (Buffer, Hidden) {
+    Grouped { maps: &[map], offsets: &[0, x.rows], precision }.forward(x)
+}
+
+pub(crate) fn backward(
+    dx: Option<&mut Buffer>,
+    dy: &Buffer,
+    x: &Buffer,
+    hidden: &Hidden,
+    map: &Linear,
+    precision: Precision,
+    gradients: &mut Gradients,
+) {
+    Grouped { maps: &[map], offsets: &[0, x.rows], precision }.backward(dx, dy, x, hidden, gradients);
+}

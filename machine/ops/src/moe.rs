@@ -1,0 +1,187 @@
+//! The mixture of experts: route, sort rows by expert, multiply group by group, add the weighted outputs.
+//!
+//! The routing weight multiplies the activated hidden row before the down projection: that is linear, so the output is
+//! the same, and the gradient of the weight is the inner product of two rows that backward has anyway.
+
+use crate::linear::{Grouped, Hidden};
+use crate::{Buffer, Gradients, Linear, Moe, Precision, linear};
+use kernels::{router, swiglu};
+
+/// Where each row went.
+#[derive(Debug)]
+pub struct Routing {
+    /// `[T, top_k]`, most probable first.
+    pub indices: Vec<u32>,
+    /// `[T, top_k]`.
+    pub weights: Vec<f32>,
+    /// `[T, E]`.
+    pub probabilities: Buffer,
+    /// Rows sorted by expert: expert e has `offsets[e]..offsets[e + 1]`.
+    pub offsets: Vec<usize>,
+    /// For each sorted row, its place in `indices`; the token is that divided by `top_k`.
+    pub slots: Vec<u32>,
+}
+
+/// What backward needs besides x.
+pub(crate) struct Saved {
+    pub(crate) routing: Routing,
+    gate: Buffer,
+    up: Buffer,
+    weighted: Buffer,
+    hidden: [Hidden; 3],
+}
+
+/// One executed mixture; `expert_outputs` are the sorted rows, each already multiplied by its routing weight.
+pub(crate) struct Outcome {
+    pub(crate) output: Buffer,
+    pub(crate) expert_outputs: Buffer,
+    pub(crate) saved: Saved,
+}
+
+impl Routing {
+    pub(crate) fn of(x: &Buffer, moe: &Moe) -> Self {
+        // The router decides in full precision: a rounded logit would send tokens elsewhere.
+        let (logits, _) = linear::forward(x, &moe.router, Precision::F32);
+        let (experts, top_k) = (moe.experts.len(), moe.top_k);
+        let mut indices = vec![0u32; x.rows * top_k];
+        let mut weights = vec![0.0; x.rows * top_k];
+        let mut probabilities = Buffer::unwritten(x.rows, experts);
+        router::forward(&mut indices, &mut weights, &mut probabilities, &logits, &shape(moe));
+        let (offsets, slots) = sort_by_expert(&indices, experts);
+        Self { indices, weights, probabilities, offsets, slots }
+    }
+
+    pub fn count(&self, expert: usize) -> usize {
+        self.offsets[expert + 1] - self.offsets[expert]
+    }
+
+    fn token(&self, sorted_row: usize, top_k: usize) -> usize {
+        self.slots[sorted_row] as usize / top_k
+    }
+
+    /// Copies rows of x to their sorted places, once per chosen expert.
+    fn gather(&self, x: &Buffer, top_k: usize) -> Buffer {
+        let mut sorted = Buffer::unwritten(self.slots.len(), x.width);
+        for row in 0..sorted.rows {
+            sorted.row_mut(row).copy_from_slice(x.row(self.token(row, top_k)));
+        }
+        sorted
+    }
+
+    /// Adds sorted rows back to their tokens, in sorted order, so that sums do not depend on threads.
+    fn scatter(&self, y: &mut Buffer, sorted: &Buffer, top_k: usize) {
+        for row in 0..sorted.rows {
+            let to = y.row_mut(self.token(row, top_k));
+            to.iter_mut().zip(sorted.row(row)).for_each(|(sum, value)| *sum += value);
+        }
+    }
+}
+
+/// A counting sort: offsets per expert and, in that order, the slots.
+fn sort_by_expert(indices: &[u32], experts: usize) -> (Vec<usize>, Vec<u32>) {
+    let mut offsets = vec![0usize; experts + 1];
+    indices.iter().for_each(|&expert| offsets[expert as usize + 1] += 1);
+    for expert in 0..experts {
+        offsets[expert + 1] += offsets[expert];
+    }
+    let mut next = offsets.clone();
+    let mut slots = vec![0u32; indices.len()];
+    for (slot, &expert) in indices.iter().enumerate() {
+        slots[next[expert as usize]] = slot as u32;
+        next[expert as usize] += 1;
+    }
+    (offsets, slots)
+}
+
+fn shape(moe: &Moe) -> router::Shape {
+    router::Shape { experts: moe.experts.len(), top_k: moe.top_k, normalize: moe.normalize }
+}
+
+/// The three maps of every expert, in bank order.
+fn banks(moe: &Moe) -> [Vec<&Linear>; 3] {
+    let bank = |pick: fn(&crate::Expert) -> &Linear| moe.experts.iter().map(pick).collect();
+    [bank(|expert| &expert.gate), bank(|expert| &expert.up), bank(|expert| &expert.down)]
+}
+
+pub(crate) fn forward(x: &Buffer, moe: &Moe, precision: Precision) -> Outcome {
+    let routing = Routing::of(x, moe);
+    let banks = banks(moe);
+    let grouped = |bank: usize| Grouped { maps: &banks[bank], offsets: &routing.offsets, precision };
+    let sorted = routing.gather(x, moe.top_k);
+    let (gate, gate_hidden) = grouped(0).forward(&sorted);
+    let (up, up_hidden) = grouped(1).forward(&sorted);
+    drop(sorted);
+    let mut weighted = Buffer::unwritten(gate.rows, gate.width);
+    swiglu::forward(&mut weighted, &gate, &up);
+    for row in 0..weighted.rows {
+        let weight = routing.weights[routing.slots[row] as usize];
+        weighted.row_mut(row).iter_mut().for_each(|value| *value *= weight);
+    }
+    let (expert_outputs, down_hidden) = grouped(2).forward(&weighted);
+    let mut output = Buffer::zeros(x.rows, x.width);
+    routing.scatter(&mut output, &expert_outputs, moe.top_k);
+    let saved = Saved { routing, gate, up, weighted, hidden: [gate_hidden, up_hidden, down_hidden] };
+    Outcome { output, expert_outputs, saved }
+}
+
+/// Adds to dx and the gradients. `auxiliary_coefficient` adds the gradient of
+/// `coefficient · E · Σₑ fₑ·Pₑ` (Switch Transformer's balance loss; fₑ the share of tokens that chose e, Pₑ its mean
+/// probability, both over this batch and layer), divided over the batch's tokens.
+pub(crate) fn backward(
+    dx: &mut Buffer,
+    dy: &Buffer,
+    x: &Buffer,
+    saved: &Saved,
+    moe: &Moe,
+    pass: (Precision, f32),
+    gradients: &mut Gradients,
+) {
+    let (precision, auxiliary_coefficient) = pass;
+    let Saved { routing, gate, up, weighted, hidden } = saved;
+    let banks = banks(moe);
+    let grouped = |bank: usize| Grouped { maps: &banks[bank], offsets: &routing.offsets, precision };
+
+    let dy_sorted = routing.gather(dy, moe.top_k);
+    let mut dactivated = Buffer::zeros(weighted.rows, weighted.width);
+    grouped(2).backward(Some(&mut dactivated), &dy_sorted, weighted, &hidden[2], gradients);
+    drop(dy_sorted);
+
+    let mut activated = Buffer::unwritten(gate.rows, gate.width);
+    swiglu::forward(&mut activated, gate, up);
+    let mut dweights = vec![0.0; routing.weights.len()];
+    for row in 0..activated.rows {
+        let slot = routing.slots[row] as usize;
+        let (d, a) = (dactivated.row_mut(row), activated.row(row));
+        dweights[slot] = d.iter().zip(a).map(|(d, a)| d * a).sum();
+        d.iter_mut().for_each(|d| *d *= routing.weights[slot]);
+    }
+    let mut dgate = Buffer::zeros(gate.rows, gate.width);
+    let mut dup = Buffer::zeros(up.rows, up.width);
+    swiglu::backward(&mut dgate, &mut dup, &dactivated, gate, up);
+
+    let sorted = routing.gather(x, moe.top_k);
+    let mut dsorted = Buffer::zeros(sorted.rows, sorted.width);
+    grouped(0).backward(Some(&mut dsorted), &dgate, &sorted, &hidden[0], gradients);
+    grouped(1).backward(Some(&mut dsorted), &dup, &sorted, &hidden[1], gradients);
+    routing.scatter(dx, &dsorted, moe.top_k);
+    backward_router(dx, &dweights, x, routing, moe, auxiliary_coefficient, gradients);
+}
+
+fn backward_router(
+    dx: &mut Buffer,
+    dweights: &[f32],
+    x: &Buffer,
+    routing: &Routing,
+    moe: &Moe,
+    auxiliary_coefficient: f32,
+    gradients: &mut Gradients,
+) {
+    let experts = moe.experts.len();
+    let balance = auxiliary_coefficient * experts as f32 / (x.rows as f32 * x.rows as f32);
+    let dprobabilities: Vec<f32> = (0..experts).map(|expert| balance * routing.count(expert) as f32).collect();
+    let mut dlogits = Buffer::zeros(x.rows, experts);
+    let made =
+        router::Routing { probabilities: &routing.probabilities, indices: &routing.indices, weights: &routing.weights };
+    router::backward(&mut dlogits, dweights, &dprobabilities, made, &shape(moe));
+    linear::backward(Some(dx), &dlogits, x, &None, &moe.router, Precision::F32, gradients);
+}

@@ -1,0 +1,177 @@
+//! The walk back: one match over what happened.
+
+use super::{Op, Tape, Var};
+use crate::{
+    Buffer, Gradients, Linear, Norm, Precision, attention, causal_conv, columns, delta_rule, linear, moe,
+};
+use kernels::rms_norm::{self, GatedGradients};
+use kernels::{rope, sigmoid_gate, swiglu};
+
+/// Gradients of values that have been asked for so far; made when first touched, gone when used.
+struct Adjoints(Vec<Option<Buffer>>);
+
+impl Adjoints {
+    fn take(&mut self, var: Var, value: &Buffer) -> Buffer {
+        self.0[var.0].take().unwrap_or_else(|| Buffer::zeros(value.rows, value.width))
+    }
+
+    fn put(&mut self, var: Var, adjoint: Buffer) {
+        self.0[var.0] = Some(adjoint);
+    }
+
+    /// Adds a whole gradient; the first one is kept as it is.
+    fn add(&mut self, var: Var, adjoint: Buffer) {
+        match &mut self.0[var.0] {
+            Some(sum) => sum.add(&adjoint),
+            empty => *empty = Some(adjoint),
+        }
+    }
+}
+
+/// What every step of the walk shares.
+struct Walk<'g> {
+    adjoints: Adjoints,
+    gradients: &'g mut Gradients,
+    precision: Precision,
+    auxiliary_coefficient: f32,
+}
+
+impl<'w> Tape<'w, '_> {
+    /// Adds every trained parameter's gradient of all losses on the tape, plus, for each `(var, adjoint)` of `seeds`, of
+    /// `⟨var, adjoint⟩`. Returns the gradient of `input` if one is named.
+    pub fn backward(self, seeds: Vec<(Var, Buffer)>, input: Option<Var>) -> Option<Buffer> {
+        let Tape { precision, auxiliary_coefficient, mut nodes, gradients, .. } = self;
+        let adjoints = Adjoints((0..nodes.len()).map(|_| None).collect());
+        let mut walk = Walk { adjoints, gradients, precision, auxiliary_coefficient };
+        seeds.into_iter().for_each(|(var, adjoint)| walk.adjoints.add(var, adjoint));
+        while let Some(node) = nodes.pop() {
+            let here = nodes.len();
+            if Some(Var(here)) == input {
+                return walk.adjoints.0[here].take();
+            }
+            let wanted = |var: Var| nodes[var.0].wanted;
+            let value = |var: Var| &nodes[var.0].value;
+            if let Op::Loss { hidden, dhidden } = node.op {
+                walk.adjoints.add(hidden, dhidden);
+            } else if let Some(dy) = walk.adjoints.0[here].take().filter(|_| node.wanted) {
+                walk.step(node.op, &node.value, dy, &value, &wanted);
+            }
+        }
+        None
+    }
+}
+
+impl Walk<'_> {
+    fn step<'a>(
+        &mut self,
+        op: Op,
+        y: &Buffer,
+        dy: Buffer,
+        value: &impl Fn(Var) -> &'a Buffer,
+        wanted: &impl Fn(Var) -> bool,
+    ) {
+        match op {
+            Op::Input | Op::Loss { .. } => {}
+            Op::Embedding { table, tokens } => self.embedding(table, &tokens, &dy),
+            Op::Linear { x, map, hidden } => {
+                let mut dx = wanted(x).then(|| self.adjoints.take(x, value(x)));
+                linear::backward(dx.as_mut(), &dy, value(x), &hidden, map, self.precision, self.gradients);
+                dx.into_iter().for_each(|dx| self.adjoints.put(x, dx));
+            }
+            Op::Columns { x, columns } => self.touch(x, value, |dx| columns::backward(dx, &dy, columns)),
+            Op::RmsNorm { x, norm } => {
+                let mut dx = self.adjoints.take(x, value(x));
+                self.norm(norm, |dweight| {
+                    rms_norm::backward(&mut dx, dweight, &dy, value(x), &norm.read());
+                });
+                self.adjoints.put(x, dx);
+            }
+            Op::GatedRmsNorm { x, gate, norm } => {
+                let [mut dx, mut dgate] = [x, gate].map(|var| self.adjoints.take(var, value(var)));
+                self.norm(norm, |dweight| {
+                    let adjoints = GatedGradients { dx: &mut dx, dgate: &mut dgate, dweight };
+                    rms_norm::gated_backward(adjoints, &dy, value(x), value(gate), &norm.read());
+                });
+                self.adjoints.put(x, dx);
+                self.adjoints.put(gate, dgate);
+            }
+            Op::Rope { x, head_dim, rope, positions } => {
+                let mut dx = dy;
+                let heads = dx.width / head_dim;
+                rope::apply_inverse(&mut dx, &positions, heads, head_dim, rope);
+                self.adjoints.add(x, dx);
+            }
+            Op::Add { x, y } => {
+                self.adjoints.add(x, dy.clone());
+                self.adjoints.add(y, dy);
+            }
+            mixer => self.mixer(mixer, y, &dy, value),
+        }
+    }
+
+    /// The coarse operations.
+    fn mixer<'a>(&mut self, op: Op, y: &Buffer, dy: &Buffer, value: &impl Fn(Var) -> &'a Buffer) {
+        match op {
+            Op::Attention { qkv, shape, spans, log_sum_exp } => {
+                let mut adjoints = qkv.map(|var| self.adjoints.take(var, value(var)));
+                let [q, k, v] = &mut adjoints;
+                attention::backward([q, k, v], dy, (y, &log_sum_exp), qkv.map(value), &spans, shape);
+                qkv.into_iter().zip(adjoints).for_each(|(var, adjoint)| self.adjoints.put(var, adjoint));
+            }
+            Op::CausalConv { x, conv, spans, before_silu } => {
+                let mut dx = self.adjoints.take(x, value(x));
+                causal_conv::backward(&mut dx, dy, (value(x), &before_silu), conv, &spans, self.gradients);
+                self.adjoints.put(x, dx);
+            }
+            Op::DeltaRule { qkv, b, a, gates, spans, saved } => {
+                let vars = [qkv, b, a];
+                let mut adjoints = vars.map(|var| self.adjoints.take(var, value(var)));
+                let values = (value(qkv), value(b), value(a));
+                delta_rule::backward(adjoints.each_mut(), dy, values, &saved, gates, &spans, self.gradients);
+                vars.into_iter().zip(adjoints).for_each(|(var, adjoint)| self.adjoints.put(var, adjoint));
+            }
+            Op::SwiGlu { gate, up } => {
+                let [mut dgate, mut dup] = [gate, up].map(|var| self.adjoints.take(var, value(var)));
+                swiglu::backward(&mut dgate, &mut dup, dy, value(gate), value(up));
+                self.adjoints.put(gate, dgate);
+                self.adjoints.put(up, dup);
+            }
+            Op::SigmoidGate { x, gate } => {
+                let [mut dx, mut dgate] = [x, gate].map(|var| self.adjoints.take(var, value(var)));
+                let group = dx.width / dgate.width;
+                sigmoid_gate::backward(&mut dx, &mut dgate, dy, value(x), value(gate), group);
+                self.adjoints.put(x, dx);
+                self.adjoints.put(gate, dgate);
+            }
+            Op::Moe { x, moe, saved } => {
+                let mut dx = self.adjoints.take(x, value(x));
+                let pass = (self.precision, self.auxiliary_coefficient);
+                moe::backward(&mut dx, dy, value(x), &saved, moe, pass, self.gradients);
+                self.adjoints.put(x, dx);
+            }
+            _ => unreachable!("the other operations are undone in step"),
+        }
+    }
+
+    fn touch<'a>(&mut self, x: Var, value: &impl Fn(Var) -> &'a Buffer, backward: impl FnOnce(&mut Buffer)) {
+        let mut dx = self.adjoints.take(x, value(x));
+        backward(&mut dx);
+        self.adjoints.put(x, dx);
+    }
+
+    /// Hands out the gradient of a norm's weight, or a place to forget it.
+    fn norm(&mut self, norm: &Norm, backward: impl FnOnce(&mut [f32])) {
+        match norm.weight.trained {
+            true => backward(self.gradients.entry(&norm.weight)),
+            false => backward(&mut vec![0.0; norm.weight.values().len()]),
+        }
+    }
+
+    fn embedding(&mut self, table: &Linear, tokens: &[u32], dy: &Buffer) {
+        let gradient = self.gradients.entry(&table.weight);
+        for (row, &token) in tokens.iter().enumerate() {
+            let sum = &mut gradient[token as usize * dy.width..(token as usize + 1) * dy.width];
+            sum.iter_mut().zip(dy.row(row)).for_each(|(sum, value)| *sum += value);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The executor that remembers: it runs the same kernels, notes what it ran, and walks back.
+//!
+//! A tape starts its sequences at their first token and leaves the states it is given as they are.
+
+mod backward;
+
+use crate::cross_entropy::{Target, Wanted};
+use crate::linear::Hidden;
+use crate::{
+    AttentionShape, Buffer, Columns, Conv, DeltaGates, DeltaState, Execute, Gradients, KvCache, Linear, Moe, Norm,
+    Parameter, Precision, Rope, Spans, Teacher, attention, causal_conv, columns, cross_entropy, delta_rule, infer,
+    linear, moe,
+};
+use kernels::{rms_norm, rope, sigmoid_gate, swiglu};
+
+/// A value on a tape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Var(usize);
+
+/// What happened, with what backward needs of it beside the values of its inputs.
+enum Op<'w> {
+    Input,
+    Embedding { table: &'w Linear, tokens: Vec<u32> },
+    Linear { x: Var, map: &'w Linear, hidden: Hidden },
+    Columns { x: Var, columns: &'w Columns },
+    RmsNorm { x: Var, norm: &'w Norm },
+    GatedRmsNorm { x: Var, gate: Var, norm: &'w Norm },
+    Rope { x: Var, head_dim: usize, rope: &'w Rope, positions: Vec<u32> },
+    Attention { qkv: [Var; 3], shape: &'w AttentionShape, spans: Spans, log_sum_exp: Buffer },
+    CausalConv { x: Var, conv: &'w Conv, spans: Spans, before_silu: Buffer },
+    DeltaRule { qkv: Var, b: Var, a: Var, gates: &'w DeltaGates, spans: Spans, saved: Box<delta_rule::Saved> },
+    SwiGlu { gate: Var, up: Var },
+    SigmoidGate { x: Var, gate: Var },
+    Moe { x: Var, moe: &'w Moe, saved: Box<moe::Saved> },
+    Add { x: Var, y: Var },
+    /// A loss on these hidden states: its gradient is known already.
+    Loss { hidden: Var, dhidden: Buffer },
+}
+
+struct Node<'w> {
+    value: Buffer,
+    op: Op<'w>,
+    /// Whether anything that is trained lies at or below it.
+    wanted: bool,
+}
+
+/// Remembers one forward pass.
+pub struct Tape<'w, 'g> {
+    precision: Precision,
+    /// Coefficient of the routers' balance loss; 0 leaves it out.
+    auxiliary_coefficient: f32,
+    nodes: Vec<Node<'w>>,
+    gradients: &'g mut Gradients,
+    /// Tokens per expert of every mixture that was run, with its layer.
+    expert_counts: Vec<(usize, Vec<u64>)>,
+}
+
+impl<'w, 'g> Tape<'w, 'g> {
+    pub fn new(precision: Precision, auxiliary_coefficient: f32, gradients: &'g mut Gradients) -> Self {
+        Self { precision, auxiliary_coefficient, nodes: Vec::new(), gradients, expert_counts: Vec::new() }
+    }
+
+    /// A value from outside; its gradient is what [`Tape::backward`] returns when asked for it.
+    pub fn input(&mut self, value: Buffer) -> Var {
+        self.push(value, Op::Input, true)
+    }
+
+    pub fn value(&self, var: Var) -> &Buffer {
+        &self.nodes[var.0].value
+    }
+
+    /// Tokens per expert of every mixture so far, with its layer.
+    pub fn expert_counts(&self) -> &[(usize, Vec<u64>)] {
+        &self.expert_counts
+    }
+
+    fn push(&mut self, value: Buffer, op: Op<'w>, wanted: bool) -> Var {
+        self.nodes.push(Node { value, op, wanted });
+        Var(self.nodes.len() - 1)
+    }
+
+    fn wanted(&self, var: Var) -> bool {
+        self.nodes[var.0].wanted
+    }
+
+    fn push_loss(&mut self, hidden: Var, head: &'w Linear, target: Target, weights: &[f32]) -> Vec<f32> {
+        let value = &self.nodes[hidden.0].value;
+        let mut dhidden = Buffer::zeros(value.rows, value.width);
+        let wanted = Wanted { dhidden: &mut dhidden, gradients: self.gradients };
+        let losses = cross_entropy::run(value, head, target, weights, self.precision, Some(wanted));
+        self.push(Buffer::zeros(0, 1), Op::Loss { hidden, dhidden }, true);
+        losses
+    }
+}
+
+fn any_trained(map: &Linear) -> bool {
+    let adapter = map.adapter.iter().flat_map(|adapter| [&adapter.a, &adapter.b]);
+    std::iter::once(&map.weight).chain(&map.bias).chain(adapter).any(|parameter: &Parameter| parameter.trained)
+}
+
+impl<'w> Execute<'w> for Tape<'w, '_> {
+    type Value = Var;
+
+    fn embedding(&mut self, table: &'w Linear, tokens: &[u32]) -> Var {
+        let value = infer::embed(table, tokens);
+        self.push(value, Op::Embedding { table, tokens: tokens.to_vec() }, table.weight.trained)
+    }
+
+    fn linear(&mut self, x: &Var, map: &'w Linear) -> Var {
+        let (value, hidden) = linear::forward(self.value(*x), map, self.precision);
+        let wanted = self.wanted(*x) || any_trained(map);
+        self.push(value, Op::Linear { x: *x, map, hidden }, wanted)
+    }
+
+    fn columns(&mut self, x: &Var, columns: &'w Columns) -> Var {
+        let value = columns::forward(self.value(*x), columns);
+        self.push(value, Op::Columns { x: *x, columns }, self.wanted(*x))
+    }
+
+    fn rms_norm(&mut self, x: &Var, norm: &'w Norm) -> Var {
+        let input = self.value(*x);
+        let mut value = Buffer::unwritten(input.rows, input.width);
+        rms_norm::forward(&mut value, input, &norm.read());
+        self.push(value, Op::RmsNorm { x: *x, norm }, self.wanted(*x) || norm.weight.trained)
+    }
+
+    fn gated_rms_norm(&mut self, x: &Var, gate: &Var, norm: &'w Norm) -> Var {
+        let input = self.value(*x);
+        let mut value = Buffer::unwritten(input.rows, input.width);
+        rms_norm::gated_forward(&mut value, input, self.value(*gate), &norm.read());
+        let wanted = self.wanted(*x) || self.wanted(*gate) || norm.weight.trained;
+        self.push(value, Op::GatedRmsNorm { x: *x, gate: *gate, norm }, wanted)
+    }
+
+    fn rope(&mut self, x: &Var, head_dim: usize, rope: &'w Rope, spans: &Spans) -> Var {
+        let mut value = self.value(*x).clone();
+        let positions = spans.positions();
+        let heads = value.width / head_dim;
+        rope::apply(&mut value, &positions, heads, head_dim, rope);
+        self.push(value, Op::Rope { x: *x, head_dim, rope, positions }, self.wanted(*x))
+    }
+
+    fn attention(
+        &mut self,
+        qkv: [&Var; 3],
+        shape: &'w AttentionShape,
+        spans: &Spans,
+        _: &mut [&mut KvCache],
+    ) -> Var {
+        let qkv = qkv.map(|var| *var);
+        let (value, log_sum_exp) = attention::forward_fresh(qkv.map(|var| self.value(var)), shape, spans);
+        let wanted = qkv.iter().any(|&var| self.wanted(var));
+        self.push(value, Op::Attention { qkv, shape, spans: spans.clone(), log_sum_exp }, wanted)
+    }
+
+    fn causal_conv(&mut self, x: &Var, conv: &'w Conv, spans: &Spans, states: &mut [&mut DeltaState]) -> Var {
+        let mut tails: Vec<DeltaState> = states.iter().map(|state| (**state).clone()).collect();
+        let mut tails: Vec<&mut DeltaState> = tails.iter_mut().collect();
+        let (value, before_silu) = causal_conv::forward(self.value(*x), conv, spans, &mut tails);
+        let wanted = self.wanted(*x) || conv.weight.trained;
+        self.push(value, Op::CausalConv { x: *x, conv, spans: spans.clone(), before_silu }, wanted)
+    }
+
+    fn delta_rule(
+        &mut self,
+        qkv: &Var,
+        b: &Var,
+        a: &Var,
+        gates: &'w DeltaGates,
+        spans: &Spans,
+        _: &mut [&mut DeltaState],
+    ) -> Var {
+        let values = (self.value(*b), self.value(*a));
+        let (value, saved) = delta_rule::forward_fresh(self.value(*qkv), values, gates, spans);
+        let op = Op::DeltaRule { qkv: *qkv, b: *b, a: *a, gates, spans: spans.clone(), saved: Box::new(saved) };
+        self.push(value, op, true)
+    }
+
+    fn swiglu(&mut self, gate: &Var, up: &Var) -> Var {
+        let input = self.value(*gate);
+        let mut value = Buffer::unwritten(input.rows, input.width);
+        swiglu::forward(&mut value, input, self.value(*up));
+        let wanted = self.wanted(*gate) || self.wanted(*up);
+        self.push(value, Op::SwiGlu { gate: *gate, up: *up }, wanted)
+    }
+
+    fn sigmoid_gate(&mut self, x: &Var, gate: &Var) -> Var {
+        let (input, gate_value) = (self.value(*x), self.value(*gate));
+        let mut value = Buffer::unwritten(input.rows, input.width);
+        sigmoid_gate::forward(&mut value, input, gate_value, input.width / gate_value.width);
+        let wanted = self.wanted(*x) || self.wanted(*gate);
+        self.push(value, Op::SigmoidGate { x: *x, gate: *gate }, wanted)
+    }
+
+    fn moe(&mut self, x: &Var, moe: &'w Moe) -> Var {
+        let moe::Outcome { output, saved, .. } = moe::forward(self.value(*x), moe, self.precision);
+        let counts = (0..moe.experts.len()).map(|expert| saved.routing.count(expert) as u64).collect();
+        self.expert_counts.push((moe.layer, counts));
+        self.push(output, Op::Moe { x: *x, moe, saved: Box::new(saved) }, true)
+    }
+
+    fn add(&mut self, x: &Var, y: &Var) -> Var {
+        let mut value = self.value(*x).clone();
+        value.add(self.value(*y));
+        self.push(value, Op::Add { x: *x, y: *y }, self.wanted(*x) || self.wanted(*y))
+    }
+
+    fn cross_entropy(&mut self, hidden: &Var, head: &'w Linear, targets: &[u32], weights: &[f32]) -> Vec<f32> {
+        self.push_loss(*hidden, head, Target::Tokens(targets), weights)
+    }
+
+    fn divergence(&mut self, hidden: &Var, head: &'w Linear, teacher: Teacher<'_>, weights: &[f32]) -> Vec<f32> {
+        self.push_loss(*hidden, head, Target::Teacher(teacher), weights)
+    }
+}
