@@ -24,6 +24,12 @@ pub struct GradientOptions {
     pub auxiliary_coefficient: f32,
 }
 
+impl GradientOptions {
+    fn tape<'w, 'g>(&self, gradients: &'g mut Gradients) -> Tape<'w, 'g> {
+        Tape::new(self.precision, self.auxiliary_coefficient, gradients)
+    }
+}
+
 /// What a pass saw.
 #[derive(Debug, Clone, Default)]
 pub struct Record {
@@ -64,7 +70,7 @@ fn counts(tape: &Tape) -> Vec<Vec<u64>> {
 
 fn whole(model: &Model, examples: &Examples, options: &GradientOptions, gradients: &mut Gradients) -> Record {
     let mut states = fresh(model, examples);
-    let mut tape = Tape::new(options.precision, options.auxiliary_coefficient, gradients);
+    let mut tape = options.tape(gradients);
     let h = hidden(&mut tape, model, &mut states, examples.tokens, examples.lengths);
     let losses = tape.cross_entropy(&h, model.weights.head(), examples.targets, examples.weights);
     let expert_counts = counts(&tape);
@@ -77,7 +83,6 @@ fn checkpointed(model: &Model, examples: &Examples, options: &GradientOptions, g
     let mut states = fresh(model, examples);
     let spans = Spans { lengths: examples.lengths.to_vec(), starts: vec![0; examples.lengths.len()] };
     let n_layers = model.weights.layers.len();
-    let new_tape = |gradients| Tape::new(options.precision, options.auxiliary_coefficient, gradients);
 
     let mut infer = Infer::new(options.precision);
     let mut inputs: Vec<Buffer> = vec![embed(&mut infer, model, examples.tokens)];
@@ -86,7 +91,7 @@ fn checkpointed(model: &Model, examples: &Examples, options: &GradientOptions, g
         inputs.push(layer(&mut infer, model, index, &mut states, &spans, x));
     }
 
-    let mut tape = new_tape(&mut *gradients);
+    let mut tape = options.tape(gradients);
     let x = tape.input(inputs.pop().expect("the last layer's output"));
     let h = finish(&mut tape, model, &x);
     let losses = tape.cross_entropy(&h, model.weights.head(), examples.targets, examples.weights);
@@ -95,7 +100,7 @@ fn checkpointed(model: &Model, examples: &Examples, options: &GradientOptions, g
     let mut expert_counts = Vec::new();
     let mut states = fresh(model, examples);
     for index in (0..n_layers).rev() {
-        let mut tape = new_tape(&mut *gradients);
+        let mut tape = options.tape(gradients);
         let x = tape.input(inputs.pop().expect("one input per layer"));
         let y = layer(&mut tape, model, index, &mut states, &spans, x);
         expert_counts.extend(counts(&tape));
@@ -103,7 +108,7 @@ fn checkpointed(model: &Model, examples: &Examples, options: &GradientOptions, g
     }
     expert_counts.reverse();
 
-    let mut tape = new_tape(gradients);
+    let mut tape = options.tape(gradients);
     let x = embed(&mut tape, model, examples.tokens);
     tape.backward(dx.map(|dy| (x, dy)).into_iter().collect(), None);
     Record { losses, expert_counts }

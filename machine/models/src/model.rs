@@ -5,7 +5,7 @@ use crate::{Config, ModelError, ModelType, Weights, store};
 use formats::safetensors::Tensors;
 use numeric::Format;
 use ops::Parameter;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::Path;
 
 /// In which format weights come into memory.
@@ -75,7 +75,7 @@ impl Model {
             }
         }
         let path = directory.join("generation_config.json");
-        Ok(formats::atomic::write_json::<Value>(&path, &generation)?)
+        Ok(formats::atomic::write_json(&path, &generation)?)
     }
 
     /// Every parameter; each stands at the place of its id.
