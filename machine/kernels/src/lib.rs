@@ -1,5 +1,7 @@
 //! Kernels: one folder each, with a contract, a scalar definition, and variants chosen at run time.
 
+pub mod cpu;
+pub mod dequantize;
 pub mod gemm;
 
 pub mod adamw;
@@ -14,4 +16,5 @@ pub mod rms_norm;
 pub mod rope;
 pub mod router;
 pub mod sigmoid_gate;
+mod simd;
 pub mod swiglu;

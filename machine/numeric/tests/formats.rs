@@ -105,10 +105,7 @@ fn bytes_round_trip_and_wrong_lengths_are_refused() {
         assert_eq!(back.to_le_bytes(), bytes);
         let short = Matrix::from_le_bytes(rows, columns, format, &bytes[1..]);
         assert!(matches!(short, Err(BytesError::Length { found, .. }) if found == bytes.len() - 1), "{short:?}");
-        assert!(matches!(
-            Matrix::from_le_bytes(usize::MAX, columns, format, &bytes),
-            Err(BytesError::Length { .. })
-        ));
+        assert!(matches!(Matrix::from_le_bytes(usize::MAX, columns, format, &bytes), Err(BytesError::Length { .. })));
     }
     let split = Matrix::from_le_bytes(2, 48, Format::Nvfp4, &[0; 54]);
     assert_eq!(split.unwrap_err(), BytesError::SplitBlock { columns: 48, format: Format::Nvfp4 });

@@ -11,9 +11,29 @@
 //! Writes all of its output; reads it only to accumulate. The same call on the same machine gives the same bits, whatever
 //! the threads do: no sum is ever split by timing.
 
+mod blocking;
+mod portable;
+mod product;
 pub mod scalar;
+mod schedule;
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+#[cfg(test)]
+mod tests;
+
+use crate::cpu::Cpu;
 use numeric::MatrixView;
+use product::{Left, Output, Product, Right, Variant};
+
+/// Slowest first: the last that runs here wins.
+#[cfg(target_arch = "x86_64")]
+static VARIANTS: &[&Variant] = &[&portable::PORTABLE, &avx2::AVX2, &avx512::AVX512];
+#[cfg(not(target_arch = "x86_64"))]
+static VARIANTS: &[&Variant] = &[&portable::PORTABLE];
 
 /// How the products are computed; sums are always f32.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,17 +46,20 @@ pub enum Precision {
 
 /// `y_TN (+)= x_TK · W_NKᵀ`; adds to `y` when `accumulate`.
 pub fn multiply_transposed(y: &mut [f32], x: &[f32], weight: MatrixView, accumulate: bool, precision: Precision) {
-    scalar::multiply_transposed(y, x, weight, accumulate, precision);
+    let rows = rows_of(x, weight.columns);
+    grouped_multiply_transposed(y, x, &[weight], &[0, rows], accumulate, precision);
 }
 
 /// `dx_TK (+)= dy_TN · W_NK`; adds to `dx` when `accumulate`.
 pub fn multiply(dx: &mut [f32], dy: &[f32], weight: MatrixView, accumulate: bool, precision: Precision) {
-    scalar::multiply(dx, dy, weight, accumulate, precision);
+    let rows = rows_of(dy, weight.rows);
+    grouped_multiply(dx, dy, &[weight], &[0, rows], accumulate, precision);
 }
 
 /// `dW_NK += dy_TNᵀ · x_TK`.
 pub fn accumulate_outer(dw: &mut [f32], dy: &[f32], x: &[f32], n: usize, k: usize, precision: Precision) {
-    scalar::accumulate_outer(dw, dy, x, n, k, precision);
+    let rows = rows_of(dy, n);
+    grouped_accumulate_outer(&mut [dw], dy, x, n, k, &[0, rows], precision);
 }
 
 /// [`multiply_transposed`] of rows `offsets[g]..offsets[g + 1]` with `weights[g]`, for each group g. The weights have
@@ -49,11 +72,10 @@ pub fn grouped_multiply_transposed(
     accumulate: bool,
     precision: Precision,
 ) {
-    for (weight, rows) in weights.iter().zip(offsets.windows(2)) {
-        let (n, k) = (weight.rows, weight.columns);
-        let y = &mut y[rows[0] * n..rows[1] * n];
-        multiply_transposed(y, &x[rows[0] * k..rows[1] * k], *weight, accumulate, precision);
-    }
+    let Some(first) = weights.first() else { return };
+    let (n, k) = (first.rows, first.columns);
+    let job = Weighted { out: y, left: x, weights, offsets, columns: n, depth: k, transposed: true, accumulate };
+    run_weighted(best(precision), job, precision);
 }
 
 /// [`multiply`] of rows `offsets[g]..offsets[g + 1]` with `weights[g]`, for each group g.
@@ -65,11 +87,10 @@ pub fn grouped_multiply(
     accumulate: bool,
     precision: Precision,
 ) {
-    for (weight, rows) in weights.iter().zip(offsets.windows(2)) {
-        let (n, k) = (weight.rows, weight.columns);
-        let dx = &mut dx[rows[0] * k..rows[1] * k];
-        multiply(dx, &dy[rows[0] * n..rows[1] * n], *weight, accumulate, precision);
-    }
+    let Some(first) = weights.first() else { return };
+    let (n, k) = (first.rows, first.columns);
+    let job = Weighted { out: dx, left: dy, weights, offsets, columns: k, depth: n, transposed: false, accumulate };
+    run_weighted(best(precision), job, precision);
 }
 
 /// [`accumulate_outer`] of rows `offsets[g]..offsets[g + 1]` into `dw[g]`, for each group g.
@@ -82,8 +103,105 @@ pub fn grouped_accumulate_outer(
     offsets: &[usize],
     precision: Precision,
 ) {
-    for (dw, rows) in dw.iter_mut().zip(offsets.windows(2)) {
-        let (dy, x) = (&dy[rows[0] * n..rows[1] * n], &x[rows[0] * k..rows[1] * k]);
-        accumulate_outer(dw, dy, x, n, k, precision);
+    let job = Outer { out: dw, dy, x, n, k, offsets };
+    run_outer(best(precision), job, precision);
+}
+
+fn best(precision: Precision) -> &'static Variant {
+    let runs = |v: &&&Variant| (v.runs_on)(Cpu::get()) && (precision == Precision::Bf16 || !v.bf16);
+    VARIANTS.iter().rev().find(runs).expect("the portable variant runs everywhere")
+}
+
+/// Rows of a row-major `values` with `columns` columns.
+fn rows_of(values: &[f32], columns: usize) -> usize {
+    values.len().checked_div(columns).unwrap_or(0)
+}
+
+fn check_offsets(offsets: &[usize], groups: usize) -> usize {
+    assert_eq!(offsets.len(), groups + 1, "{groups} groups need {} offsets", groups + 1);
+    assert!(offsets[0] == 0 && offsets.is_sorted(), "offsets must start at 0 and never fall");
+    offsets[groups]
+}
+
+/// The two products with a weight: `out = left · weightᵀ` or `left · weight`.
+struct Weighted<'a> {
+    out: &'a mut [f32],
+    left: &'a [f32],
+    weights: &'a [MatrixView<'a>],
+    offsets: &'a [usize],
+    columns: usize,
+    depth: usize,
+    transposed: bool,
+    accumulate: bool,
+}
+
+fn run_weighted(variant: &Variant, job: Weighted, precision: Precision) {
+    let Weighted { out, left, weights, offsets, columns, depth, transposed, accumulate } = job;
+    let total = check_offsets(offsets, weights.len());
+    assert_eq!(left.len(), total * depth, "the input is not {total} rows of {depth}");
+    assert_eq!(out.len(), total * columns, "the output is not {total} rows of {columns}");
+    if depth == 0 {
+        return if accumulate {
+        } else {
+            out.fill(0.0)
+        };
     }
+    let pointer = out.as_mut_ptr();
+    let products: Vec<Product> = weights
+        .iter()
+        .zip(offsets.windows(2))
+        .map(|(&matrix, rows)| {
+            let shape = if transposed { (columns, depth) } else { (depth, columns) };
+            assert_eq!((matrix.rows, matrix.columns), shape, "the groups' weights differ in shape");
+            Product {
+                left: Left { values: &left[rows[0] * depth..rows[1] * depth], stride: depth, transposed: false },
+                right: Right { matrix, transposed },
+                // SAFETY: the group's rows lie within `out`, as the assertions above have found.
+                out: Output { pointer: unsafe { pointer.add(rows[0] * columns) }, stride: columns },
+                rows: rows[1] - rows[0],
+                columns,
+                depth,
+                accumulate,
+                round: precision == Precision::Bf16,
+            }
+        })
+        .collect();
+    schedule::run(variant, &products);
+}
+
+/// The weight gradients.
+struct Outer<'a, 'b> {
+    out: &'a mut [&'b mut [f32]],
+    dy: &'a [f32],
+    x: &'a [f32],
+    n: usize,
+    k: usize,
+    offsets: &'a [usize],
+}
+
+fn run_outer(variant: &Variant, job: Outer, precision: Precision) {
+    let Outer { out, dy, x, n, k, offsets } = job;
+    let total = check_offsets(offsets, out.len());
+    assert_eq!(dy.len(), total * n, "the output's gradient is not {total} rows of {n}");
+    assert_eq!(x.len(), total * k, "the input is not {total} rows of {k}");
+    let products: Vec<Product> = out
+        .iter_mut()
+        .zip(offsets.windows(2))
+        .map(|(dw, rows)| {
+            assert_eq!(dw.len(), n * k, "the weight's gradient is not {n} × {k}");
+            let x = &x[rows[0] * k..rows[1] * k];
+            Product {
+                left: Left { values: &dy[rows[0] * n..rows[1] * n], stride: n, transposed: true },
+                right: Right { matrix: MatrixView::from_f32(rows[1] - rows[0], k, x), transposed: false },
+                out: Output { pointer: dw.as_mut_ptr(), stride: k },
+                rows: n,
+                columns: k,
+                depth: rows[1] - rows[0],
+                accumulate: true,
+                round: precision == Precision::Bf16,
+            }
+        })
+        .filter(|product| product.depth > 0)
+        .collect();
+    schedule::run(variant, &products);
 }

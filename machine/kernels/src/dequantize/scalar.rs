@@ -1,0 +1,7 @@
+//! The definition, which `numeric` has.
+
+use numeric::MatrixView;
+
+pub(super) fn columns(matrix: &MatrixView, row: usize, column_start: usize, out: &mut [f32]) {
+    matrix.dequantize_columns(row, column_start, out);
+}
