@@ -1,1 +1,89 @@
-fn main() {}
+//! Chores of the house: `cargo xtask tidy` checks what the compiler cannot, `bench` and `parity` measure only what passes.
+
+mod edges;
+mod layout;
+mod size;
+mod source;
+mod tidy;
+mod unsafety;
+mod words;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+const USAGE: &str = "\
+cargo xtask tidy            checks the house: edges, unsafe, sizes, names, words
+cargo xtask tidy --shrink   lowers tidy-exceptions.txt to the truth
+cargo xtask bench [ARGS]    the kernels' tests, and if they pass, `lateen bench ARGS` in release
+cargo xtask parity          every test that holds our numbers to a reference, in release";
+
+/// One thing that is not as it should be.
+#[derive(Debug)]
+struct Finding {
+    place: String,
+    message: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}", self.place, self.message)
+    }
+}
+
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().expect("xtask is a folder of the workspace").to_owned()
+}
+
+#[allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool for people")]
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["tidy"] => tidy(),
+        ["tidy", "--shrink"] => tidy::House::read(&root()).and_then(|house| house.shrink()).map(|()| true),
+        ["bench", rest @ ..] => bench(rest),
+        ["parity"] => cargo(&["test", "--release", "--workspace", "parity"]),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "a tool for people")]
+fn tidy() -> io::Result<bool> {
+    let house = tidy::House::read(&root())?;
+    let findings = house.check()?;
+    for finding in &findings {
+        println!("{finding}");
+    }
+    println!("{} files, {} findings", house.n_files(), findings.len());
+    Ok(findings.is_empty())
+}
+
+/// A figure of speed is worth nothing from a kernel that is wrong, so the gate comes first.
+#[allow(clippy::print_stderr, reason = "a tool for people")]
+fn bench(arguments: &[&str]) -> io::Result<bool> {
+    if !cargo(&["test", "--quiet", "--package", "kernels"])? {
+        eprintln!("the kernels' tests fail, so there is no speed to report");
+        return Ok(false);
+    }
+    let mut command = vec!["run", "--release", "--package", "lateen", "--", "bench"];
+    command.extend(arguments);
+    cargo(&command)
+}
+
+fn cargo(arguments: &[&str]) -> io::Result<bool> {
+    Ok(Command::new(env!("CARGO")).args(arguments).current_dir(root()).status()?.success())
+}

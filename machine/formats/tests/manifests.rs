@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 
+type Change = fn(&mut Manifest);
+
 fn manifest() -> Manifest {
     Manifest {
         stage: "train".to_owned(),
@@ -34,7 +36,7 @@ fn a_manifest_comes_back_and_an_absent_one_is_none() {
 #[test]
 fn each_difference_is_told_in_words() {
     let wanted = manifest();
-    let cases: [(&str, fn(&mut Manifest)); 7] = [
+    let cases: [(&str, Change); 7] = [
         ("\"sft\"", |m| m.stage = "sft".to_owned()),
         ("recipe", |m| m.recipe_hash = "r0".to_owned()),
         ("seed was 8", |m| m.seed = 8),
