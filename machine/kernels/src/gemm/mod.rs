@@ -18,9 +18,15 @@ pub mod scalar;
 mod schedule;
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
+#[cfg(target_arch = "x86_64")]
+mod bf16;
 
 #[cfg(test)]
 mod tests;
@@ -31,7 +37,8 @@ use product::{Left, Output, Product, Right, Variant};
 
 /// Slowest first: the last that runs here wins.
 #[cfg(target_arch = "x86_64")]
-static VARIANTS: &[&Variant] = &[&portable::PORTABLE, &avx2::AVX2, &avx512::AVX512];
+static VARIANTS: &[&Variant] =
+    &[&portable::PORTABLE, &avx2::AVX2, &avx512::AVX512, &avx512_bf16::AVX512_BF16, &amx::AMX];
 #[cfg(not(target_arch = "x86_64"))]
 static VARIANTS: &[&Variant] = &[&portable::PORTABLE];
 

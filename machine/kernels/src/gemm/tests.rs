@@ -34,7 +34,9 @@ fn the_variants_of_this_machine_ran() {
     each_variant(|variant, precision| ran.push((variant.name, precision)));
     let cpu = Cpu::get();
     let mut required = vec!["portable"];
-    for (here, name) in [(cpu.avx2, "avx2"), (cpu.avx512, "avx512")] {
+    let sets =
+        [(cpu.avx2, "avx2"), (cpu.avx512, "avx512"), (cpu.avx512_bf16, "avx512_bf16"), (cpu.amx_bf16, "amx_bf16")];
+    for (here, name) in sets {
         if here {
             required.push(name);
         }
