@@ -1,0 +1,147 @@
+//! Compression of the oracle's small mixtures.
+
+use compress::{Calibration, Plan, PlanError, QuantizeRecipe, StoredFormat, observe, prune, quantize};
+use models::{FeedForward, Loading, Model, State};
+use numeric::Format;
+use ops::{Buffer, Infer, Moe, Precision, Record, Routing, Statistics};
+use std::path::PathBuf;
+
+fn open(case: &str) -> Model {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/oracle").join(case);
+    Model::open(&directory, Loading::F32).expect("the oracle's model opens")
+}
+
+fn tokens() -> Vec<u32> {
+    (0..150).map(|i| (i * 37 + i * i * 5) % 512).collect()
+}
+
+fn run(model: &Model, tokens: &[u32]) -> Vec<f32> {
+    let mut e = Infer::new(Precision::F32);
+    models::hidden(&mut e, model, &mut [State::empty(&model.config)], tokens, &[tokens.len()]).to_vec()
+}
+
+fn observed(model: &Model, tokens: &[u32]) -> Statistics {
+    observe(model, [Calibration { tokens, lengths: &[100, 50] }], |_| ())
+}
+
+/// Saliency by its definition, from one expert network at a time.
+#[test]
+fn saliency_is_the_mean_of_gate_times_norm() {
+    let model = open("qwen3_moe");
+    let tokens = tokens();
+    let statistics = observed(&model, &tokens);
+    for (layer, experts) in statistics.layers.iter().enumerate() {
+        let routed: u64 = experts.iter().map(|expert| expert.tokens).sum();
+        assert_eq!(routed, 2 * tokens.len() as u64, "layer {layer}: top-2 of every token");
+        let weight: f64 = experts.iter().map(|expert| expert.weight).sum();
+        assert!((weight - tokens.len() as f64).abs() < 1e-3, "renormalised gates add up to one per token");
+    }
+    // Twice as large outputs are twice as salient.
+    let mut louder = model.clone();
+    let FeedForward::Moe(moe) = &mut louder.weights.layers[0].feed_forward else { panic!("a mixture") };
+    moe.routed.experts[3].down.weight.matrix.as_f32_mut().iter_mut().for_each(|value| *value *= 2.0);
+    let (before, after) = (statistics.layers[0][3], observed(&louder, &tokens).layers[0][3]);
+    assert!((after.weighted_norm / before.weighted_norm - 2.0).abs() < 1e-3);
+}
+
+/// Keeps the first mixture's probabilities and choices.
+#[derive(Default)]
+struct First(Option<(Vec<f32>, Vec<u32>, Vec<f32>)>);
+
+impl Record for First {
+    fn experts(&mut self, _: &Moe, _: &Buffer, routing: &Routing, _: &Buffer) {
+        let seen = (routing.probabilities.to_vec(), routing.indices.clone(), routing.weights.clone());
+        self.0.get_or_insert(seen);
+    }
+}
+
+fn first_mixture(model: &Model, tokens: &[u32]) -> (Vec<f32>, Vec<u32>, Vec<f32>) {
+    let mut e = Infer { precision: Precision::F32, record: First::default() };
+    models::hidden(&mut e, model, &mut [State::empty(&model.config)], tokens, &[tokens.len()]);
+    e.record.0.expect("the model has mixtures")
+}
+
+/// A pruned router chooses the best of what is left, with the weights that the full one's probabilities imply.
+#[test]
+fn pruned_routing_is_routing_among_the_rest() {
+    let mut model = open("qwen3_next");
+    let tokens = tokens();
+    let (probabilities, ..) = first_mixture(&model, &tokens);
+    let mut plan = Plan::drop_least_salient(&model, &observed(&model, &tokens), 5).expect("five of eight can stay");
+    plan.layers[0].keep = vec![0, 2, 3, 5, 7];
+    let wanted_experts: Vec<Vec<f32>> = [0, 2, 3, 5, 7].map(|expert| down(&model, expert)).to_vec();
+    prune(&mut model, &plan).expect("the plan fits");
+    assert_eq!(model.config.expert_counts(), [5; 4]);
+    assert_eq!((0..5).map(|expert| down(&model, expert)).collect::<Vec<_>>(), wanted_experts);
+    let names: Vec<_> = model.parameters().iter().map(|p| p.name.clone()).collect();
+    assert!(names.iter().any(|name| name == "model.layers.0.mlp.experts.4.down_proj.weight"));
+    assert!(!names.iter().any(|name| name.contains(".experts.5.")));
+
+    let (_, indices, weights) = first_mixture(&model, &tokens);
+    for (token, full) in probabilities.chunks_exact(8).enumerate() {
+        let mut left: Vec<(f32, u32)> = [0, 2, 3, 5, 7].iter().zip(0..).map(|(&old, new)| (full[old], new)).collect();
+        left.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let sum = left[0].0 + left[1].0;
+        for choice in 0..2 {
+            assert_eq!(indices[2 * token + choice], left[choice].1, "token {token}");
+            assert!((weights[2 * token + choice] - left[choice].0 / sum).abs() < 1e-4, "token {token}");
+        }
+    }
+    let scratch = std::env::temp_dir().join(format!("lateen-pruned-{}", std::process::id()));
+    model.save(&scratch, Format::F32).expect("it saves");
+    let again = Model::open(&scratch, Loading::F32).expect("a pruned model is an ordinary model");
+    assert_eq!(run(&again, &tokens), run(&model, &tokens));
+    std::fs::remove_dir_all(scratch).expect("scratch is ours");
+}
+
+fn down(model: &Model, expert: usize) -> Vec<f32> {
+    let FeedForward::Moe(moe) = &model.weights.layers[0].feed_forward else { panic!("a mixture") };
+    moe.routed.experts[expert].down.weight.values().to_vec()
+}
+
+#[test]
+fn plans_that_do_not_fit_are_refused() {
+    let mut model = open("qwen3_moe");
+    let statistics = observed(&model, &tokens());
+    let refused = Plan::drop_least_salient(&model, &statistics, 1);
+    assert_eq!(refused, Err(PlanError::Count { layer: 0, keep: 1, has: 8, top_k: 2 }));
+    assert_eq!(Plan::drop_least_salient(&model, &Statistics::default(), 4), Err(PlanError::Unobserved(0)));
+    let mut plan = Plan::drop_least_salient(&model, &statistics, 4).expect("four of eight");
+    plan.layers[1].keep[3] = 8;
+    assert_eq!(prune(&mut model, &plan), Err(PlanError::Expert { layer: 1, expert: 8, has: 8 }));
+    plan.layers.pop();
+    assert_eq!(prune(&mut model, &plan), Err(PlanError::Layers { planned: 1, has: 2 }));
+}
+
+#[test]
+fn quantized_models_survive_a_file_and_stay_close() {
+    let tokens = tokens();
+    for (format, columns_fit, tolerance) in
+        [(StoredFormat::Nvfp4, Format::Nvfp4, 0.5), (StoredFormat::Mxfp4, Format::Mxfp4, 0.6), (StoredFormat::Q8_0, Format::Q8_0, 0.05)]
+    {
+        let mut model = open("qwen3");
+        let wanted = run(&model, &tokens);
+        let before = model.bytes();
+        let recipe = QuantizeRecipe { experts: format, projections: format, ..Default::default() };
+        let after = quantize(&mut model, &recipe);
+        assert!(after < before / 2, "{before} bytes became {after}");
+        let formats: Vec<Format> = model.parameters().iter().map(|p| p.matrix.format()).collect();
+        assert!(formats.contains(&columns_fit));
+        let scratch = std::env::temp_dir().join(format!("lateen-quantized-{}-{format:?}", std::process::id()));
+        model.save(&scratch, Format::Bf16).expect("it saves");
+        let again = Model::open(&scratch, Loading::Stored).expect("it opens as stored");
+        assert_eq!(run(&again, &tokens), run(&model, &tokens), "{format:?}: a file changed the model");
+        let wide = Model::open(&scratch, Loading::F32).expect("it opens for training");
+        let d = relative(&run(&wide, &tokens), &run(&again, &tokens));
+        assert!(d < 1e-3, "{format:?}: the dequantised model differs by {d}");
+        let d = relative(&run(&model, &tokens), &wanted);
+        assert!(d < tolerance && d > 0.0, "{format:?}: rounding moved hidden states by {d}");
+        std::fs::remove_dir_all(scratch).expect("scratch is ours");
+    }
+}
+
+fn relative(found: &[f32], wanted: &[f32]) -> f64 {
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let error: f64 = found.iter().zip(wanted).map(|(a, b)| square(a - b)).sum();
+    (error / wanted.iter().map(|&x| square(x)).sum::<f64>()).sqrt()
+}
