@@ -1,1 +1,41 @@
-//! Evaluation: perplexity, divergence from a teacher, tasks, parity, speed.
+//! Evaluation: perplexity, divergence from a teacher, tasks solved, parity with a reference, speed.
+//!
+//! Everything here returns a typed report that can be written as JSON; [`Table`] and [`table::page`] turn reports into what
+//! people read. Nothing prints.
+
+mod divergence;
+mod parity;
+mod perplexity;
+mod speed;
+pub mod statistics;
+pub mod table;
+mod walk;
+
+pub use divergence::{Divergence, divergence};
+pub use parity::{Parity, parity};
+pub use perplexity::{Loss, Perplexity, perplexity};
+pub use speed::{Speed, SpeedSettings, speed};
+pub use statistics::{Rate, pass_at_k};
+pub use table::Table;
+
+/// What can keep an evaluation from saying anything.
+#[derive(Debug, thiserror::Error)]
+pub enum EvaluateError {
+    #[error("there is nothing to measure: {0}")]
+    Nothing(String),
+    #[error(
+        "the two models do not share a vocabulary: {found} and {wanted} tokens; \
+         compare a model with one that has the same tokenizer"
+    )]
+    Vocabulary { wanted: usize, found: usize },
+    #[error(
+        "token {token} is outside the model's vocabulary of {vocabulary}: the data was made with another tokenizer"
+    )]
+    UnknownToken { token: u32, vocabulary: usize },
+    #[error("the reference for sequence {sequence} has {found} values, wanted {wanted} (tokens × vocabulary)")]
+    Reference { sequence: usize, wanted: usize, found: usize },
+    #[error(transparent)]
+    Engine(#[from] engine::EngineError),
+    #[error(transparent)]
+    Text(#[from] text::TextError),
+}

@@ -1,0 +1,58 @@
+//! How surprised a model is by text it has not seen.
+
+use crate::EvaluateError;
+use crate::walk::{PASS_TOKENS, Walker, check, passes};
+use models::Model;
+use ops::Execute;
+use prepare::{Kind, Sample};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Mean loss over some tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Loss {
+    pub tokens: u64,
+    /// Mean nats per token; each measured token counts once, whatever its weight.
+    pub nats: f64,
+    /// `exp(nats)`.
+    pub perplexity: f64,
+}
+
+/// Over everything, and for each kind of data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Perplexity {
+    pub all: Loss,
+    pub by_kind: BTreeMap<String, Loss>,
+}
+
+#[derive(Default)]
+struct Sum {
+    tokens: u64,
+    nats: f64,
+}
+
+impl Sum {
+    fn mean(&self) -> Loss {
+        let nats = self.nats / self.tokens as f64;
+        Loss { tokens: self.tokens, nats, perplexity: nats.exp() }
+    }
+}
+
+/// Measures the tokens of `samples` whose weight is above 0, each given all that stands before it in its sample.
+pub fn perplexity(model: &Model, samples: &[Sample]) -> Result<Perplexity, EvaluateError> {
+    check(model, samples)?;
+    let mut walker = Walker::new(model);
+    let mut sums: BTreeMap<Kind, Sum> = BTreeMap::new();
+    for pass in passes(samples, PASS_TOKENS) {
+        let hidden = walker.hidden(&pass);
+        let losses = walker.executor.cross_entropy(&hidden, model.weights.head(), &pass.targets, &pass.weights);
+        for row in pass.measured_rows() {
+            let sum = sums.entry(pass.kinds[row]).or_default();
+            sum.tokens += 1;
+            sum.nats += f64::from(losses[row]);
+        }
+    }
+    let all = sums.values().fold(Sum::default(), |a, b| Sum { tokens: a.tokens + b.tokens, nats: a.nats + b.nats });
+    let by_kind = sums.iter().map(|(kind, sum)| (kind.name().to_owned(), sum.mean())).collect();
+    Ok(Perplexity { all: all.mean(), by_kind })
+}

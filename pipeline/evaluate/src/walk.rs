@@ -1,0 +1,124 @@
+//! Walks over token data in passes of bounded size: short sequences side by side, long ones in pieces that continue
+//! their state, so that memory does not grow with the data.
+
+use crate::EvaluateError;
+use models::{Model, State};
+use ops::{Buffer, Infer, Precision};
+use prepare::{Kind, Sample};
+use std::ops::Range;
+
+/// Tokens in one pass.
+pub(crate) const PASS_TOKENS: usize = 1024;
+
+/// What one pass covers. `targets[i]` follows `tokens[i]`; rows of weight 0 are not measured.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Pass {
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) lengths: Vec<usize>,
+    pub(crate) targets: Vec<u32>,
+    pub(crate) weights: Vec<f32>,
+    pub(crate) kinds: Vec<Kind>,
+    /// The sequences begin here; otherwise the one sequence continues the pass before.
+    pub(crate) fresh: bool,
+}
+
+impl Pass {
+    pub(crate) fn measured_rows(&self) -> Vec<usize> {
+        (0..self.tokens.len()).filter(|&row| self.weights[row] > 0.0).collect()
+    }
+
+    fn push(&mut self, sample: &Sample, range: Range<usize>) {
+        let tokens = &sample.tokens;
+        self.tokens.extend_from_slice(&tokens[range.clone()]);
+        self.lengths.push(range.len());
+        for at in range {
+            self.targets.push(tokens.get(at + 1).copied().unwrap_or(tokens[at]));
+            self.weights.push(sample.weights.get(at + 1).copied().unwrap_or(0.0));
+            self.kinds.push(sample.kind);
+        }
+    }
+}
+
+/// The passes over `samples`, in order.
+pub(crate) fn passes(samples: &[Sample], pass_tokens: usize) -> Vec<Pass> {
+    let mut all = Vec::new();
+    let mut open = Pass { fresh: true, ..Pass::default() };
+    for sample in samples.iter().filter(|sample| sample.tokens.len() > 1) {
+        let length = sample.tokens.len();
+        if open.tokens.len() + length > pass_tokens && !open.tokens.is_empty() {
+            all.push(std::mem::replace(&mut open, Pass { fresh: true, ..Pass::default() }));
+        }
+        if length <= pass_tokens {
+            open.push(sample, 0..length);
+            continue;
+        }
+        for start in (0..length).step_by(pass_tokens) {
+            let mut piece = Pass { fresh: start == 0, ..Pass::default() };
+            piece.push(sample, start..length.min(start + pass_tokens));
+            all.push(piece);
+        }
+    }
+    if !open.tokens.is_empty() {
+        all.push(open);
+    }
+    all
+}
+
+/// A model and the states of the pass it is in.
+pub(crate) struct Walker<'m> {
+    pub(crate) model: &'m Model,
+    pub(crate) executor: Infer,
+    states: Vec<State>,
+}
+
+impl<'m> Walker<'m> {
+    pub(crate) fn new(model: &'m Model) -> Self {
+        Self { model, executor: Infer::new(Precision::F32), states: Vec::new() }
+    }
+
+    pub(crate) fn hidden(&mut self, pass: &Pass) -> Buffer {
+        if pass.fresh {
+            self.states = vec![State::empty(&self.model.config); pass.lengths.len()];
+        }
+        models::hidden(&mut self.executor, self.model, &mut self.states, &pass.tokens, &pass.lengths)
+    }
+
+    pub(crate) fn logits(&mut self, hidden: &Buffer, rows: &[usize]) -> Buffer {
+        models::logits(&mut self.executor, self.model, hidden, rows)
+    }
+}
+
+/// Refuses data that another tokenizer made, and data without anything to predict.
+pub(crate) fn check(model: &Model, samples: &[Sample]) -> Result<(), EvaluateError> {
+    let vocabulary = model.config.vocab_size;
+    let tokens = samples.iter().flat_map(|sample| &sample.tokens);
+    if let Some(&token) = tokens.clone().find(|&&token| token as usize >= vocabulary) {
+        return Err(EvaluateError::UnknownToken { token, vocabulary });
+    }
+    if samples.iter().all(|sample| sample.trained_tokens() == 0) {
+        return Err(EvaluateError::Nothing("no token of the data has a weight".into()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(tokens: Range<u32>) -> Sample {
+        let tokens: Vec<u32> = tokens.collect();
+        Sample::new(tokens.clone(), vec![1.0; tokens.len()], Kind::Plain)
+    }
+
+    #[test]
+    fn short_sequences_share_a_pass_and_long_ones_are_cut() {
+        let all = passes(&[sample(0..3), sample(10..14), sample(20..29), sample(40..41), sample(50..52)], 8);
+        let shape: Vec<(bool, Vec<usize>)> = all.iter().map(|pass| (pass.fresh, pass.lengths.clone())).collect();
+        assert_eq!(shape, [(true, vec![3, 4]), (true, vec![8]), (false, vec![1]), (true, vec![2])]);
+        assert_eq!(all[0].targets, [1, 2, 2, 11, 12, 13, 13]);
+        assert_eq!(all[0].measured_rows(), [0, 1, 3, 4, 5]);
+        // The last row of a piece predicts the first token of the next.
+        assert_eq!((all[1].targets[7], all[1].weights[7]), (28, 1.0));
+        assert_eq!(all[2].weights, [0.0]);
+    }
+}
