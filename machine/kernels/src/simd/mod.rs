@@ -130,16 +130,9 @@ impl Level {
         let mut levels = vec![Level(Set::Portable)];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                levels.push(Level(Set::Avx2));
-                if is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512vl")
-                {
-                    levels.push(Level(Set::Avx512));
-                }
-            }
+            let cpu = crate::cpu::Cpu::get();
+            levels.extend(cpu.avx2.then_some(Level(Set::Avx2)));
+            levels.extend(cpu.avx512.then_some(Level(Set::Avx512)));
         }
         levels
     }

@@ -56,6 +56,10 @@ impl<'a> Disjoint<'a> {
         Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// # Safety
     /// No two parts that overlap are alive at the same time.
     #[allow(clippy::mut_from_ref, reason = "that is the purpose, under the contract above")]

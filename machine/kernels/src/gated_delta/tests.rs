@@ -1,0 +1,159 @@
+//! The recurrence and the chunked form against the definition in f64; gradients against the recurrent adjoint, and that
+//! against differences.
+
+use super::*;
+use crate::simd::testing::{assert_close, assert_gradient, for_every_level, poisoned, random, weighted_sum, wide};
+
+/// Inputs as a layer makes them: q and k of length one, g from `strength`·(−1..0), beta in 0..1.
+struct Case {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    g: Vec<f32>,
+    beta: Vec<f32>,
+    states: Vec<f32>,
+    shape: Shape,
+}
+
+impl Case {
+    fn new(tokens: usize, spans: usize, [key_heads, value_heads, key_dim, value_dim]: [usize; 4], strength: f32) -> Case {
+        let shape = Shape { key_heads, value_heads, key_dim, value_dim };
+        let unit = |seed| {
+            let x = random(seed, tokens * key_heads * key_dim);
+            let mut y = x.clone();
+            crate::l2_norm::scalar::forward(&mut y, &x, key_dim, 1.0);
+            y
+        };
+        let gate = |seed| random(seed, tokens * value_heads).into_iter().map(|x| 0.5 * (x + 1.0));
+        Case {
+            q: unit(1),
+            k: unit(2),
+            v: random(3, tokens * value_heads * value_dim),
+            g: gate(4).map(|x| -strength * x).collect(),
+            beta: gate(5).collect(),
+            states: random(6, spans * shape.state_len()),
+            shape,
+        }
+    }
+
+    fn inputs(&self) -> Inputs<'_> {
+        Inputs { q: &self.q, k: &self.k, v: &self.v, g: &self.g, beta: &self.beta }
+    }
+
+    fn wide(&self) -> [Vec<f64>; 5] {
+        self.inputs().list().map(wide)
+    }
+
+    /// The definition's output and final state in f64.
+    fn want(&self) -> (Vec<f64>, Vec<f64>) {
+        let (mut out, mut state) = (vec![0.0; self.v.len()], wide(&self.states));
+        let [q, k, v, g, beta] = self.wide();
+        scalar::step(&mut out, [&q, &k, &v, &g, &beta], &mut state, &self.shape);
+        (out, state)
+    }
+}
+
+const HEADS: [[usize; 4]; 5] = [[1, 1, 3, 5], [1, 2, 17, 13], [2, 4, 32, 32], [1, 3, 7, 67], [3, 3, 31, 33]];
+
+fn run_level(level: Level, case: &Case, spans: &[usize]) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let chunks: usize = spans.iter().map(|span| span.div_ceil(CHUNK)).sum();
+    let mut chunk_states = poisoned(chunks * case.shape.state_len());
+    let (mut out, mut states) = (poisoned(case.v.len()), case.states.clone());
+    let outputs = chunked::Outputs {
+        out: Disjoint::new(&mut out),
+        states: Disjoint::new(&mut states),
+        chunk_states: Disjoint::new(&mut chunk_states),
+    };
+    for task in chunk::tasks(spans, &case.shape) {
+        chunked::forward_task(level, &outputs, &case.inputs(), task, &case.shape);
+    }
+    (out, states, chunk_states)
+}
+
+#[test]
+fn steps_are_the_definition() {
+    for_every_level(|level| {
+        for heads in HEADS {
+            let case = Case::new(11, 1, heads, 2.0);
+            let (mut out, mut state) = (poisoned(case.v.len()), case.states.clone());
+            step::step_heads(level, &Disjoint::new(&mut out), &case.inputs(), &mut state, 0, &case.shape);
+            let (out_want, state_want) = case.want();
+            assert_close(&out, &out_want, 2e-6, "out");
+            assert_close(&state, &state_want, 2e-6, "state");
+        }
+    });
+}
+
+#[test]
+fn chunks_are_the_definition_under_weak_and_strong_decay() {
+    for_every_level(|level| {
+        for heads in HEADS {
+            for (tokens, strength) in [(1, 0.1), (31, 1.0), (32, 20.0), (33, 100.0), (101, 3.0), (67, 0.0)] {
+                let case = Case::new(tokens, 1, heads, strength);
+                let (out, state, _) = run_level(level, &case, &[tokens]);
+                let (out_want, state_want) = case.want();
+                assert_close(&out, &out_want, 1e-5, "out");
+                assert_close(&state, &state_want, 1e-5, "state");
+            }
+        }
+    });
+}
+
+#[test]
+fn packed_is_separate_and_public_forms_agree() {
+    let spans = [37, 1, 64, 5];
+    let tokens = spans.iter().sum();
+    let case = Case::new(tokens, spans.len(), [2, 4, 31, 37], 1.0);
+    let (mut out, mut states, mut chunk_states) = (poisoned(case.v.len()), case.states.clone(), vec![7.0; 3]);
+    chunked_packed(&mut out, case.inputs(), &mut states, &mut chunk_states, &spans, &case.shape);
+    let (values, area) = (4 * 37, case.shape.state_len());
+    let (mut start, mut chunk) = (0, 0);
+    for (index, span) in spans.into_iter().enumerate() {
+        let rows = start * values..(start + span) * values;
+        let part = case.inputs().tokens(start, start + span, &case.shape);
+        let initial = &case.states[index * area..(index + 1) * area];
+        let (mut alone, mut state, mut kept) = (poisoned(span * values), initial.to_vec(), Vec::new());
+        chunked(&mut alone, part, &mut state, &mut kept, &case.shape);
+        assert_eq!(out[rows.clone()], alone);
+        assert_eq!(states[index * area..(index + 1) * area], state);
+        assert_eq!(chunk_states[chunk * area..][..kept.len()], kept);
+        assert_eq!(kept[..area], *initial);
+        let (mut stepped, mut state) = (poisoned(span * values), initial.to_vec());
+        step(&mut stepped, part, &mut state, &case.shape);
+        assert_close(&alone, &wide(&stepped), 1e-5, "chunked and stepped");
+        let (mut filled, mut state) = (poisoned(span * values), initial.to_vec());
+        prefill(&mut filled, part, &mut state, &case.shape);
+        assert_close(&filled, &wide(&stepped), 1e-5, "prefilled and stepped");
+        start += span;
+        chunk += span.div_ceil(CHUNK);
+    }
+    assert_eq!(chunk_states.len(), chunk * area);
+}
+
+#[test]
+fn definition_is_differentiated_rightly() {
+    let case = Case::new(5, 1, [1, 2, 3, 4], 1.0);
+    let inputs = case.wide();
+    let dout = wide(&random(9, case.v.len()));
+    let mut gradients = inputs.clone().map(|x| vec![0.0; x.len()]);
+    let [q, k, v, g, beta] = inputs.each_ref().map(Vec::as_slice);
+    let into = gradients.each_mut().map(Vec::as_mut_slice);
+    scalar::backward(into, &dout, [q, k, v, g, beta], &wide(&case.states), &case.shape);
+    for (index, name) in ["dq", "dk", "dv", "dg", "dbeta"].into_iter().enumerate() {
+        assert_gradient(&gradients[index], &inputs[index], name, |moved| {
+            let mut parts = inputs.each_ref().map(Vec::as_slice);
+            parts[index] = moved;
+            let (mut out, mut state) = (vec![0.0; case.v.len()], wide(&case.states));
+            scalar::step(&mut out, parts, &mut state, &case.shape);
+            weighted_sum(&out, &dout)
+        });
+    }
+}
+
+#[test]
+#[should_panic(expected = "of 2 tokens")]
+fn a_short_value_is_refused() {
+    let case = Case::new(2, 1, [1, 1, 3, 5], 1.0);
+    let inputs = Inputs { v: &case.v[1..], ..case.inputs() };
+    step(&mut [0.0; 10], inputs, &mut case.states.clone(), &case.shape);
+}
