@@ -61,7 +61,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Libraries that only some crates may use: an error type of everything belongs where errors are shown.
-const RESERVED: &[(&str, &[&str])] = &[("anyhow", &["lateen"]), ("clap", &["lateen"]), ("toml", &["lateen", "xtask"])];
+const RESERVED: &[(&str, &[&str])] = &[("anyhow", &["lateen"]), ("clap", &["lateen"])];
 
 const SECTIONS: [&str; 3] = ["dependencies", "dev-dependencies", "build-dependencies"];
 

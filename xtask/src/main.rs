@@ -1,4 +1,5 @@
-//! Chores of the house: `cargo xtask tidy` checks what the compiler cannot, `bench` and `parity` measure only what passes.
+//! Chores of the house: `cargo xtask tidy` checks what the compiler cannot, `bench` and `parity` measure only what
+//! passes.
 
 mod edges;
 mod layout;
@@ -7,6 +8,7 @@ mod source;
 mod tidy;
 mod unsafety;
 mod words;
+mod wrap;
 
 use std::fmt;
 use std::io;
@@ -16,6 +18,7 @@ use std::process::{Command, ExitCode};
 const USAGE: &str = "\
 cargo xtask tidy            checks the house: edges, unsafe, sizes, names, words
 cargo xtask tidy --shrink   lowers tidy-exceptions.txt to the truth
+cargo xtask tidy --wrap P…  folds comments wider than the limit in the files under the paths P
 cargo xtask bench [ARGS]    the kernels' tests, and if they pass, `lateen bench ARGS` in release
 cargo xtask parity          every test that holds our numbers to a reference, in release";
 
@@ -44,6 +47,9 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["tidy"] => tidy(),
         ["tidy", "--shrink"] => tidy::House::read(&root()).and_then(|house| house.shrink()).map(|()| true),
+        ["tidy", "--wrap", paths @ ..] if !paths.is_empty() => {
+            tidy::House::read(&root()).and_then(|house| house.wrap(paths))
+        }
         ["bench", rest @ ..] => bench(rest),
         ["parity"] => cargo(&["test", "--release", "--workspace", "parity"]),
         _ => {

@@ -1,7 +1,7 @@
 //! One Rust file, split into what the compiler reads and what people read, line for line.
 //!
-//! Not a parser: a scanner that knows comments, strings, characters and lifetimes apart, so that the checks never take a
-//! word in a comment or a string for code. `code` has the same bytes at the same places, with all else blanked.
+//! Not a parser: a scanner that knows comments, strings, characters and lifetimes apart, so that the checks never take
+//! a word in a comment or a string for code. `code` has the same bytes at the same places, with all else blanked.
 
 use std::path::{Path, PathBuf};
 
@@ -43,7 +43,8 @@ impl Source {
         }
     }
 
-    /// Whether a line, counted from zero as all lines in here, only runs in tests: in a test program, a tests module, or under `#[cfg(test)]`.
+    /// Whether a line, counted from zero as all lines in here, only runs in tests: in a test program, a tests module,
+    /// or under `#[cfg(test)]`.
     pub(crate) fn is_test(&self, line: usize) -> bool {
         let folder = self.path.iter().any(|part| part == "tests" || part == "benches" || part == "examples");
         let file = self.path.file_stem().is_some_and(|stem| stem == "tests");
@@ -289,8 +290,8 @@ mod tests {
 
     #[test]
     fn functions_are_measured_with_their_signature() {
-        let text = "fn one() {}\nfn two(\n  a: [u8; 4],\n) -> u8\nwhere\n  u8: Copy,\n{\n  '}';\n  a[0]\n}\ntrait T { fn none(&self); }\n\
-                    type F = fn(u8);\n";
+        let two = "fn two(\n  a: [u8; 4],\n) -> u8\nwhere\n  u8: Copy,\n{\n  '}';\n  a[0]\n}\n";
+        let text = format!("fn one() {{}}\n{two}trait T {{ fn none(&self); }}\ntype F = fn(u8);\n");
         let found: Vec<_> = Source::new("x.rs", text).functions().into_iter().map(|f| (f.name, f.n_lines)).collect();
         assert_eq!(found, [("one".to_owned(), 1), ("two".to_owned(), 9)]);
     }

@@ -2,7 +2,7 @@
 
 use crate::size::{self, EXCEPTIONS};
 use crate::source::Source;
-use crate::{Finding, edges, layout, unsafety, words};
+use crate::{Finding, edges, layout, unsafety, words, wrap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -78,6 +78,19 @@ impl House {
     pub(crate) fn shrink(&self) -> io::Result<()> {
         let shrunk = size::shrink(&self.exceptions()?, &size::measure(&self.sources));
         fs::write(self.root.join(EXCEPTIONS), shrunk)
+    }
+
+    /// Folds wide comments in the files under `paths`, which are relative to the root; `true` if any path holds a file.
+    pub(crate) fn wrap(&self, paths: &[&str]) -> io::Result<bool> {
+        let mut n_found = 0;
+        for source in self.sources.iter().filter(|source| paths.iter().any(|path| source.path.starts_with(path))) {
+            n_found += 1;
+            let wrapped = wrap::wrap(source);
+            if wrapped != source.text {
+                fs::write(self.root.join(&source.path), wrapped)?;
+            }
+        }
+        Ok(n_found > 0)
     }
 
     pub(crate) fn n_files(&self) -> usize {

@@ -1,8 +1,8 @@
 //! The head of a safetensors file, believed only as far as the bytes bear it out.
 //!
-//! Layout: eight bytes, the header's length n, little-endian; n bytes of JSON `{name: {dtype, shape, data_offsets}}`, with
-//! string pairs under `__metadata__`; then the tensors' bytes, without holes and without overlap. Memory used here is a
-//! small multiple of the header that is really in the file: no number in it makes us allocate.
+//! Layout: eight bytes, the header's length n, little-endian; n bytes of JSON `{name: {dtype, shape, data_offsets}}`,
+//! with string pairs under `__metadata__`; then the tensors' bytes, without holes and without overlap. Memory used
+//! here is a small multiple of the header that is really in the file: no number in it makes us allocate.
 
 use crate::dtype::DType;
 use crate::error::{FormatsError, shown};

@@ -1,9 +1,9 @@
 //! Files: safetensors, manifests and atomic writes; bytes become named tensors, every length checked.
 //!
 //! A file is a stranger's word: nothing in a header is used before it is checked against the bytes that are there.
-//! [`TensorFile`] reads one file, [`Tensors`] a model directory with its shards, both memory-mapped, one tensor at a time.
-//! [`TensorPlan`] and [`TensorWriter`] write them without holding the model in memory and without leaving half a file.
-//! [`Manifest`] says what a stage was made from, so that a run can tell what is already done.
+//! [`TensorFile`] reads one file, [`Tensors`] a model directory with its shards, both memory-mapped, one tensor at a
+//! time. [`TensorPlan`] and [`TensorWriter`] write them without holding the model in memory and without leaving half a
+//! file. [`Manifest`] says what a stage was made from, so that a run can tell what is already done.
 
 pub mod atomic;
 pub mod dtype;

@@ -1,7 +1,7 @@
 //! What a stage was made from, kept beside what it made.
 //!
-//! Hashes are BLAKE3: on a laptop without SHA instructions it reads a model several times faster than SHA-256 would, and
-//! hashing inputs is the first thing that every `lateen build` does.
+//! Hashes are BLAKE3: on a laptop without SHA instructions it reads a model several times faster than SHA-256 would,
+//! and hashing inputs is the first thing that every `lateen build` does.
 
 use crate::atomic::{read_json, write_json};
 use crate::error::FormatsError;

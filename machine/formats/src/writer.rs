@@ -67,8 +67,8 @@ impl TensorPlan {
         Ok(writer)
     }
 
-    /// Begins the weights of a model directory: `model.safetensors`, or shards with an index where a file would grow over
-    /// `shard_bytes_max`. Weights of an earlier model there are replaced when this one is finished.
+    /// Begins the weights of a model directory: `model.safetensors`, or shards with an index where a file would grow
+    /// over `shard_bytes_max`. Weights of an earlier model there are replaced when this one is finished.
     pub fn create_model(
         &self,
         directory: impl AsRef<Path>,

@@ -1,5 +1,5 @@
-//! Out of room: a clear error, the old file unharmed, nothing half-written. A limit on file size, set by the shell for a
-//! child, stands in for the full disk: the system refuses at the same places, and no privileges are needed.
+//! Out of room: a clear error, the old file unharmed, nothing half-written. A limit on file size, set by the shell for
+//! a child, stands in for the full disk: the system refuses at the same places, and no privileges are needed.
 #![cfg(target_os = "linux")]
 
 mod folder;

@@ -188,9 +188,8 @@ fn a_missing_or_cut_shard_is_named() {
     fs::write(&second, &whole[..whole.len() - 3]).expect("writes");
     let error = refused(&folder);
     let (wanted, found) = (whole.len() as u64, whole.len() as u64 - 3);
-    assert!(
-        matches!(&error, FormatsError::Truncated { path, wanted: w, found: f } if *path == second && (*w, *f) == (wanted, found))
-    );
+    let FormatsError::Truncated { path, wanted: w, found: f } = &error else { panic!("{error}") };
+    assert_eq!((path, *w, *f), (&second, wanted, found));
     fs::remove_file(&second).expect("removes");
     let message = refused(&folder).to_string();
     assert!(message.contains("model-00002-of-00002.safetensors") && message.contains("\"second\""), "{message}");
