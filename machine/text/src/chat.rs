@@ -55,5 +55,28 @@ pub enum Document {
         messages: Vec<Message>,
     },
     FillInTheMiddle { prefix: String, middle: String, suffix: String },
+    /// Files of one repository, in the order in which they are read; the last may have a hole to fill.
+    Repository {
+        name: String,
+        files: Vec<RepositoryFile>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fill: Option<RepositoryFill>,
+    },
     Plain { text: String },
+}
+
+/// A file as context.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryFile {
+    pub path: String,
+    pub text: String,
+}
+
+/// A file with a hole, after the files that are its context.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryFill {
+    pub path: String,
+    pub prefix: String,
+    pub middle: String,
+    pub suffix: String,
 }
