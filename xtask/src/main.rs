@@ -22,6 +22,9 @@ cargo xtask tidy --wrap P…  folds comments wider than the limit in the files u
 cargo xtask bench [ARGS]    the kernels' tests, and if they pass, `lateen bench ARGS` in release
 cargo xtask parity          every test that holds our numbers to a reference, in release";
 
+/// Test programs and tests that hold our numbers to numbers made by others.
+const PARITY: &str = "binary(oracle) | binary(parity) | test(oracle) | test(parity)";
+
 /// One thing that is not as it should be.
 #[derive(Debug)]
 struct Finding {
@@ -51,7 +54,7 @@ fn main() -> ExitCode {
             tidy::House::read(&root()).and_then(|house| house.wrap(paths))
         }
         ["bench", rest @ ..] => bench(rest),
-        ["parity"] => cargo(&["test", "--release", "--workspace", "parity"]),
+        ["parity"] => cargo(&["nextest", "run", "--release", "--workspace", "-E", PARITY]),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
