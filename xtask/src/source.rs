@@ -47,7 +47,8 @@ impl Source {
     /// or under `#[cfg(test)]`.
     pub(crate) fn is_test(&self, line: usize) -> bool {
         let folder = self.path.iter().any(|part| part == "tests" || part == "benches" || part == "examples");
-        let file = self.path.file_stem().is_some_and(|stem| stem == "tests");
+        let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
+        let file = stem == "tests" || stem.ends_with("_tests");
         folder || file || self.test_lines.get(line).copied().unwrap_or(false)
     }
 
