@@ -5,6 +5,7 @@
 //! j uses key head j / (Hv / Hk). out is written, gradients are added to. Per token and value head:
 //! S′ = e^g S;  d = beta·(v − S′ᵀk);  S = S′ + k dᵀ;  out = Sᵀq.
 
+mod backward;
 mod chunk;
 mod chunked;
 pub mod scalar;
@@ -153,29 +154,19 @@ pub fn backward_packed(
     spans: &[usize],
     shape: &Shape,
 ) {
+    let tokens = check(&inputs, shape);
+    assert_eq!(spans.iter().sum::<usize>(), tokens, "the spans cover all tokens");
+    assert_eq!(dout.len(), inputs.v.len(), "dout is shaped as v");
+    let chunks: usize = spans.iter().map(|span| span.div_ceil(CHUNK)).sum();
+    assert_eq!(chunk_states.len(), chunks * shape.state_len(), "a state before each of {chunks} chunks");
     let Gradients { dq, dk, dv, dg, dbeta } = gradients;
-    let (mut start, mut chunk) = (0, 0);
-    for &span in spans {
-        let rows = |width: usize| start * width..(start + span) * width;
-        let (key, value) = (rows(shape.key_heads * shape.key_dim), rows(shape.value_heads * shape.value_dim));
-        let into = [
-            &mut dq[key.clone()],
-            &mut dk[key],
-            &mut dv[value.clone()],
-            &mut dg[rows(shape.value_heads)],
-            &mut dbeta[rows(shape.value_heads)],
-        ];
-        let part = inputs.tokens(start, start + span, shape).list();
-        scalar::backward(
-            into,
-            &dout[value],
-            part,
-            &chunk_states[chunk * shape.state_len()..][..shape.state_len()],
-            shape,
-        );
-        chunk += span.div_ceil(CHUNK);
-        start += span;
-    }
+    let lengths = [dq.len(), dk.len(), dv.len(), dg.len(), dbeta.len()];
+    assert_eq!(lengths, inputs.list().map(<[f32]>::len), "gradients are shaped as the inputs");
+    let [dq, dk, dv, dg, dbeta] = [dq, dk, dv, dg, dbeta].map(Disjoint::new);
+    let outputs = backward::Outputs { dq, dk, dv, dg, dbeta };
+    let given = backward::Given { dout, chunk_states };
+    let run = |task| backward::backward_task(Level::best(), &outputs, &inputs, given, task, shape);
+    run_tasks(chunk::tasks(spans, shape), tokens, shape, run);
 }
 
 /// Runs the tasks on all threads, or on this one when together they are too little work.

@@ -130,6 +130,66 @@ fn packed_is_separate_and_public_forms_agree() {
     assert_eq!(chunk_states.len(), chunk * area);
 }
 
+fn check_gradients(level: Level, case: &Case, tokens: usize, tolerance: f64) {
+    let dout = random(8, case.v.len());
+    let (_, _, chunk_states) = run_level(level, case, &[tokens]);
+    let mut got = case.inputs().list().map(|x| random(10, x.len()));
+    let mut want = got.each_ref().map(|x| wide(x));
+    let [q, k, v, g, beta] = case.wide();
+    let into = want.each_mut().map(Vec::as_mut_slice);
+    scalar::backward(into, &wide(&dout), [&q, &k, &v, &g, &beta], &wide(&case.states), &case.shape);
+    let [dq, dk, dv, dg, dbeta] = got.each_mut().map(|x| Disjoint::new(x));
+    let outputs = backward::Outputs { dq, dk, dv, dg, dbeta };
+    let given = backward::Given { dout: &dout, chunk_states: &chunk_states };
+    for task in chunk::tasks(&[tokens], &case.shape) {
+        backward::backward_task(level, &outputs, &case.inputs(), given, task, &case.shape);
+    }
+    for (index, name) in ["dq", "dk", "dv", "dg", "dbeta"].into_iter().enumerate() {
+        assert_close(&got[index], &want[index], tolerance, &format!("{level:?} {:?} T={tokens} {name}", case.shape));
+    }
+}
+
+#[test]
+fn chunked_gradients_are_the_recurrent_adjoint() {
+    for_every_level(|level| {
+        for heads in HEADS {
+            for (tokens, strength) in [(1, 0.1), (31, 1.0), (32, 20.0), (33, 100.0), (101, 3.0), (67, 0.0)] {
+                check_gradients(level, &Case::new(tokens, 1, heads, strength), tokens, 3e-5);
+            }
+        }
+    });
+}
+
+#[test]
+fn packed_gradients_are_separate_ones() {
+    let spans = [37, 1, 64, 5];
+    let tokens = spans.iter().sum();
+    let case = Case::new(tokens, spans.len(), [2, 4, 31, 37], 1.0);
+    let dout = random(8, case.v.len());
+    let (mut out, mut states, mut chunk_states) = (poisoned(case.v.len()), case.states.clone(), Vec::new());
+    chunked_packed(&mut out, case.inputs(), &mut states, &mut chunk_states, &spans, &case.shape);
+    let mut together = case.inputs().list().map(|x| vec![0.0; x.len()]);
+    let [dq, dk, dv, dg, dbeta] = together.each_mut();
+    let gradients = Gradients { dq, dk, dv, dg, dbeta };
+    backward_packed(gradients, &dout, case.inputs(), &chunk_states, &spans, &case.shape);
+    let (mut start, mut chunk) = (0, 0);
+    for span in spans {
+        let part = case.inputs().tokens(start, start + span, &case.shape);
+        let chunks = span.div_ceil(CHUNK);
+        let kept = &chunk_states[chunk * case.shape.state_len()..(chunk + chunks) * case.shape.state_len()];
+        let mut alone = part.list().map(|x| vec![0.0; x.len()]);
+        let [dq, dk, dv, dg, dbeta] = alone.each_mut();
+        let values = start * 4 * 37..(start + span) * 4 * 37;
+        backward(Gradients { dq, dk, dv, dg, dbeta }, &dout[values], part, kept, &case.shape);
+        for (together, alone) in together.iter().zip(&alone) {
+            let width = together.len() / tokens;
+            assert_eq!(together[start * width..(start + span) * width], alone[..]);
+        }
+        start += span;
+        chunk += chunks;
+    }
+}
+
 #[test]
 fn definition_is_differentiated_rightly() {
     let case = Case::new(5, 1, [1, 2, 3, 4], 1.0);
