@@ -3,11 +3,14 @@
 //! A forward pass asks for the same sizes again and again; fresh memory from the system would be paid for in page faults
 //! at every operation. Debug builds hand out NaN, so that an operation that forgets to write a part of its output fails.
 
+use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
 /// Buffers below this many numbers are cheap to allocate and are not pooled.
 const POOLED_MIN: usize = 4096;
+/// From this many numbers on, row-by-row work is worth waking other threads.
+const PARALLEL_MIN: usize = 1 << 16;
 /// Numbers that one thread's pool keeps at most (1 GiB).
 const POOLED_MAX: usize = 1 << 28;
 
@@ -78,10 +81,26 @@ impl Buffer {
         &mut self.values[row * self.width..(row + 1) * self.width]
     }
 
-    pub fn add(&mut self, other: &[f32]) {
-        assert_eq!(self.values.len(), other.len(), "sums need equal shapes");
-        self.values.iter_mut().zip(other).for_each(|(sum, value)| *sum += value);
+    /// Calls `work` with every row and its number, on several threads where that pays.
+    pub fn for_each_row(&mut self, work: impl Fn(usize, &mut [f32]) + Sync) {
+        let width = self.width;
+        if self.values.len() < PARALLEL_MIN {
+            return self.values.chunks_exact_mut(width).enumerate().for_each(|(row, values)| work(row, values));
+        }
+        let rows = PARALLEL_MIN.div_ceil(4 * width);
+        self.values.par_chunks_mut(rows * width).enumerate().for_each(|(chunk, values)| {
+            values.chunks_exact_mut(width).enumerate().for_each(|(row, values)| work(chunk * rows + row, values));
+        });
     }
+
+    pub fn add(&mut self, other: &Buffer) {
+        assert_eq!(self.values.len(), other.len(), "sums need equal shapes");
+        self.for_each_row(|row, sum| add(sum, other.row(row)));
+    }
+}
+
+pub(crate) fn add(sum: &mut [f32], values: &[f32]) {
+    sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
 }
 
 fn recycled(len: usize) -> Option<Vec<f32>> {

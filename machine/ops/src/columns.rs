@@ -1,6 +1,7 @@
 //! Choosing columns: projections whose rows are fused on disk are taken apart here, so that weights keep their layout.
 
 use crate::Buffer;
+use crate::buffer::add;
 use std::ops::Range;
 
 /// Ranges of columns of a `[T, input_width]` value, to be laid side by side.
@@ -30,27 +31,26 @@ impl Columns {
 pub(crate) fn forward(x: &Buffer, columns: &Columns) -> Buffer {
     assert_eq!(x.width, columns.input_width, "columns were planned for another width");
     let mut y = Buffer::unwritten(x.rows, columns.width);
-    for row in 0..x.rows {
-        let (from, to) = (x.row(row), y.row_mut(row));
+    y.for_each_row(|row, to| {
+        let from = x.row(row);
         let mut at = 0;
         for range in &columns.ranges {
             to[at..at + range.len()].copy_from_slice(&from[range.clone()]);
             at += range.len();
         }
-    }
+    });
     y
 }
 
 pub(crate) fn backward(dx: &mut Buffer, dy: &Buffer, columns: &Columns) {
-    for row in 0..dx.rows {
-        let (to, from) = (dx.row_mut(row), dy.row(row));
+    dx.for_each_row(|row, to| {
+        let from = dy.row(row);
         let mut at = 0;
         for range in &columns.ranges {
-            let part = &from[at..at + range.len()];
-            to[range.clone()].iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+            add(&mut to[range.clone()], &from[at..at + range.len()]);
             at += range.len();
         }
-    }
+    });
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //!
 //! Legend: T tokens, Hk key heads, Hv value heads, K key width, V value width.
 
-use crate::{Buffer, DeltaGates, DeltaShape, DeltaState, Gradients, Spans};
+use crate::{Buffer, Columns, DeltaGates, DeltaShape, DeltaState, Gradients, Spans, columns};
 use kernels::gated_delta::{self as kernel, Inputs};
 use kernels::{delta_gate, l2_norm};
 
@@ -40,19 +40,9 @@ impl Widths {
     }
 }
 
-fn part(x: &Buffer, from: usize, width: usize) -> Buffer {
-    let mut y = Buffer::unwritten(x.rows, width);
-    for row in 0..x.rows {
-        y.row_mut(row).copy_from_slice(&x.row(row)[from..from + width]);
-    }
-    y
-}
-
-fn add_part(dx: &mut Buffer, from: usize, dy: &Buffer) {
-    for row in 0..dx.rows {
-        let to = &mut dx.row_mut(row)[from..from + dy.width];
-        to.iter_mut().zip(dy.row(row)).for_each(|(sum, value)| *sum += value);
-    }
+/// `width` columns of the convolved projection.
+fn part(qkv: &Buffer, from: usize, width: usize) -> Columns {
+    Columns::new(qkv.width, [from..from + width])
 }
 
 fn query_scale(shape: &DeltaShape) -> f32 {
@@ -63,7 +53,7 @@ fn query_scale(shape: &DeltaShape) -> f32 {
 fn inputs(qkv: &Buffer, b: &Buffer, a: &Buffer, gates: &DeltaGates) -> Saved {
     let widths = Widths::of(&gates.shape);
     let normalised = |from: usize, scale: f32| {
-        let raw = part(qkv, from, widths.keys);
+        let raw = columns::forward(qkv, &part(qkv, from, widths.keys));
         let mut y = Buffer::unwritten(raw.rows, raw.width);
         l2_norm::forward(&mut y, &raw, gates.shape.key_dim, scale);
         y
@@ -74,7 +64,7 @@ fn inputs(qkv: &Buffer, b: &Buffer, a: &Buffer, gates: &DeltaGates) -> Saved {
     Saved {
         q: normalised(0, query_scale(&gates.shape)),
         k: normalised(widths.keys, 1.0),
-        v: part(qkv, 2 * widths.keys, widths.values),
+        v: columns::forward(qkv, &part(qkv, 2 * widths.keys, widths.values)),
         g,
         beta,
         chunk_states: Vec::new(),
@@ -138,14 +128,19 @@ pub(crate) fn backward(
         kernel::Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, dg: &mut dg, dbeta: &mut dbeta };
     kernel::backward_packed(adjoints, doutput, saved.read(), chunk_states, &spans.lengths, shape);
     let backward_norm = |dy: &Buffer, from: usize, scale: f32| {
-        let raw = part(qkv, from, widths.keys);
+        let raw = columns::forward(qkv, &part(qkv, from, widths.keys));
         let mut dx = Buffer::zeros(raw.rows, raw.width);
         l2_norm::backward(&mut dx, dy, &raw, shape.key_dim, scale);
         dx
     };
-    add_part(dqkv, 0, &backward_norm(&dq, 0, query_scale(shape)));
-    add_part(dqkv, widths.keys, &backward_norm(&dk, widths.keys, 1.0));
-    add_part(dqkv, 2 * widths.keys, &dv);
+    let parts = [
+        (0, backward_norm(&dq, 0, query_scale(shape))),
+        (widths.keys, backward_norm(&dk, widths.keys, 1.0)),
+        (2 * widths.keys, dv),
+    ];
+    for (from, adjoint) in parts {
+        columns::backward(dqkv, &adjoint, &part(qkv, from, adjoint.width));
+    }
 
     let (mut da_log, mut ddt_bias) = (vec![0.0; g.width], vec![0.0; g.width]);
     let adjoints = delta_gate::Gradients { da, db, da_log: &mut da_log, ddt_bias: &mut ddt_bias };

@@ -3,6 +3,7 @@
 //! The routing weight multiplies the activated hidden row before the down projection: that is linear, so the output is
 //! the same, and the gradient of the weight is the inner product of two rows that backward has anyway.
 
+use crate::buffer::add;
 use crate::linear::{Grouped, Hidden};
 use crate::{Buffer, Gradients, Linear, Moe, Precision, linear};
 use kernels::{router, swiglu};
@@ -20,6 +21,8 @@ pub struct Routing {
     pub offsets: Vec<usize>,
     /// For each sorted row, its place in `indices`; the token is that divided by `top_k`.
     pub slots: Vec<u32>,
+    /// For each place in `indices`, its sorted row.
+    rows: Vec<u32>,
 }
 
 /// What backward needs besides x.
@@ -48,7 +51,9 @@ impl Routing {
         let mut probabilities = Buffer::unwritten(x.rows, experts);
         router::forward(&mut indices, &mut weights, &mut probabilities, &logits, &shape(moe));
         let (offsets, slots) = sort_by_expert(&indices, experts);
-        Self { indices, weights, probabilities, offsets, slots }
+        let mut rows = vec![0; slots.len()];
+        slots.iter().enumerate().for_each(|(row, &slot)| rows[slot as usize] = row as u32);
+        Self { indices, weights, probabilities, offsets, slots, rows }
     }
 
     pub fn count(&self, expert: usize) -> usize {
@@ -62,18 +67,16 @@ impl Routing {
     /// Copies rows of x to their sorted places, once per chosen expert.
     fn gather(&self, x: &Buffer, top_k: usize) -> Buffer {
         let mut sorted = Buffer::unwritten(self.slots.len(), x.width);
-        for row in 0..sorted.rows {
-            sorted.row_mut(row).copy_from_slice(x.row(self.token(row, top_k)));
-        }
+        sorted.for_each_row(|row, to| to.copy_from_slice(x.row(self.token(row, top_k))));
         sorted
     }
 
-    /// Adds sorted rows back to their tokens, in sorted order, so that sums do not depend on threads.
+    /// Adds sorted rows back to their tokens, each token's in the order of its choices.
     fn scatter(&self, y: &mut Buffer, sorted: &Buffer, top_k: usize) {
-        for row in 0..sorted.rows {
-            let to = y.row_mut(self.token(row, top_k));
-            to.iter_mut().zip(sorted.row(row)).for_each(|(sum, value)| *sum += value);
-        }
+        y.for_each_row(|token, sum| {
+            let rows = &self.rows[token * top_k..(token + 1) * top_k];
+            rows.iter().for_each(|&row| add(sum, sorted.row(row as usize)));
+        });
     }
 }
 
@@ -113,10 +116,10 @@ pub(crate) fn forward(x: &Buffer, moe: &Moe, precision: Precision) -> Outcome {
     drop(sorted);
     let mut weighted = Buffer::unwritten(gate.rows, gate.width);
     swiglu::forward(&mut weighted, &gate, &up);
-    for row in 0..weighted.rows {
+    weighted.for_each_row(|row, values| {
         let weight = routing.weights[routing.slots[row] as usize];
-        weighted.row_mut(row).iter_mut().for_each(|value| *value *= weight);
-    }
+        values.iter_mut().for_each(|value| *value *= weight);
+    });
     let (expert_outputs, down_hidden) = grouped(2).forward(&weighted);
     let mut output = Buffer::zeros(x.rows, x.width);
     routing.scatter(&mut output, &expert_outputs, moe.top_k);
@@ -148,13 +151,17 @@ pub(crate) fn backward(
 
     let mut activated = Buffer::unwritten(gate.rows, gate.width);
     swiglu::forward(&mut activated, gate, up);
-    let mut dweights = vec![0.0; routing.weights.len()];
-    for row in 0..activated.rows {
-        let slot = routing.slots[row] as usize;
-        let (d, a) = (dactivated.row_mut(row), activated.row(row));
-        dweights[slot] = d.iter().zip(a).map(|(d, a)| d * a).sum();
-        d.iter_mut().for_each(|d| *d *= routing.weights[slot]);
-    }
+    let mut dweights = Buffer::unwritten(x.rows, moe.top_k);
+    dweights.for_each_row(|token, dweights| {
+        for (choice, dweight) in dweights.iter_mut().enumerate() {
+            let row = routing.rows[token * moe.top_k + choice] as usize;
+            *dweight = dactivated.row(row).iter().zip(activated.row(row)).map(|(d, a)| d * a).sum();
+        }
+    });
+    dactivated.for_each_row(|row, d| {
+        let weight = routing.weights[routing.slots[row] as usize];
+        d.iter_mut().for_each(|d| *d *= weight);
+    });
     let mut dgate = Buffer::zeros(gate.rows, gate.width);
     let mut dup = Buffer::zeros(up.rows, up.width);
     swiglu::backward(&mut dgate, &mut dup, &dactivated, gate, up);

@@ -1,0 +1,357 @@
+//! Every operation's backward against finite differences of its forward, at sizes that are different primes.
+//!
+//! The scalar that is differentiated is `Σ r ⊙ y` with a fixed random r; a value and a parameter are both checked.
+
+use numeric::{Matrix, Rng};
+use ops::{
+    Adapter, AttentionShape, Buffer, Columns, Conv, DeltaGates, DeltaShape, DeltaState, Execute, Expert, Gradients, Infer,
+    KvCache, Linear, Moe, Norm, Parameter, Precision, Rope, Spans, Tape, Teacher, Var,
+};
+
+struct World {
+    rng: Rng,
+    next: usize,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        Self { rng: Rng::new(seed), next: 0 }
+    }
+
+    fn values(&mut self, n: usize, scale: f64) -> Vec<f32> {
+        (0..n).map(|_| (scale * self.rng.normal()) as f32).collect()
+    }
+
+    fn buffer(&mut self, rows: usize, width: usize) -> Buffer {
+        Buffer::from_values(width, self.values(rows * width, 1.0))
+    }
+
+    fn parameter(&mut self, rows: usize, columns: usize) -> Parameter {
+        self.next += 1;
+        let matrix = Matrix::from_f32(rows, columns, self.values(rows * columns, 0.5));
+        Parameter { id: self.next - 1, name: format!("p{}", self.next), shape: vec![rows, columns], trained: true, matrix }
+    }
+
+    fn linear(&mut self, outputs: usize, inputs: usize) -> Linear {
+        Linear { weight: self.parameter(outputs, inputs), bias: None, adapter: None }
+    }
+
+    fn adapted(&mut self, outputs: usize, inputs: usize, rank: usize) -> Linear {
+        let adapter = Adapter { a: self.parameter(rank, inputs), b: self.parameter(outputs, rank), scale: 0.7 };
+        Linear { adapter: Some(adapter), ..self.linear(outputs, inputs) }
+    }
+}
+
+/// Compares the gradients of all inputs, and of the parameters that `parameters` lends, with central differences.
+fn check<W>(
+    name: &str,
+    weights: &mut W,
+    inputs: Vec<Buffer>,
+    run_tape: impl for<'w> Fn(&mut Tape<'w, '_>, &'w W, &[Var]) -> Var,
+    run_infer: impl Fn(&mut Infer, &W, &[Buffer]) -> Buffer,
+    parameters: impl Fn(&mut W) -> Vec<&mut Parameter>,
+) {
+    let mut inputs = inputs;
+    let output = run_infer(&mut Infer::new(Precision::F32), weights, &inputs);
+    let r = World::new(99).buffer(output.rows, output.width);
+    let objective = |weights: &W, inputs: &[Buffer]| -> f64 {
+        let y = run_infer(&mut Infer::new(Precision::F32), weights, inputs);
+        y.iter().zip(r.iter()).map(|(&y, &r)| f64::from(y) * f64::from(r)).sum()
+    };
+    let mut gradients = Gradients::default();
+    let mut input_gradients = Vec::new();
+    for wanted in 0..inputs.len() {
+        // One input's gradient per walk: that is what a tape hands out. Parameters are read from the last walk.
+        gradients = Gradients::default();
+        let mut tape = Tape::new(Precision::F32, 0.0, &mut gradients);
+        let mut order: Vec<usize> = (0..inputs.len()).filter(|&i| i != wanted).collect();
+        order.insert(0, wanted);
+        let mut vars: Vec<Option<Var>> = vec![None; inputs.len()];
+        order.iter().for_each(|&i| vars[i] = Some(tape.input(inputs[i].clone())));
+        let vars: Vec<Var> = vars.into_iter().map(|var| var.expect("all were put in")).collect();
+        let y = run_tape(&mut tape, weights, &vars);
+        assert!(tape.value(y).iter().zip(output.iter()).all(|(a, b)| (a - b).abs() < 1e-4), "{name}: executors disagree");
+        input_gradients.push(tape.backward(vec![(y, r.clone())], Some(vars[wanted])).expect("an input's gradient"));
+    }
+    let step = 4e-3;
+    for which in 0..inputs.len() {
+        for index in (0..inputs[which].len()).step_by(3) {
+            let here = inputs[which][index];
+            let mut at = |value: f32| {
+                inputs[which][index] = value;
+                objective(weights, &inputs)
+            };
+            let slope = (at(here + step) - at(here - step)) / f64::from(2.0 * step);
+            inputs[which][index] = here;
+            close(name, &format!("input {which}[{index}]"), input_gradients[which][index], slope);
+        }
+    }
+    for which in 0..parameters(weights).len() {
+        let (id, len) = {
+            let parameter = &parameters(weights)[which];
+            (parameter.id, parameter.values().len())
+        };
+        let gradient = gradients.get(id).unwrap_or_else(|| panic!("{name}: no gradient for parameter {which}")).to_vec();
+        for index in (0..len).step_by(2) {
+            let here = parameters(weights)[which].values()[index];
+            let mut at = |value: f32| {
+                parameters(weights)[which].matrix.as_f32_mut()[index] = value;
+                objective(weights, &inputs)
+            };
+            let slope = (at(here + step) - at(here - step)) / f64::from(2.0 * step);
+            at(here);
+            close(name, &format!("parameter {which}[{index}]"), gradient[index], slope);
+        }
+    }
+}
+
+fn close(name: &str, place: &str, found: f32, slope: f64) {
+    let error = (f64::from(found) - slope).abs();
+    assert!(error <= 2e-2 * slope.abs().max(1.0), "{name}: gradient of {place} is {found}, finite differences say {slope}");
+}
+
+fn spans() -> Spans {
+    Spans { lengths: vec![3, 1, 7], starts: vec![0; 3] }
+}
+
+#[test]
+fn linear_with_bias_and_adapter() {
+    let mut world = World::new(1);
+    let mut map = world.adapted(5, 7, 3);
+    map.bias = Some(world.parameter(1, 5));
+    let x = world.buffer(11, 7);
+    check("linear", &mut map, vec![x], |t, w, v| t.linear(&v[0], w), |e, w, x| e.linear(&x[0], w), |w| {
+        let adapter = w.adapter.as_mut().expect("it was given one");
+        vec![&mut w.weight, w.bias.as_mut().expect("it was given one"), &mut adapter.a, &mut adapter.b]
+    });
+}
+
+#[test]
+fn columns() {
+    let mut columns = Columns::new(7, [4..7, 0..2]);
+    let x = World::new(2).buffer(5, 7);
+    check("columns", &mut columns, vec![x], |t, w, v| t.columns(&v[0], w), |e, w, x| e.columns(&x[0], w), |_| vec![]);
+}
+
+#[test]
+fn norms() {
+    for offset in [0.0, 1.0] {
+        let mut world = World::new(3);
+        let mut norm = Norm { weight: world.parameter(1, 5), offset, epsilon: 1e-6 };
+        let x = world.buffer(3, 15);
+        check("rms_norm", &mut norm, vec![x], |t, w, v| t.rms_norm(&v[0], w), |e, w, x| e.rms_norm(&x[0], w), |w| {
+            vec![&mut w.weight]
+        });
+    }
+    let mut world = World::new(4);
+    let mut norm = Norm { weight: world.parameter(1, 5), offset: 0.0, epsilon: 1e-6 };
+    let inputs = vec![world.buffer(3, 15), world.buffer(3, 15)];
+    check(
+        "gated_rms_norm",
+        &mut norm,
+        inputs,
+        |t, w, v| t.gated_rms_norm(&v[0], &v[1], w),
+        |e, w, x| e.gated_rms_norm(&x[0], &x[1], w),
+        |w| vec![&mut w.weight],
+    );
+}
+
+#[test]
+fn rope() {
+    let mut rope = Rope { rotary_dim: 4, theta: 100.0 };
+    let x = World::new(5).buffer(11, 14);
+    check("rope", &mut rope, vec![x], |t, w, v| t.rope(&v[0], 7, w, &spans()), |e, w, x| e.rope(&x[0], 7, w, &spans()), |_| {
+        vec![]
+    });
+}
+
+#[test]
+fn attention() {
+    let mut shape = AttentionShape { query_heads: 6, kv_heads: 2, head_dim: 5, scale: 0.4 };
+    let mut world = World::new(6);
+    let inputs = vec![world.buffer(11, 30), world.buffer(11, 10), world.buffer(11, 10)];
+    check(
+        "attention",
+        &mut shape,
+        inputs,
+        |t, w, v| t.attention([&v[0], &v[1], &v[2]], w, &spans(), &mut []),
+        |e, w, x| {
+            let mut caches = vec![KvCache::default(); 3];
+            let mut caches: Vec<&mut KvCache> = caches.iter_mut().collect();
+            e.attention([&x[0], &x[1], &x[2]], w, &spans(), &mut caches)
+        },
+        |_| vec![],
+    );
+}
+
+fn delta_states(shape: &DeltaShape, channels: usize) -> Vec<DeltaState> {
+    vec![DeltaState::empty(shape, channels, 3); 3]
+}
+
+#[test]
+fn causal_conv() {
+    let shape = DeltaShape { key_heads: 1, value_heads: 1, key_dim: 2, value_dim: 3 };
+    let mut world = World::new(7);
+    let mut conv = Conv { weight: world.parameter(7, 3) };
+    let x = world.buffer(11, 7);
+    check(
+        "causal_conv",
+        &mut conv,
+        vec![x],
+        |t, w, v| {
+            let mut states = delta_states(&shape, 7);
+            t.causal_conv(&v[0], w, &spans(), &mut states.iter_mut().collect::<Vec<_>>())
+        },
+        |e, w, x| {
+            let mut states = delta_states(&shape, 7);
+            e.causal_conv(&x[0], w, &spans(), &mut states.iter_mut().collect::<Vec<_>>())
+        },
+        |w| vec![&mut w.weight],
+    );
+}
+
+#[test]
+fn delta_rule() {
+    let shape = DeltaShape { key_heads: 2, value_heads: 4, key_dim: 3, value_dim: 5 };
+    let channels = 2 * 2 * 3 + 4 * 5;
+    let mut world = World::new(8);
+    let mut gates = DeltaGates { a_log: world.parameter(1, 4), dt_bias: world.parameter(1, 4), shape };
+    let inputs = vec![world.buffer(11, channels), world.buffer(11, 4), world.buffer(11, 4)];
+    check(
+        "delta_rule",
+        &mut gates,
+        inputs,
+        |t, w, v| t.delta_rule(&v[0], &v[1], &v[2], w, &spans(), &mut []),
+        |e, w, x| {
+            let mut states = delta_states(&shape, channels);
+            e.delta_rule(&x[0], &x[1], &x[2], w, &spans(), &mut states.iter_mut().collect::<Vec<_>>())
+        },
+        |w| vec![&mut w.a_log, &mut w.dt_bias],
+    );
+}
+
+#[test]
+fn gates_and_sums() {
+    let mut world = World::new(9);
+    let pair = vec![world.buffer(3, 7), world.buffer(3, 7)];
+    check("swiglu", &mut (), pair.clone(), |t, _, v| t.swiglu(&v[0], &v[1]), |e, _, x| e.swiglu(&x[0], &x[1]), |_| vec![]);
+    check("add", &mut (), pair.clone(), |t, _, v| t.add(&v[0], &v[1]), |e, _, x| e.add(&x[0], &x[1]), |_| vec![]);
+    for gate_width in [7, 1] {
+        let inputs = vec![world.buffer(3, 7), world.buffer(3, gate_width)];
+        check(
+            "sigmoid_gate",
+            &mut (),
+            inputs,
+            |t, _, v| t.sigmoid_gate(&v[0], &v[1]),
+            |e, _, x| e.sigmoid_gate(&x[0], &x[1]),
+            |_| vec![],
+        );
+    }
+}
+
+#[test]
+fn embedding() {
+    let mut world = World::new(10);
+    let mut table = world.linear(7, 5);
+    let tokens = [3, 0, 3, 6];
+    let inputs = vec![world.buffer(4, 5)];
+    check(
+        "embedding",
+        &mut table,
+        inputs,
+        |t, w, v| {
+            let embedded = t.embedding(w, &tokens);
+            t.add(&v[0], &embedded)
+        },
+        |e, w, x| {
+            let embedded = e.embedding(w, &tokens);
+            e.add(&x[0], &embedded)
+        },
+        |w| vec![&mut w.weight],
+    );
+}
+
+fn moe(world: &mut World, normalize: bool, adapted: bool) -> Moe {
+    let (width, inner, experts) = (7, 5, 3);
+    let map = |world: &mut World, outputs, inputs| match adapted {
+        true => world.adapted(outputs, inputs, 2),
+        false => world.linear(outputs, inputs),
+    };
+    let bank = (0..experts)
+        .map(|_| Expert { gate: map(world, inner, width), up: map(world, inner, width), down: map(world, width, inner) })
+        .collect();
+    let mut router = world.linear(experts, width);
+    // Far from ties: finite differences must not change who is chosen.
+    router.weight.matrix.as_f32_mut().iter_mut().for_each(|value| *value *= 4.0);
+    Moe { layer: 0, router, experts: bank, top_k: 2, normalize }
+}
+
+#[test]
+fn mixture_of_experts() {
+    for (normalize, adapted) in [(true, false), (false, false), (true, true)] {
+        let mut world = World::new(11);
+        let mut moe = moe(&mut world, normalize, adapted);
+        let mut x = world.buffer(13, 7);
+        x.iter_mut().for_each(|value| *value *= 0.6);
+        check("moe", &mut moe, vec![x], |t, w, v| t.moe(&v[0], w), |e, w, x| e.moe(&x[0], w), |w| {
+            let mut all = vec![&mut w.router.weight];
+            for expert in &mut w.experts {
+                for map in [&mut expert.gate, &mut expert.up, &mut expert.down] {
+                    all.push(&mut map.weight);
+                    all.extend(map.adapter.iter_mut().flat_map(|adapter| [&mut adapter.a, &mut adapter.b]));
+                }
+            }
+            all
+        });
+    }
+}
+
+/// Both losses: the gradient that a tape takes while the logits are at hand.
+#[test]
+fn losses() {
+    let mut world = World::new(12);
+    let mut head = world.linear(11, 5);
+    let mut hidden = world.buffer(7, 5);
+    let teacher_head = world.linear(11, 3);
+    let teacher_hidden = world.buffer(7, 3);
+    let teacher = Teacher { hidden: &teacher_hidden, head: &teacher_head };
+    let (targets, weights) = ([3, 10, 0, 5, 5, 1, 2], [0.5f32, 0.0, 1.0, 2.0, 0.25, 1.0, 0.0]);
+    for kind in ["cross_entropy", "divergence"] {
+        let objective = |hidden: &Buffer, head: &Linear| -> f64 {
+            let mut e = Infer::new(Precision::F32);
+            let losses = match kind {
+                "cross_entropy" => e.cross_entropy(hidden, head, &targets, &weights),
+                _ => e.divergence(hidden, head, teacher, &weights),
+            };
+            losses.iter().zip(weights).map(|(&loss, weight)| f64::from(loss) * f64::from(weight)).sum()
+        };
+        let mut gradients = Gradients::default();
+        let mut tape = Tape::new(Precision::F32, 0.0, &mut gradients);
+        let var = tape.input(hidden.clone());
+        match kind {
+            "cross_entropy" => tape.cross_entropy(&var, &head, &targets, &weights),
+            _ => tape.divergence(&var, &head, teacher, &weights),
+        };
+        let dhidden = tape.backward(vec![], Some(var)).expect("the input's gradient");
+        let step = 4e-3;
+        for index in 0..hidden.len() {
+            let here = hidden[index];
+            hidden[index] = here + step;
+            let up = objective(&hidden, &head);
+            hidden[index] = here - step;
+            let slope = (up - objective(&hidden, &head)) / f64::from(2.0 * step);
+            hidden[index] = here;
+            close(kind, &format!("hidden[{index}]"), dhidden[index], slope);
+        }
+        let gradient = gradients.get(head.weight.id).expect("the head is trained").to_vec();
+        for index in 0..gradient.len() {
+            let here = head.weight.values()[index];
+            head.weight.matrix.as_f32_mut()[index] = here + step;
+            let up = objective(&hidden, &head);
+            head.weight.matrix.as_f32_mut()[index] = here - step;
+            let slope = (up - objective(&hidden, &head)) / f64::from(2.0 * step);
+            head.weight.matrix.as_f32_mut()[index] = here;
+            close(kind, &format!("head[{index}]"), gradient[index], slope);
+        }
+    }
+}
