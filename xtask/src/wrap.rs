@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn what_is_over_flows_on() {
-        let long = format!("{} end", "word ".repeat(24));
+        let long = format!("{}end", "word ".repeat(24));
         let text = format!("//! {long}\n//! of it.\n//!\n//! Another.\n");
         let found = wrapped(&text);
         assert!(found.lines().all(|line| line.chars().count() <= WIDTH_MAX), "{found}");
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn items_begin_anew() {
-        let long = format!("- {} end", "word ".repeat(24));
+        let long = format!("- {}end", "word ".repeat(24));
         let found = wrapped(&format!("    /// {long}\n    /// - next\nfn f() {{}}\n"));
         let lines: Vec<&str> = found.lines().collect();
         assert_eq!(lines.len(), 4, "{found}");
