@@ -1,0 +1,163 @@
+//! Both ways forwards and the one backwards against the definition in f64, that against differences, packed against separate.
+
+use super::*;
+use crate::simd::testing::{assert_close, assert_gradient, for_every_level, poisoned, random, weighted_sum, wide};
+
+/// Queries, keys, query heads, key heads, head width.
+const SHAPES: [[usize; 5]; 8] = [
+    [1, 1, 1, 1, 3],
+    [3, 11, 2, 1, 5],
+    [67, 67, 6, 2, 17],
+    [131, 131, 4, 2, 64],
+    [29, 203, 3, 3, 31],
+    [2, 191, 8, 2, 33],
+    [1, 301, 5, 1, 47],
+    [5, 5, 1, 1, 1],
+];
+
+fn case([queries, keys, query_heads, kv_heads, head_dim]: [usize; 5]) -> (Shape, Vec<f32>, Vec<f32>, Vec<f32>) {
+    // A scale well above the usual one, for scores that differ.
+    let shape = Shape { query_heads, kv_heads, head_dim, scale: 2.0 };
+    let keys = keys * kv_heads * head_dim;
+    (shape, random(1, queries * query_heads * head_dim), random(2, keys), random(3, keys))
+}
+
+fn whole(sizes: [usize; 5]) -> Span {
+    Span { first_query: 0, queries: sizes[0], first_key: 0, keys: sizes[1] }
+}
+
+#[test]
+fn both_ways_are_the_definition() {
+    for_every_level(|level| {
+        for sizes in SHAPES {
+            let (shape, q, k, v) = case(sizes);
+            let inputs = Inputs { q: &q, k: &k, v: &v };
+            let rows = q.len() / shape.head_dim;
+            let (mut out_want, mut sum_want) = (vec![0.0; q.len()], vec![0.0; rows]);
+            scalar::forward(&mut out_want, &mut sum_want, [&wide(&q), &wide(&k), &wide(&v)], &shape);
+            let (mut out, mut sum) = (poisoned(q.len()), poisoned(rows));
+            forward_wide(level, &mut out, &mut sum, inputs, &[whole(sizes)], &shape);
+            assert_close(&out, &out_want, 3e-6, "out");
+            assert_close(&sum, &sum_want, 3e-6, "log_sum_exp");
+            if sizes[0] * sizes[2] / sizes[3] <= narrow::MOST_QUERIES {
+                let (mut out, mut sum) = (poisoned(q.len()), poisoned(rows));
+                forward_narrow(level, &mut out, &mut sum, inputs, whole(sizes), &shape);
+                assert_close(&out, &out_want, 3e-6, "narrow out");
+                assert_close(&sum, &sum_want, 3e-6, "narrow log_sum_exp");
+            }
+        }
+    });
+}
+
+#[test]
+fn narrow_splits_many_keys_between_tasks() {
+    let sizes = [2, 9001, 4, 2, 37];
+    let (shape, q, k, v) = case(sizes);
+    let inputs = Inputs { q: &q, k: &k, v: &v };
+    assert!(sizes[1] > rows_per_task(shape.query_heads * 2 * shape.head_dim / 8), "one task only");
+    let (mut out_want, mut sum_want) = (vec![0.0; q.len()], vec![0.0; 8]);
+    scalar::forward(&mut out_want, &mut sum_want, [&wide(&q), &wide(&k), &wide(&v)], &shape);
+    let (mut out, mut sum) = (poisoned(q.len()), poisoned(8));
+    forward(&mut out, &mut sum, inputs, &shape);
+    assert_close(&out, &out_want, 3e-6, "out");
+    assert_close(&sum, &sum_want, 3e-6, "log_sum_exp");
+}
+
+#[test]
+fn large_scores_neither_overflow_nor_vanish() {
+    for_every_level(|level| {
+        let sizes = [70, 70, 1, 1, 16];
+        let (mut shape, q, k, v) = case(sizes);
+        shape.scale = 300.0;
+        let inputs = Inputs { q: &q, k: &k, v: &v };
+        let (mut out_want, mut sum_want) = (vec![0.0; q.len()], vec![0.0; 70]);
+        scalar::forward(&mut out_want, &mut sum_want, [&wide(&q), &wide(&k), &wide(&v)], &shape);
+        let (mut out, mut sum) = (poisoned(q.len()), poisoned(70));
+        forward_wide(level, &mut out, &mut sum, inputs, &[whole(sizes)], &shape);
+        // Scores of hundreds carry an error of 1e-4 into the exponent.
+        assert_close(&out, &out_want, 1e-3, "out");
+    });
+}
+
+#[test]
+fn backward_is_the_definition() {
+    for_every_level(|level| {
+        for sizes in SHAPES {
+            let (shape, q, k, v) = case(sizes);
+            let (wide_q, wide_k, wide_v) = (wide(&q), wide(&k), wide(&v));
+            let dout = random(4, q.len());
+            let (mut out, mut sum) = (vec![0.0; q.len()], vec![0.0; q.len() / shape.head_dim]);
+            scalar::forward(&mut out, &mut sum, [&wide_q, &wide_k, &wide_v], &shape);
+            let (mut dq, mut dk, mut dv) = (random(5, q.len()), random(6, k.len()), random(7, v.len()));
+            let (mut dq_want, mut dk_want, mut dv_want) = (wide(&dq), wide(&dk), wide(&dv));
+            let into = [&mut dq_want[..], &mut dk_want[..], &mut dv_want[..]];
+            scalar::backward(into, [&wide(&dout), &out, &sum], [&wide_q, &wide_k, &wide_v], &shape);
+            let narrow = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect::<Vec<_>>();
+            let (out, sum) = (narrow(out), narrow(sum));
+            let saved = Saved { out: &out, log_sum_exp: &sum };
+            let gradients = Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
+            let inputs = Inputs { q: &q, k: &k, v: &v };
+            backward_spans(level, gradients, &dout, saved, inputs, &[whole(sizes)], &shape);
+            assert_close(&dq, &dq_want, 2e-5, "dq");
+            assert_close(&dk, &dk_want, 2e-5, "dk");
+            assert_close(&dv, &dv_want, 2e-5, "dv");
+        }
+    });
+}
+
+#[test]
+fn definition_is_differentiated_rightly() {
+    let sizes = [3, 5, 4, 2, 3];
+    let (shape, q, k, v) = case(sizes);
+    let (q, k, v) = (wide(&q), wide(&k), wide(&v));
+    let dout = wide(&random(4, q.len()));
+    let run = |q: &[f64], k: &[f64], v: &[f64]| {
+        let (mut out, mut sum) = (vec![0.0; q.len()], vec![0.0; q.len() / 3]);
+        scalar::forward(&mut out, &mut sum, [q, k, v], &shape);
+        (out, sum)
+    };
+    let (out, sum) = run(&q, &k, &v);
+    let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+    scalar::backward([&mut dq, &mut dk, &mut dv], [&dout, &out, &sum], [&q, &k, &v], &shape);
+    assert_gradient(&dq, &q, "dq", |q| weighted_sum(&run(q, &k, &v).0, &dout));
+    assert_gradient(&dk, &k, "dk", |k| weighted_sum(&run(&q, k, &v).0, &dout));
+    assert_gradient(&dv, &v, "dv", |v| weighted_sum(&run(&q, &k, v).0, &dout));
+}
+
+#[test]
+fn packed_is_separate() {
+    let spans = [71, 1, 130, 9];
+    let tokens = spans.iter().sum();
+    let (shape, q, k, v) = case([tokens, tokens, 4, 2, 19]);
+    let inputs = Inputs { q: &q, k: &k, v: &v };
+    let dout = random(4, q.len());
+    let (mut out, mut sum) = (poisoned(q.len()), poisoned(q.len() / 19));
+    forward_packed(&mut out, &mut sum, inputs, &spans, &shape);
+    let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+    let saved = Saved { out: &out, log_sum_exp: &sum };
+    backward_packed(Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv }, &dout, saved, inputs, &spans, &shape);
+    let mut start = 0;
+    for span in spans {
+        let rows = |width: usize| start * width..(start + span) * width;
+        let (query, key) = (rows(4 * 19), rows(2 * 19));
+        let part = Inputs { q: &q[query.clone()], k: &k[key.clone()], v: &v[key.clone()] };
+        let (mut alone, mut alone_sum) = (poisoned(query.len()), poisoned(span * 4));
+        forward(&mut alone, &mut alone_sum, part, &shape);
+        assert_close(&alone, &wide(&out[query.clone()]), 1e-6, "out");
+        let (mut dq_1, mut dk_1, mut dv_1) = (vec![0.0; query.len()], vec![0.0; key.len()], vec![0.0; key.len()]);
+        let saved = Saved { out: &out[query.clone()], log_sum_exp: &sum[rows(4)] };
+        let gradients = Gradients { dq: &mut dq_1, dk: &mut dk_1, dv: &mut dv_1 };
+        backward(gradients, &dout[query.clone()], saved, part, &shape);
+        assert_eq!(dq_1, dq[query]);
+        assert_eq!(dk_1, dk[key.clone()]);
+        assert_eq!(dv_1, dv[key]);
+        start += span;
+    }
+}
+
+#[test]
+#[should_panic(expected = "3 queries with 2 keys")]
+fn fewer_keys_than_queries_are_refused() {
+    let (shape, q, k, v) = case([3, 2, 1, 1, 3]);
+    forward(&mut [0.0; 9], &mut [0.0; 3], Inputs { q: &q, k: &k, v: &v }, &shape);
+}

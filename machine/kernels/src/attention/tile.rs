@@ -1,0 +1,115 @@
+//! What the tiled passes share: where rows lie, and the tile of scores, transposed so that a query is a lane.
+
+use super::{Inputs, Shape};
+use crate::simd::{Product, Simd, Strided};
+
+/// Queries in a tile: a row of scores is four vectors of AVX-512.
+pub(super) const QUERIES: usize = 64;
+/// Keys in a tile.
+pub(super) const KEYS: usize = 64;
+
+/// One sequence within packed tokens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub(super) first_query: usize,
+    pub(super) queries: usize,
+    pub(super) first_key: usize,
+    pub(super) keys: usize,
+}
+
+impl Span {
+    /// Keys before the first query.
+    pub(super) fn past(&self) -> usize {
+        self.keys - self.queries
+    }
+}
+
+/// The spans of a packed call, each with as many keys as queries.
+pub(super) fn packed(spans: &[usize]) -> Vec<Span> {
+    let mut first = 0;
+    let span = |&tokens| {
+        first += tokens;
+        Span { first_query: first - tokens, queries: tokens, first_key: first - tokens, keys: tokens }
+    };
+    spans.iter().map(span).collect()
+}
+
+/// Up to 64 queries as columns: `tokens` tokens of `heads` neighbouring heads each, column c being token c / heads.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Columns {
+    /// Of the span, counted from its first query.
+    pub(super) first_token: usize,
+    pub(super) tokens: usize,
+    pub(super) first_head: usize,
+    pub(super) heads: usize,
+    pub(super) kv_head: usize,
+}
+
+impl Columns {
+    pub(super) fn count(&self) -> usize {
+        self.tokens * self.heads
+    }
+
+    /// The row of column c in a [T, Hq] tensor.
+    #[inline(always)]
+    pub(super) fn row(&self, span: Span, c: usize, shape: &Shape) -> usize {
+        (span.first_query + self.first_token + c / self.heads) * shape.query_heads + self.first_head + c % self.heads
+    }
+
+    /// One past the last key that any of the columns sees.
+    pub(super) fn keys_end(&self, span: Span) -> usize {
+        span.past() + self.first_token + self.tokens
+    }
+
+    /// to[d, c] = factor·x[row(c), d], with rows of 64 in `to`.
+    #[inline(always)]
+    pub(super) fn transpose(&self, to: &mut [f32], x: &[f32], factor: f32, span: Span, shape: &Shape) {
+        let width = shape.head_dim;
+        for c in 0..self.count() {
+            let x_d = &x[self.row(span, c, shape) * width..][..width];
+            for (to, x) in to[c..].iter_mut().step_by(QUERIES).zip(x_d) {
+                *to = factor * x;
+            }
+        }
+    }
+}
+
+/// Keys `first..first + count` of a span.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeyTile {
+    pub(super) first: usize,
+    pub(super) count: usize,
+}
+
+/// The tiles of keys that the columns see.
+pub(super) fn key_tiles(end: usize) -> impl DoubleEndedIterator<Item = KeyTile> {
+    (0..end.div_ceil(KEYS)).map(move |tile| KeyTile { first: tile * KEYS, count: KEYS.min(end - tile * KEYS) })
+}
+
+/// The rows of a tile of keys or values, `shape.kv_heads·shape.head_dim` apart.
+#[inline(always)]
+pub(super) fn key_rows<'a>(x: &'a [f32], span: Span, tile: KeyTile, kv_head: usize, shape: &Shape) -> &'a [f32] {
+    &x[((span.first_key + tile.first) * shape.kv_heads + kv_head) * shape.head_dim..]
+}
+
+/// scores[key, c] = ⟨k_key, q_c⟩ for q already scaled and transposed; −∞ where the query does not see the key.
+#[inline(always)]
+pub(super) fn scores<S: Simd>(
+    s: S,
+    scores: &mut [f32],
+    queries_transposed: &[f32],
+    inputs: &Inputs,
+    (span, columns, tile): (Span, Columns, KeyTile),
+    shape: &Shape,
+) {
+    let key_row = shape.kv_heads * shape.head_dim;
+    let (n, k) = (columns.count(), shape.head_dim);
+    let product = Product { m: tile.count, n, k, c_row: QUERIES, b_row: QUERIES, add: false };
+    let keys = key_rows(inputs.k, span, tile, columns.kv_head, shape);
+    s.product(&product, scores, Strided::rows(keys, key_row), queries_transposed);
+    let first_visible = span.past() + columns.first_token;
+    for i in 0..tile.count {
+        let hidden = (tile.first + i).saturating_sub(first_visible) * columns.heads;
+        scores[i * QUERIES..i * QUERIES + hidden.min(n)].fill(f32::NEG_INFINITY);
+    }
+}
