@@ -155,3 +155,20 @@ fn epoch_bins(samples: &[Sample], settings: &LoaderSettings, epoch: u64) -> Vec<
     rng.shuffle(&mut bins);
     bins
 }
+
+/// A short text that differs where the samples do, in content or order: for a checkpoint to know its data again.
+pub fn fingerprint(samples: &[Sample]) -> String {
+    let mut state = 0x243F_6A88_85A3_08D3_u64;
+    let mut mix = |value: u64| {
+        state = (state ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        state ^= state >> 29;
+    };
+    for sample in samples {
+        mix(sample.tokens.len() as u64);
+        mix(u64::from(sample.repeat.to_bits()) << 8 | sample.kind as u64);
+        for (&token, weight) in sample.tokens.iter().zip(&sample.weights) {
+            mix(u64::from(token) << 32 | u64::from(weight.to_bits()));
+        }
+    }
+    format!("{state:016x}")
+}

@@ -1,5 +1,6 @@
 //! The kinds of training data, and how much each counts.
 
+use environment::EpisodeKind;
 use serde::{Deserialize, Serialize};
 
 /// What a sample teaches. The first six are the task types of an episode, the last three come from files.
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A description becomes a program.
-    Write,
+    Solve,
     /// A real change re-enacted with tools.
     Replay,
     Debugging,
@@ -24,7 +25,7 @@ pub enum Kind {
 
 impl Kind {
     pub const ALL: [Kind; 9] = [
-        Kind::Write,
+        Kind::Solve,
         Kind::Replay,
         Kind::Debugging,
         Kind::Review,
@@ -38,7 +39,7 @@ impl Kind {
     /// The name that recipes, metrics and reports use.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Write => "write",
+            Kind::Solve => "solve",
             Kind::Replay => "replay",
             Kind::Debugging => "debugging",
             Kind::Review => "review",
@@ -47,6 +48,18 @@ impl Kind {
             Kind::Chat => "chat",
             Kind::Plain => "plain",
             Kind::CodeInfilling => "code_infilling",
+        }
+    }
+
+    /// The kind of an episode.
+    pub fn of_episode(kind: EpisodeKind) -> Kind {
+        match kind {
+            EpisodeKind::Solve => Kind::Solve,
+            EpisodeKind::Replay => Kind::Replay,
+            EpisodeKind::Debugging => Kind::Debugging,
+            EpisodeKind::Review => Kind::Review,
+            EpisodeKind::FillInTheMiddle => Kind::FillInTheMiddle,
+            EpisodeKind::Reasoning => Kind::Reasoning,
         }
     }
 
@@ -59,7 +72,7 @@ impl Kind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct KindWeights {
-    pub write: f32,
+    pub solve: f32,
     pub replay: f32,
     pub debugging: f32,
     pub review: f32,
@@ -73,7 +86,7 @@ pub struct KindWeights {
 impl Default for KindWeights {
     fn default() -> Self {
         Self {
-            write: 1.0,
+            solve: 1.0,
             replay: 1.0,
             debugging: 1.0,
             review: 1.0,
@@ -89,7 +102,7 @@ impl Default for KindWeights {
 impl KindWeights {
     pub fn of(&self, kind: Kind) -> f32 {
         match kind {
-            Kind::Write => self.write,
+            Kind::Solve => self.solve,
             Kind::Replay => self.replay,
             Kind::Debugging => self.debugging,
             Kind::Review => self.review,

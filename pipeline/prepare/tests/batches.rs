@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 fn sample(first: u32, length: usize) -> Sample {
-    Sample::new((first..first + length as u32).collect(), vec![1.0; length], Kind::Write)
+    Sample::new((first..first + length as u32).collect(), vec![1.0; length], Kind::Solve)
 }
 
 fn whole(samples: &[Sample]) -> Vec<Piece> {

@@ -1,1 +1,24 @@
-//! The training loop: objectives, optimizer, checkpoints, report.
+//! Training: the loop, objectives, the optimizer, checkpoints that resume exactly, metrics and the report.
+//!
+//! Read `run.rs` first: it is the loop. Nothing here prints; whoever watches implements [`Progress`].
+
+pub mod checkpoint;
+mod error;
+pub mod event;
+pub mod metrics;
+pub mod objective;
+pub mod optimizer;
+pub mod recipe;
+pub mod report;
+mod run;
+mod schedule;
+mod tally;
+mod warnings;
+
+pub use checkpoint::{Identity, RunState};
+pub use error::TrainError;
+pub use event::{Ending, Event, Progress, Silent};
+pub use objective::{Objective, Supervised};
+pub use recipe::{Lora, Method, TrainPrecision, TrainRecipe};
+pub use run::{Run, Summary, gradient_options, train};
+pub use schedule::Schedule;

@@ -1,0 +1,218 @@
+//! Checkpoints: everything a run needs to continue bit for bit as if it had never stopped.
+//!
+//! `checkpoints/step-00000100/` holds `state.json` and `tensors.safetensors` (trained parameters and both moments, f32).
+//! It is written under another name and renamed when complete, and older ones are removed only after that, so that a
+//! crash at any moment leaves a whole checkpoint behind.
+
+use crate::error::TrainError;
+use crate::optimizer::{Moments, Optimizer};
+use crate::warnings::Watch;
+use formats::{DType, TensorFile, TensorPlan};
+use models::Model;
+use ops::Parameter;
+use prepare::Cursor;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const FOLDER: &str = "checkpoints";
+const STATE: &str = "state.json";
+const TENSORS: &str = "tensors.safetensors";
+const PARTIAL: &str = ".partial";
+const VERSION: u32 = 1;
+
+/// All of a run but its tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunState {
+    pub version: u32,
+    pub identity: Identity,
+    /// Finished steps.
+    pub step: usize,
+    /// Updates that the optimizer made: fewer than the steps where some were skipped.
+    pub updates: u64,
+    pub cursor: Cursor,
+    pub metrics_bytes: u64,
+    pub seconds: f64,
+    pub watch: Watch,
+    pub expert_counts: Vec<Vec<u64>>,
+    /// Updates skipped in a row, because something was no number.
+    pub skipped: usize,
+}
+
+/// What makes two runs the same run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    pub recipe: String,
+    pub data: String,
+    /// Names and shapes of the parameters, and which are trained.
+    pub model: String,
+    pub steps: usize,
+}
+
+impl Identity {
+    pub fn new(recipe: String, data: String, model: &Model, steps: usize) -> Self {
+        let mut text = String::new();
+        for parameter in model.parameters() {
+            text += &format!("{} {:?} {}\n", parameter.name, parameter.shape, parameter.trained);
+        }
+        Self { recipe, data, model: formats::hash_bytes(text.as_bytes()), steps }
+    }
+
+    /// What differs, in words.
+    fn difference(&self, wanted: &Self) -> Option<String> {
+        if self.recipe != wanted.recipe {
+            return Some(format!("its recipe was {}, it is {}", self.recipe, wanted.recipe));
+        }
+        if self.data != wanted.data {
+            return Some("the training data has changed".to_owned());
+        }
+        if self.model != wanted.model {
+            return Some("the model has other parameters".to_owned());
+        }
+        (self.steps != wanted.steps).then(|| format!("it was to take {} steps, now {}", self.steps, wanted.steps))
+    }
+}
+
+impl RunState {
+    pub fn fresh(identity: Identity) -> Self {
+        let watch = Watch::new(identity.steps);
+        Self {
+            version: VERSION,
+            identity,
+            step: 0,
+            updates: 0,
+            cursor: Cursor::default(),
+            metrics_bytes: 0,
+            seconds: 0.0,
+            watch,
+            expert_counts: Vec::new(),
+            skipped: 0,
+        }
+    }
+}
+
+/// Writes a checkpoint into a run's folder and keeps the newest `keep` of them.
+pub fn save(run: &Path, state: &RunState, model: &Model, optimizer: &Optimizer, keep: usize) -> Result<(), TrainError> {
+    let folder = run.join(FOLDER);
+    let (last, partial) = (folder.join(name(state.step)), folder.join(name(state.step) + PARTIAL));
+    remove(&partial)?;
+    fs::create_dir_all(&partial).map_err(io("create", &partial))?;
+    write_tensors(&partial.join(TENSORS), model, optimizer)?;
+    formats::write_json(partial.join(STATE), state)?;
+    remove(&last)?;
+    fs::rename(&partial, &last).map_err(io("rename", &partial))?;
+    sync(&folder)?;
+    for old in steps(&folder)?.into_iter().rev().skip(keep.max(1)) {
+        remove(&folder.join(name(old)))?;
+    }
+    Ok(())
+}
+
+/// The newest checkpoint of a run's folder, put into the model and the optimizer; `None` where there is none.
+pub fn resume(
+    run: &Path,
+    identity: &Identity,
+    model: &mut Model,
+    optimizer: &mut Optimizer,
+) -> Result<Option<RunState>, TrainError> {
+    let folder = run.join(FOLDER);
+    let Some(&newest) = steps(&folder)?.last() else { return Ok(None) };
+    let path = folder.join(name(newest));
+    let damaged = |what: String| TrainError::Damaged { path: path.clone(), what };
+    let state: RunState = formats::read_json(path.join(STATE)).map_err(|error| damaged(error.to_string()))?;
+    if state.version != VERSION {
+        return Err(damaged(format!("its format is {}, this program writes {VERSION}", state.version)));
+    }
+    if let Some(what) = state.identity.difference(identity) {
+        return Err(TrainError::Changed { path, what });
+    }
+    let file = TensorFile::open(path.join(TENSORS)).map_err(|error| damaged(error.to_string()))?;
+    read_tensors(&file, model, optimizer, state.updates).map_err(damaged)?;
+    Ok(Some(state))
+}
+
+/// Forgets all checkpoints of a run's folder.
+pub fn remove_all(run: &Path) -> Result<(), TrainError> {
+    remove(&run.join(FOLDER))
+}
+
+const PARTS: [&str; 3] = ["parameter", "first", "second"];
+
+fn write_tensors(path: &Path, model: &Model, optimizer: &Optimizer) -> Result<(), TrainError> {
+    let parameters = model.parameters();
+    let trained: Vec<&Parameter> = parameters.into_iter().filter(|parameter| parameter.trained).collect();
+    let mut plan = TensorPlan::new();
+    for parameter in &trained {
+        PARTS.iter().for_each(|part| plan.declare(format!("{part}.{}", parameter.name), DType::F32, &parameter.shape));
+    }
+    let mut writer = plan.create_file(path)?;
+    for parameter in &trained {
+        let moments = optimizer.moments(parameter);
+        for (part, values) in PARTS.iter().zip([parameter.values(), &moments.first, &moments.second]) {
+            writer.write_f32(&format!("{part}.{}", parameter.name), values)?;
+        }
+    }
+    writer.finish()?;
+    Ok(())
+}
+
+/// Reads all first and changes nothing if anything is amiss.
+fn read_tensors(file: &TensorFile, model: &mut Model, optimizer: &mut Optimizer, updates: u64) -> Result<(), String> {
+    let mut kept: Vec<[Vec<f32>; 3]> = Vec::new();
+    for parameter in model.parameters().into_iter().filter(|parameter| parameter.trained) {
+        let mut values: [Vec<f32>; 3] = Default::default();
+        for (part, values) in PARTS.iter().zip(&mut values) {
+            let tensor = file.get(&format!("{part}.{}", parameter.name)).map_err(|error| error.to_string())?;
+            tensor.expect_shape(&parameter.shape).map_err(|error| error.to_string())?;
+            *values = tensor.to_f32();
+        }
+        kept.push(values);
+    }
+    let mut moments = Vec::with_capacity(kept.len());
+    for (parameter, [values, first, second]) in model.parameters_mut().into_iter().filter(|p| p.trained).zip(kept) {
+        parameter.matrix.as_f32_mut().copy_from_slice(&values);
+        moments.push(Moments { first, second });
+    }
+    optimizer.restore(updates, moments);
+    Ok(())
+}
+
+fn name(step: usize) -> String {
+    format!("step-{step:08}")
+}
+
+/// The steps of all complete checkpoints, oldest first.
+fn steps(folder: &Path) -> Result<Vec<usize>, TrainError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(io("read", folder)(error)),
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut steps: Vec<usize> = names.filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
+    steps.sort_unstable();
+    Ok(steps)
+}
+
+fn remove(path: &Path) -> Result<(), TrainError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a rename survive a power cut, on systems where a folder can be synced.
+fn sync(folder: &Path) -> Result<(), TrainError> {
+    #[cfg(unix)]
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io("sync", folder))?;
+    #[cfg(not(unix))]
+    let _ = folder;
+    Ok(())
+}
+
+fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
+    let path: PathBuf = path.to_owned();
+    move |source| TrainError::Io { action, path, source }
+}

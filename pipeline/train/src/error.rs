@@ -1,0 +1,51 @@
+//! The ways a training run can fail.
+
+use formats::FormatsError;
+use models::ModelError;
+use std::path::PathBuf;
+
+/// Everything that ends a run other than its own end.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The recipe contradicts itself.
+    #[error("the training recipe cannot work: {what}")]
+    Recipe { what: String },
+
+    /// There is nothing to learn from.
+    #[error("there is no sample with a trained token in the training data; check the sources of the recipe")]
+    NoData,
+
+    /// A token that the model has no row for.
+    #[error(
+        "the data holds token {token}, the model knows {vocabulary}; it was made with another tokenizer than the model's"
+    )]
+    Vocabulary { token: u32, vocabulary: usize },
+
+    /// The checkpoint belongs to another run.
+    #[error(
+        "{}: this checkpoint belongs to a different run: {what}. Restore the recipe to continue it, or remove the \
+         folder to begin anew",
+        path.display()
+    )]
+    Changed { path: PathBuf, what: String },
+
+    /// A checkpoint that cannot be right.
+    #[error("{}: this checkpoint is damaged: {what}. Remove the folder to go on from the one before it", path.display())]
+    Damaged { path: PathBuf, what: String },
+
+    /// Losses or gradients that are no numbers any more.
+    #[error(
+        "at step {step} the {what} was no number, {times} times in a row; lower learning_rate, lengthen warmup_steps, \
+         or set clip. The last checkpoint is untouched"
+    )]
+    Diverged { step: usize, what: &'static str, times: usize },
+
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+
+    #[error(transparent)]
+    Formats(#[from] FormatsError),
+
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}

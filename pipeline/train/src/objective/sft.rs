@@ -1,0 +1,26 @@
+//! Supervised fine-tuning: cross entropy of the next token, weighted by who said it and by the kind of task.
+
+use super::{Measured, Objective};
+use models::{Examples, GradientOptions, Model, loss_and_gradients};
+use ops::Gradients;
+use prepare::Batch;
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Supervised;
+
+impl Objective for Supervised {
+    fn gradients(
+        &mut self,
+        model: &Model,
+        batch: &Batch,
+        step_weight: f64,
+        options: &GradientOptions,
+        gradients: &mut Gradients,
+    ) -> Measured {
+        let weights: Vec<f32> = batch.weights.iter().map(|&w| (f64::from(w) / step_weight) as f32).collect();
+        let examples =
+            Examples { tokens: &batch.tokens, lengths: &batch.lengths, targets: &batch.targets, weights: &weights };
+        let record = loss_and_gradients(model, &examples, options, gradients);
+        Measured { losses: record.losses, expert_counts: record.expert_counts }
+    }
+}

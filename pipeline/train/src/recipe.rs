@@ -1,0 +1,233 @@
+//! What a recipe's training table says, and the checks that can be made before anything is loaded.
+
+use crate::error::TrainError;
+use crate::schedule::Schedule;
+use prepare::{LoaderSettings, Packing};
+use serde::{Deserialize, Serialize};
+
+/// The table of a training stage. Every key has a default but the length: `steps` or `epochs`, one of the two.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainRecipe {
+    /// Optimizer steps.
+    pub steps: Option<usize>,
+    /// Passes over the data, instead of steps.
+    pub epochs: Option<f64>,
+    pub learning_rate: f64,
+    pub warmup_steps: usize,
+    /// The last learning rate as a share of the highest; 1 keeps it constant.
+    pub final_ratio: f64,
+    /// Tokens of one optimizer step, over all its micro-batches.
+    pub batch_tokens: usize,
+    /// Micro-batches per optimizer step: more of them need less memory.
+    pub accumulation: usize,
+    pub sequence_length: usize,
+    pub packing: Packing,
+    /// The gradient is scaled down where its norm is larger; 0 never does.
+    pub clip: f64,
+    pub betas: [f64; 2],
+    pub epsilon: f64,
+    /// Pulls matrices towards zero. Norms, biases and other vectors are left alone.
+    pub weight_decay: f64,
+    pub seed: u64,
+    pub precision: TrainPrecision,
+    /// Keep only each layer's input and compute its inside again on the way back.
+    pub checkpoint_layers: bool,
+    /// Weight of the router's balancing loss. 0 here, unlike the 0.001 that others add without saying so.
+    pub auxiliary_coefficient: f32,
+    pub method: Method,
+    /// Steps between validations; 0 validates at the end only.
+    pub evaluate_every: usize,
+    /// Steps between checkpoints; 0 writes one at the end only (and on interruption).
+    pub save_every: usize,
+    /// Checkpoints kept, newest first.
+    pub keep_last: usize,
+}
+
+/// What matrix products compute in; sums, norms and the optimizer are f32 in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainPrecision {
+    #[default]
+    F32,
+    Bf16,
+}
+
+/// Which parameters learn.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Method {
+    /// All of them.
+    #[default]
+    Full,
+    /// A low-rank addition to the named modules; the rest stays as it is.
+    Lora(Lora),
+}
+
+/// `targets` are module names such as `q_proj`, or `experts` for every projection of every expert.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lora {
+    pub rank: usize,
+    pub alpha: f32,
+    pub targets: Vec<String>,
+}
+
+impl Default for TrainRecipe {
+    fn default() -> Self {
+        Self {
+            steps: None,
+            epochs: None,
+            learning_rate: 2e-5,
+            warmup_steps: 0,
+            final_ratio: 0.1,
+            batch_tokens: 8192,
+            accumulation: 1,
+            sequence_length: 1024,
+            packing: Packing::BestFit,
+            clip: 1.0,
+            betas: [0.9, 0.95],
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            seed: 0,
+            precision: TrainPrecision::F32,
+            checkpoint_layers: false,
+            auxiliary_coefficient: 0.0,
+            method: Method::Full,
+            evaluate_every: 0,
+            save_every: 0,
+            keep_last: 1,
+        }
+    }
+}
+
+impl TrainRecipe {
+    /// What is wrong with it, in the words of its author's keys.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let wrong = |what: String| Err(TrainError::Recipe { what });
+        let unit = |value: f64| (0.0..1.0).contains(&value);
+        match (self.steps, self.epochs) {
+            (Some(0), _) => return wrong("steps is 0: there is nothing to do".into()),
+            (_, Some(epochs)) if !(epochs > 0.0 && epochs.is_finite()) => {
+                return wrong(format!("epochs is {epochs}; give a number above 0"));
+            }
+            (Some(_), Some(_)) => return wrong("both steps and epochs are given; keep one".into()),
+            (None, None) => return wrong("neither steps nor epochs is given; add `steps = 1000`, say".into()),
+            _ => {}
+        }
+        if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
+            return wrong(format!("learning_rate is {}; give a number above 0", self.learning_rate));
+        }
+        if self.sequence_length < 2 || self.accumulation == 0 || self.keep_last == 0 {
+            return wrong("sequence_length must be at least 2, accumulation and keep_last at least 1".into());
+        }
+        let unit_tokens = self.sequence_length * self.accumulation;
+        if self.batch_tokens == 0 || !self.batch_tokens.is_multiple_of(unit_tokens) {
+            return wrong(format!(
+                "batch_tokens is {}, not a multiple of sequence_length × accumulation = {} × {} = {unit_tokens}",
+                self.batch_tokens, self.sequence_length, self.accumulation
+            ));
+        }
+        if !self.betas.iter().all(|&beta| unit(beta)) || self.epsilon <= 0.0 {
+            return wrong(format!(
+                "betas must lie in [0, 1) and epsilon above 0, not {:?}, {}",
+                self.betas, self.epsilon
+            ));
+        }
+        let others = [self.clip, self.weight_decay, f64::from(self.auxiliary_coefficient)];
+        if !(0.0..=1.0).contains(&self.final_ratio) || others.iter().any(|&x| !(x >= 0.0 && x.is_finite())) {
+            return wrong(
+                "final_ratio must lie in [0, 1]; clip, weight_decay and auxiliary_coefficient must not be negative"
+                    .into(),
+            );
+        }
+        match &self.method {
+            Method::Lora(lora) if lora.rank == 0 || lora.targets.is_empty() || lora.alpha <= 0.0 => {
+                wrong("a LoRA needs a rank of at least 1, an alpha above 0 and at least one target".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How the data becomes micro-batches.
+    pub fn loader_settings(&self) -> LoaderSettings {
+        LoaderSettings {
+            sequence_length: self.sequence_length,
+            sequences: self.batch_tokens / (self.sequence_length * self.accumulation),
+            packing: self.packing,
+            seed: self.seed,
+        }
+    }
+
+    /// Optimizer steps, given how many packed sequences one epoch has.
+    pub fn total_steps(&self, epoch_sequences: usize) -> usize {
+        let per_step = self.batch_tokens / self.sequence_length;
+        match (self.steps, self.epochs) {
+            (Some(steps), _) => steps,
+            (None, Some(epochs)) => ((epoch_sequences as f64 * epochs / per_step as f64).ceil() as usize).max(1),
+            (None, None) => unreachable!("check() refuses a recipe without a length"),
+        }
+    }
+
+    pub fn schedule(&self, steps: usize) -> Schedule {
+        Schedule { peak: self.learning_rate, floor_ratio: self.final_ratio, warmup_steps: self.warmup_steps, steps }
+    }
+
+    /// The recipe as one line. Two runs of equal text and equal data are the same run; how often a run looks at itself
+    /// or saves changes nothing and is left out.
+    pub fn identity(&self) -> String {
+        let same = Self { evaluate_every: 0, save_every: 0, keep_last: 1, ..self.clone() };
+        serde_json::to_string(&same).expect("a recipe is plain data")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<TrainRecipe, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    #[test]
+    fn defaults_fill_in_and_unknown_keys_are_refused_by_name() {
+        let recipe = parse("steps = 10\nlearning_rate = 1e-3").expect("a small recipe is enough");
+        assert!(recipe.check().is_ok());
+        assert_eq!((recipe.total_steps(999), recipe.loader_settings().sequences), (10, 8));
+        let error = parse("steps = 10\nlearing_rate = 1e-3").expect_err("a typo is an error").to_string();
+        assert!(error.contains("learing_rate"), "{error}");
+    }
+
+    #[test]
+    fn lora_is_a_table_of_its_own() {
+        let text = "epochs = 2.0\n[method.lora]\nrank = 8\nalpha = 16.0\ntargets = [\"q_proj\", \"experts\"]";
+        let recipe = parse(text).expect("method.lora");
+        assert!(matches!(&recipe.method, Method::Lora(lora) if lora.rank == 8 && lora.targets.len() == 2));
+        assert_eq!(recipe.total_steps(100), 25);
+        assert!(parse("steps = 1\n[method.lora]\nrank = 8\nalpha = 1.0\ntargets = []\ndropout = 0.1").is_err());
+    }
+
+    #[test]
+    fn what_cannot_work_is_said_beforehand() {
+        let cases = [
+            ("", "neither steps nor epochs"),
+            ("steps = 1\nepochs = 1.0", "keep one"),
+            ("steps = 1\nbatch_tokens = 1000", "multiple of sequence_length"),
+            ("steps = 1\nlearning_rate = 0.0", "learning_rate"),
+            ("steps = 1\nbetas = [1.0, 0.9]", "betas"),
+            ("steps = 1\nclip = -1.0", "negative"),
+            ("steps = 1\n[method.lora]\nrank = 0\nalpha = 1.0\ntargets = [\"q_proj\"]", "rank"),
+        ];
+        for (text, wanted) in cases {
+            let error = parse(text).expect("well-formed").check().expect_err(text).to_string();
+            assert!(error.contains(wanted), "{text:?} gave {error:?}");
+        }
+    }
+
+    #[test]
+    fn identity_ignores_how_often_a_run_saves_and_nothing_else() {
+        let base = parse("steps = 10").expect("recipe");
+        assert_eq!(base.identity(), TrainRecipe { save_every: 7, ..base.clone() }.identity());
+        assert_ne!(base.identity(), TrainRecipe { seed: 7, ..base.clone() }.identity());
+    }
+}

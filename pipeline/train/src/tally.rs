@@ -1,0 +1,72 @@
+//! Sums over a step or a validation: the loss that counts, the losses by kind, the load of the experts.
+
+use crate::event::Losses;
+use prepare::{Batch, Kind};
+use std::collections::BTreeMap;
+
+/// Adds up micro-batches.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tally {
+    weighted: f64,
+    weight: f64,
+    by_kind: BTreeMap<Kind, (f64, usize)>,
+    pub(crate) expert_counts: Vec<Vec<u64>>,
+    pub(crate) tokens: usize,
+    pub(crate) trained_tokens: usize,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, batch: &Batch, losses: &[f32], expert_counts: &[Vec<u64>]) {
+        assert_eq!(batch.tokens.len(), losses.len(), "a loss for every token");
+        for ((&loss, &weight), kind) in losses.iter().zip(&batch.weights).zip(batch.token_kinds()) {
+            if weight > 0.0 {
+                self.weighted += f64::from(loss) * f64::from(weight);
+                self.weight += f64::from(weight);
+                let (sum, count) = self.by_kind.entry(kind).or_default();
+                *sum += f64::from(loss);
+                *count += 1;
+                self.trained_tokens += 1;
+            }
+        }
+        self.tokens += batch.tokens.len();
+        add_counts(&mut self.expert_counts, expert_counts);
+    }
+
+    /// The weighted mean; 0 where nothing is trained.
+    pub(crate) fn loss(&self) -> f64 {
+        if self.weight > 0.0 { self.weighted / self.weight } else { 0.0 }
+    }
+
+    pub(crate) fn losses(&self) -> Losses {
+        self.by_kind.iter().map(|(kind, (sum, count))| (kind.name().to_owned(), sum / *count as f64)).collect()
+    }
+
+    /// The busiest expert's load over an even share, in the layer where that is worst.
+    pub(crate) fn expert_imbalance(&self) -> f64 {
+        let worst = shares(&self.expert_counts).into_iter().map(|layer| {
+            let count = layer.len() as f64;
+            f64::from(layer.into_iter().fold(0.0, f32::max)) * count
+        });
+        worst.fold(0.0, f64::max)
+    }
+}
+
+/// `into += counts`; the first addition gives the shape.
+pub(crate) fn add_counts(into: &mut Vec<Vec<u64>>, counts: &[Vec<u64>]) {
+    if into.is_empty() {
+        into.extend_from_slice(counts);
+        return;
+    }
+    for (into, counts) in into.iter_mut().zip(counts) {
+        into.iter_mut().zip(counts).for_each(|(into, count)| *into += count);
+    }
+}
+
+/// Each expert's share of its layer's choices.
+pub(crate) fn shares(counts: &[Vec<u64>]) -> Vec<Vec<f32>> {
+    let share = |layer: &Vec<u64>| {
+        let total = layer.iter().sum::<u64>().max(1) as f64;
+        layer.iter().map(|&count| (count as f64 / total) as f32).collect()
+    };
+    counts.iter().map(share).collect()
+}
