@@ -286,8 +286,13 @@ pub fn generate_many(
             let again = waiting.peek().is_some_and(|(_, next)| next.prompt == job.prompt);
             let session = match shared.take() {
                 Some((prompt, session)) if prompt == job.prompt => session,
-                _ if again => prefilled(model, settings, &job.prompt)?,
-                _ => synced(model, &job.prompt)?,
+                _ => {
+                    let mut session = synced(model, &job.prompt)?;
+                    if again {
+                        prefill(model, settings, &mut session)?;
+                    }
+                    session
+                }
             };
             if again {
                 shared = Some((&job.prompt, session.clone()));
@@ -309,10 +314,9 @@ fn synced(model: &Model, prompt: &[u32]) -> Result<Session, EngineError> {
     Ok(session)
 }
 
-/// A session whose whole prompt is computed.
-fn prefilled(model: &Model, settings: Settings, prompt: &[u32]) -> Result<Session, EngineError> {
-    let mut session = synced(model, prompt)?;
+/// Computes what is pending of a session, so that copies of it can continue without doing so each.
+pub fn prefill(model: &Model, settings: Settings, session: &mut Session) -> Result<(), EngineError> {
     let request = Request { sampling: crate::Sampling::greedy(), max_tokens: 0, stop: Vec::new() };
-    generate(model, settings, &mut session, &request, &AtomicBool::new(false), |_| ControlFlow::Continue(()))?;
-    Ok(session)
+    generate(model, settings, session, &request, &AtomicBool::new(false), |_| ControlFlow::Continue(()))?;
+    Ok(())
 }

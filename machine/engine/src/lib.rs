@@ -8,7 +8,7 @@ mod batch;
 pub mod sample;
 mod session;
 
-pub use batch::{Batch, Event, Job, Settings, generate, generate_many};
+pub use batch::{Batch, Event, Job, Settings, generate, generate_many, prefill};
 pub use sample::{Order, Sampler, Sampling};
 pub use session::{Finish, Generation, Request, Reused, Session, Timings};
 

@@ -9,6 +9,7 @@ mod perplexity;
 mod speed;
 pub mod statistics;
 pub mod table;
+mod tasks;
 mod walk;
 
 pub use divergence::{Divergence, divergence};
@@ -17,6 +18,7 @@ pub use perplexity::{Loss, Perplexity, perplexity};
 pub use speed::{Speed, SpeedSettings, speed};
 pub use statistics::{Rate, pass_at_k};
 pub use table::Table;
+pub use tasks::{Cell, Failure, Sampled, Subject, TaskProgress, TaskReport, TaskSettings, solve_tasks};
 
 /// What can keep an evaluation from saying anything.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +36,8 @@ pub enum EvaluateError {
     UnknownToken { token: u32, vocabulary: usize },
     #[error("the reference for sequence {sequence} has {found} values, wanted {wanted} (tokens × vocabulary)")]
     Reference { sequence: usize, wanted: usize, found: usize },
+    #[error("the evaluation was stopped")]
+    Cancelled,
     #[error(transparent)]
     Engine(#[from] engine::EngineError),
     #[error(transparent)]

@@ -28,7 +28,7 @@ fn samples() -> Vec<Sample> {
         Sample::new(tokens(length, seed), weights, kind)
     };
     // The long one is cut into pieces that continue its state.
-    vec![masked(40, 1, Kind::Write), masked(2100, 2, Kind::Plain), masked(7, 3, Kind::Write)]
+    vec![masked(40, 1, Kind::Solve), masked(2100, 2, Kind::Plain), masked(7, 3, Kind::Solve)]
 }
 
 #[test]
@@ -43,10 +43,10 @@ fn perplexity_is_the_mean_of_the_model_s_losses() {
         let examples = Examples { tokens: &sample.tokens, lengths: &[n], targets: &targets, weights: &weights };
         let losses = models::losses(&model, &examples);
         let measured = losses.iter().zip(&weights).filter(|(_, weight)| **weight > 0.0).map(|(loss, _)| *loss);
-        if sample.kind == Kind::Write { write.extend(measured) } else { plain.extend(measured) }
+        if sample.kind == Kind::Solve { write.extend(measured) } else { plain.extend(measured) }
     }
     let mean = |losses: &[f32]| losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64;
-    assert!((found.by_kind["write"].nats - mean(&write)).abs() < 1e-5);
+    assert!((found.by_kind["solve"].nats - mean(&write)).abs() < 1e-5);
     assert!((found.by_kind["plain"].nats - mean(&plain)).abs() < 1e-5);
     assert_eq!(found.all.tokens as usize, write.len() + plain.len());
     assert!((found.all.perplexity - mean(&[write, plain].concat()).exp()).abs() < 1e-2);
