@@ -24,7 +24,7 @@ impl Change {
 }
 
 /// Whether a minus sign or a space between operands stands outside all brackets and quotes.
-fn has_operator(code: &str) -> bool {
+pub(crate) fn has_operator(code: &str) -> bool {
     let mut depth = 0;
     let mut in_quotes = false;
     code.starts_with('-')
@@ -63,13 +63,13 @@ pub(crate) fn number_change(draft: &mut Draft) -> Change {
     ]);
     draft.operation(kind);
     let (template, phrases): (String, Vec<String>) = match kind {
-        "add" => draft_constant(draft, 2, 60, "@ + #", &["increased by #", "plus #"]),
-        "subtract" => draft_constant(draft, 2, 60, "@ - #", &["decreased by #", "minus #"]),
-        "multiply" => draft_constant(draft, 2, 15, "@ * #", &["multiplied by #", "times #"]),
+        "add" => draft_constant(draft, 2, 60, "@ + #", &["increased by #", "raised by #"]),
+        "subtract" => draft_constant(draft, 2, 60, "@ - #", &["decreased by #", "lowered by #"]),
+        "multiply" => draft_constant(draft, 2, 15, "@ * #", &["multiplied by #", "scaled by #"]),
         "modulo" => draft_constant(draft, 3, 20, "@ % #", &["taken modulo #", "reduced modulo #"]),
         "floor_divide" => draft_constant(draft, 2, 12, "@ // #", &["floor-divided by #", "divided by # rounding down"]),
         "cap" => edge_constant(draft, 8, 60, "min(@, #)", &["capped at #", "limited to at most #"]),
-        "raise" => edge_constant(draft, 2, 40, "max(@, #)", &["raised to at least #", "kept at # or more"]),
+        "raise" => edge_constant(draft, 2, 40, "max(@, #)", &["lifted to at least #", "kept at # or more"]),
         "square" => ("@ ** 2".to_owned(), vec!["squared".to_owned()]),
         _ => ("-@".to_owned(), vec!["negated".to_owned()]),
     };
@@ -126,7 +126,7 @@ pub(crate) fn number_condition(draft: &mut Draft) -> Condition {
             let low = draft.edge(1, 25);
             let high = draft.edge(low + 3, low + 30);
             let phrase = format!("between {low} and {high} inclusive");
-            condition(&format!("{low} <= @ <= {high}"), &format!("is {phrase}"), &phrase)
+            condition(&format!("{low} <= @ <= {high}"), &format!("is {phrase}"), &format!("that are {phrase}"))
         }
         "remainder" => {
             let divisor = draft.constant(3, 9);
@@ -155,8 +155,7 @@ fn simple(draft: &mut Draft, range: (i64, i64), template: &str, phrases: &[&str]
     let (template, phrases) = with_constant(constant, template, phrases);
     let phrase = draft.rng.choose(&phrases).clone();
     let plural = phrase.replace("a multiple of", "multiples of");
-    let that = if plural == phrase { plural } else { format!("that are {plural}") };
-    Condition { template, is: format!("is {phrase}"), that }
+    Condition { template, is: format!("is {phrase}"), that: format!("that are {plural}") }
 }
 
 /// A change of a string.

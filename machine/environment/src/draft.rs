@@ -12,6 +12,8 @@ pub(crate) struct Sketch {
     /// The function or class that is asked for.
     pub(crate) name: String,
     pub(crate) description: String,
+    /// What the program is for in one sentence, as a comment above it would say.
+    pub(crate) summary: String,
     pub(crate) program: String,
     pub(crate) probes: Vec<Probe>,
     pub(crate) key: Key,
@@ -26,11 +28,12 @@ pub(crate) struct Draft {
     /// Letters that matter to the behaviour; text inputs are drawn to contain them.
     letters: Vec<char>,
     taken: Vec<&'static str>,
+    summary: String,
 }
 
 impl Draft {
     pub(crate) fn new(rng: Rng, reserved: bool) -> Self {
-        Self { rng, reserved, key: Key::default(), edges: Vec::new(), letters: Vec::new(), taken: Vec::new() }
+        Self { rng, reserved, key: Key::default(), edges: Vec::new(), letters: Vec::new(), taken: Vec::new(), summary: String::new() }
     }
 
     pub(crate) fn function(&mut self, returns: Role) -> String {
@@ -108,6 +111,7 @@ impl Draft {
 
     /// The whole description from a noun phrase: what the function returns.
     pub(crate) fn returns(&mut self, signature: &str, what: &str) -> String {
+        self.summary = format!("Returns {what}.");
         match self.rng.below(6) {
             0 => format!("Write a function `{signature}` that returns {what}."),
             1 => format!("Implement `{signature}`. It returns {what}."),
@@ -119,7 +123,8 @@ impl Draft {
     }
 
     pub(crate) fn finish(self, name: String, description: String, program: String, probes: Vec<Probe>) -> Sketch {
-        Sketch { name, description, program, probes, key: self.key }
+        let summary = if self.summary.is_empty() { description.clone() } else { self.summary };
+        Sketch { name, description, summary, program, probes, key: self.key }
     }
 
     // Inputs. They are never part of the key.

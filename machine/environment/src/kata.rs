@@ -42,6 +42,7 @@ pub(crate) struct Kata {
     pub(crate) family: &'static str,
     pub(crate) name: String,
     pub(crate) description: String,
+    pub(crate) summary: String,
     pub(crate) program: String,
     pub(crate) tests: Vec<Test>,
 }
@@ -79,7 +80,7 @@ impl Kata {
 
     /// Runs the reference; a kata whose answers are long, all alike, or an exception is not worth asking.
     fn checked(family: &'static str, sketch: Sketch) -> Option<Self> {
-        let Sketch { name, description, program, probes, key: _ } = sketch;
+        let Sketch { name, description, summary, program, probes, key: _ } = sketch;
         if description.split_whitespace().count() > DESCRIPTION_WORDS_MAX || probes.len() < 4 {
             return None;
         }
@@ -98,7 +99,7 @@ impl Kata {
         distinct.dedup();
         let is_truth = distinct.iter().all(|value| matches!(*value, "True" | "False"));
         let enough = if is_truth { 2 } else { 3 };
-        (distinct.len() >= enough).then_some(Self { family, name, description, program, tests })
+        (distinct.len() >= enough).then_some(Self { family, name, description, summary, program, tests })
     }
 
     pub(crate) fn probes(&self) -> Vec<Probe> {

@@ -42,6 +42,7 @@ pub(crate) fn tokens(code: &str) -> Vec<Token> {
             ' ' => (Sort::Space, run(&|c| c == ' ')),
             '#' => (Sort::Space, run(&|c| c != '\n')),
             '\'' | '"' => (Sort::Text, text_length(rest, first)),
+            'f' if rest.starts_with("f'") => (Sort::Text, 1 + text_length(&rest[1..], '\'')),
             c if c.is_alphabetic() || c == '_' => (Sort::Name, run(&|c| c.is_alphanumeric() || c == '_')),
             c if c.is_ascii_digit() => (Sort::Number, run(&|c| c.is_alphanumeric() || c == '.')),
             c => {

@@ -9,7 +9,7 @@ use crate::repository::Repository;
 use crate::sandbox::Sandbox;
 use crate::source::{extract_code, without_names};
 use crate::split::{Split, hash};
-
+use crate::{debugging, hole, reasoning, replay, review};
 
 /// What the model practises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -101,7 +101,11 @@ pub fn task(kind: EpisodeKind, split: Split, seed: u64) -> Task {
     let mut rng = Rng::new(hash(&[kind.name(), split.name()]) ^ seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let exercise: Box<dyn Exercise> = match kind {
         EpisodeKind::Solve => Box::new(Solve::draw(split, &mut rng)),
-        other => panic!("no tasks of the kind {} yet", other.name()),
+        EpisodeKind::Debugging => Box::new(debugging::Debugging::draw(split, &mut rng)),
+        EpisodeKind::Review => Box::new(review::Review::draw(split, &mut rng)),
+        EpisodeKind::FillInTheMiddle => Box::new(hole::FillInTheMiddle::draw(split, &mut rng)),
+        EpisodeKind::Reasoning => Box::new(reasoning::Reasoning::draw(split, &mut rng)),
+        EpisodeKind::Replay => Box::new(replay::Replay::draw(split, &mut rng)),
     };
     let family = exercise.katas()[0].family;
     let id = format!("{}-{}-{family}-{seed:x}", kind.name(), split.name());

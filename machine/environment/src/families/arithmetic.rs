@@ -1,7 +1,7 @@
 //! Integers in, an integer or a truth value or a label out.
 
 use super::{Family, held_out, known};
-use crate::blocks::{number_change, number_condition, two_changes};
+use crate::blocks::{has_operator, number_change, number_condition, two_changes};
 use crate::draft::{Draft, Sketch, calls};
 use crate::names::Role;
 
@@ -81,10 +81,7 @@ fn check(mut draft: Draft) -> Sketch {
         draft.rng.next_u64();
     };
     let signature = format!("{name}({n})");
-    let join = if word == "and" { "both {} and {}" } else { "either {} or {}" };
-    let clause = join.replacen("{}", &first.is, 1).replacen("{}", &second.is, 1);
-    let clause = clause.replacen("both is", "is both", 1).replacen("either is", "is either", 1);
-    let description = draft.returns(&signature, &format!("whether `{n}` {clause}"));
+    let description = draft.returns(&signature, &format!("whether `{n}` {} {word} {}", first.is, second.is));
     let program = format!("def {signature}:\n    return {} {word} {}\n", first.of(n), second.of(n));
     let probes = calls(&mut draft, &name, number);
     draft.finish(name, description, program, probes)
@@ -116,14 +113,14 @@ fn combine(mut draft: Draft) -> Sketch {
     let (left, right) = (number_change(&mut draft), number_change(&mut draft));
     let (code, words) = draft.variant(&[
         ("sum", ("{} + {}", "the sum of {} and {}")),
-        ("difference", ("{} - {}", "{} minus {}")),
+        ("difference", ("{} - {}", "{}, minus {}")),
         ("product", ("{} * {}", "the product of {} and {}")),
         ("largest", ("max({}, {})", "the larger of {} and {}")),
         ("smallest", ("min({}, {})", "the smaller of {} and {}")),
     ]);
     let put = |pattern: &str, x: &str, y: &str| pattern.replacen("{}", x, 1).replacen("{}", y, 1);
     let call = code.contains('(');
-    let wrap = |part: String| if call || !part.contains(' ') { part } else { format!("({part})") };
+    let wrap = |part: String| if call || !has_operator(&part) { part } else { format!("({part})") };
     let expression = put(code, &wrap(left.of(a)), &wrap(right.of(b)));
     let signature = format!("{name}({a}, {b})");
     let what = put(words, &format!("`{a}` {}", left.phrase), &format!("`{b}` {}", right.phrase));

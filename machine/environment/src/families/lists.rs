@@ -92,11 +92,11 @@ fn total(mut draft: Draft) -> Sketch {
     let counts = draft.variant(&[("sum", false), ("count", true)]);
     let signature = format!("{name}({xs})");
     let (what, variable, step) = if counts {
-        (draft.say(&["how many numbers in `@` there are", "the count of the numbers in `@`"]), "count", "1".to_owned())
+        (draft.say(&["the number of elements in `@`", "the count of the numbers in `@`"]), "count", "1".to_owned())
     } else {
         (draft.say(&["the sum of the numbers in `@`", "the total of the elements of `@`"]), "total", x.to_owned())
     };
-    let what = format!("{} {}", what.replace('@', xs).replace(" there are", ""), condition.that);
+    let what = format!("{} {}", what.replace('@', xs), condition.that);
     let description = draft.returns(&signature, &what);
     let program = format!(
         "def {signature}:\n    {variable} = 0\n    for {x} in {xs}:\n        if {}:\n            {variable} += {step}\n    \
