@@ -1,4 +1,5 @@
-//! The byte-level alphabet: every byte has one printable character, so that a vocabulary of bytes can be written as JSON.
+//! The byte-level alphabet: every byte has one printable character, so that a vocabulary of bytes can be written as
+//! JSON.
 //!
 //! Bytes that are printable in Latin-1 stand for themselves; the others take the code points from U+0100 on, in order.
 //! (The scheme of GPT-2, which all byte-level tokenizers share.)

@@ -54,7 +54,11 @@ pub enum Document {
         tools: Vec<ToolDefinition>,
         messages: Vec<Message>,
     },
-    FillInTheMiddle { prefix: String, middle: String, suffix: String },
+    FillInTheMiddle {
+        prefix: String,
+        middle: String,
+        suffix: String,
+    },
     /// Files of one repository, in the order in which they are read; the last may have a hole to fill.
     Repository {
         name: String,
@@ -62,7 +66,9 @@ pub enum Document {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fill: Option<RepositoryFill>,
     },
-    Plain { text: String },
+    Plain {
+        text: String,
+    },
 }
 
 /// A file as context.

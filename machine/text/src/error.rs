@@ -23,7 +23,7 @@ pub enum TextError {
          put {{% generation %}} … {{% endgeneration %}} around what the assistant says"
     )]
     NoGenerationBlocks,
-    #[error("the text supports a vocabulary of {reached} tokens but {wanted} were asked for; give more text or ask for fewer")]
+    #[error("want a vocabulary of {wanted} tokens, the text supports {reached}; give more text or ask for fewer")]
     TooLittleText { wanted: usize, reached: usize },
     #[error("a vocabulary of {wanted} tokens is too small: bytes and control tokens alone need {least}")]
     VocabularyTooSmall { wanted: usize, least: usize },

@@ -1,16 +1,16 @@
 //! Who wrote which character of a rendered chat.
 //!
-//! A template concatenates its own text with strings that users, tools and models wrote. Before rendering, every character
-//! of those strings is exchanged for a private-use character that stands for the pair (character, author); after rendering
-//! they are exchanged back, and what was exchanged is known to be someone else's. A control token may then only be formed
-//! from characters that the template wrote, however the strings were cut or put together: `<|im_end` as content and `|>`
-//! from the template stay ordinary text.
+//! A template concatenates its own text with strings that users, tools and models wrote. Before rendering, every
+//! character of those strings is exchanged for a private-use character that stands for the pair (character, author);
+//! after rendering they are exchanged back, and what was exchanged is known to be someone else's. A control token may
+//! then only be formed from characters that the template wrote, however the strings were cut or put together:
+//! `<|im_end` as content and `|>` from the template stay ordinary text.
 //!
-//! Templates look into strings a little (`trim`, `split('\n')`, `tojson`), therefore white space and the characters that
-//! JSON escapes stay as they are. A template that looks deeper (`'</think>' in content`) would see a difference; the caller
-//! compares with an unguarded rendering, and if they differ renders again with `Depth::Punctuation`, which exchanges only
-//! the punctuation that control tokens are made of. Such a template then does not find control tokens in what users wrote,
-//! which is the meaning wanted.
+//! Templates look into strings a little (`trim`, `split('\n')`, `tojson`), therefore white space and the characters
+//! that JSON escapes stay as they are. A template that looks deeper (`'</think>' in content`) would see a difference;
+//! the caller compares with an unguarded rendering, and if they differ renders again with `Depth::Punctuation`, which
+//! exchanges only the punctuation that control tokens are made of. Such a template then does not find control tokens
+//! in what users wrote, which is the meaning wanted.
 
 use crate::render::Source;
 use std::collections::HashMap;
@@ -70,7 +70,9 @@ impl Guard {
     /// The string with its characters exchanged.
     pub(crate) fn mask(&mut self, text: &str, source: Source) -> String {
         let is_control_word = self.depth == Depth::Punctuation && self.is_control_word(text.trim());
-        text.chars().map(|c| if is_control_word { self.mark(c, source) } else { self.mask_character(c, source) }).collect()
+        text.chars()
+            .map(|c| if is_control_word { self.mark(c, source) } else { self.mask_character(c, source) })
+            .collect()
     }
 
     /// A key of a schema that templates look up by name, unless it could complete a control token or is no plain word.
@@ -103,8 +105,8 @@ impl Guard {
         if let Some(&mark) = self.marks.get(&(c, source)) {
             return mark;
         }
-        // The last places are kept for the characters that matter; a text with more different characters than that keeps
-        // its author unrecorded for the rest, which costs a label and no safety.
+        // The last places are kept for the characters that matter; a text with more different characters than that
+        // keeps its author unrecorded for the rest, which costs a label and no safety.
         let kept = Source::ALL.len() * (self.control_characters.len() + 2);
         let matters = c as u32 >= 0xF0000 || self.control_characters.contains(&c);
         if self.table.len() >= MARKS_TOTAL || (self.table.len() + kept >= MARKS_TOTAL && !matters) {

@@ -1,9 +1,10 @@
 //! Text: tokenizer, chat templates, tool calls, fill-in-the-middle, streaming detokenizer.
 //!
-//! The rule of this crate: what a user wrote never becomes a control token. `Tokenizer::encode` knows no control tokens at
-//! all; a chat is rendered with its author recorded per character (`guard`), and only what the template itself wrote may
-//! form one.
+//! The rule of this crate: what a user wrote never becomes a control token. `Tokenizer::encode` knows no control
+//! tokens at all; a chat is rendered with its author recorded per character (`guard`), and only what the template
+//! itself wrote may form one.
 
+mod argument;
 pub mod byte_alphabet;
 pub mod chat;
 mod control;
@@ -11,6 +12,7 @@ mod error;
 mod guard;
 mod python;
 pub mod render;
+pub mod reply;
 pub mod stream;
 pub mod template;
 pub mod tokenizer;
@@ -21,5 +23,6 @@ pub mod wire;
 pub use chat::{Document, Message, RepositoryFile, RepositoryFill, Role, ToolCall, ToolDefinition};
 pub use error::TextError;
 pub use render::{FillOrder, Piece, Renderer, Source};
+pub use stream::{Detokenizer, StopStrings};
 pub use template::{RenderOptions, Rendered, Template};
 pub use tokenizer::{EncodedToken, Tokenizer};

@@ -22,6 +22,15 @@ pub(crate) fn to_json(value: &Value, arguments: Kwargs) -> Result<String, Error>
     Ok(out)
 }
 
+/// How a tool call writes an argument: JSON for lists and objects, `str` for scalars.
+pub(crate) fn as_text_or_json(value: &Value) -> String {
+    if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map) {
+        return as_text(value);
+    }
+    let defaults = Kwargs::from_iter(std::iter::empty::<(&str, Value)>());
+    to_json(value, defaults).expect("a value that came from JSON can be written as JSON")
+}
+
 struct JsonWriter {
     item: String,
     key: String,
@@ -218,7 +227,10 @@ mod tests {
         );
         assert_eq!(dumps(json!({"e": [], "o": {}})), r#"{"e": [], "o": {}}"#);
         let indented = Kwargs::from_iter([("indent", Value::from(2))]);
-        assert_eq!(to_json(&value(json!({"a": [1], "e": {}})), indented).unwrap(), "{\n  \"a\": [\n    1\n  ],\n  \"e\": {}\n}");
+        assert_eq!(
+            to_json(&value(json!({"a": [1], "e": {}})), indented).unwrap(),
+            "{\n  \"a\": [\n    1\n  ],\n  \"e\": {}\n}"
+        );
         let ascii = Kwargs::from_iter([("ensure_ascii", Value::from(true))]);
         assert_eq!(to_json(&value(json!("é🦀")), ascii).unwrap(), r#""\u00e9\ud83e\udd80""#);
         assert!(to_json(&Value::UNDEFINED, Kwargs::from_iter(std::iter::empty::<(&str, Value)>())).is_err());

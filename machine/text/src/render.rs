@@ -66,8 +66,8 @@ pub enum FillOrder {
     /// prefix, suffix, middle
     #[default]
     PrefixFirst,
-    /// suffix, prefix, middle: `<|fim_prefix|><|fim_suffix|>{suffix}<|fim_middle|>{prefix}{middle}`, so that the prefix runs
-    /// on into the middle (Bavarian et al. 2022, "SPM variant 2").
+    /// suffix, prefix, middle: `<|fim_prefix|><|fim_suffix|>{suffix}<|fim_middle|>{prefix}{middle}`, so that the
+    /// prefix runs on into the middle (Bavarian et al. 2022, "SPM variant 2").
     SuffixFirst,
 }
 
@@ -154,8 +154,8 @@ impl<'a> Renderer<'a> {
         Ok(flatten(&self.fill_context(prefix, suffix, order)?))
     }
 
-    /// Files of one repository, and possibly one with a hole at the end. With a hole, the files before it are context and
-    /// not trained; without, everything is.
+    /// Files of one repository, and possibly one with a hole at the end. With a hole, the files before it are context
+    /// and not trained; without, everything is.
     pub fn repository(
         &self,
         name: &str,

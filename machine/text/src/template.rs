@@ -1,4 +1,5 @@
-//! Chat templates: the Jinja file of a model folder, rendered as `transformers` renders it, with the authors of the text.
+//! Chat templates: the Jinja file of a model folder, rendered as `transformers` renders it, with the authors of the
+//! text.
 
 use crate::chat::{Message, Role, ToolCall, ToolDefinition};
 use crate::error::TextError;
@@ -116,8 +117,8 @@ impl Template {
         self.has_generation_blocks
     }
 
-    /// Renders a conversation. The text is what `apply_chat_template` gives; the tokenizer says which strings are control
-    /// tokens, so that what others wrote is kept apart from them.
+    /// Renders a conversation. The text is what `apply_chat_template` gives; the tokenizer says which strings are
+    /// control tokens, so that what others wrote is kept apart from them.
     pub fn render(
         &self,
         messages: &[Message],
@@ -178,7 +179,10 @@ fn environment() -> Environment<'static> {
     environment.add_filter("lateen_generated", |body: String| format!("{GENERATED_START}{body}{GENERATED_END}"));
     // As in Python: nothing iterates over None, but over the characters of a string.
     environment.add_test("iterable", |value: &Value| {
-        matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::String | ValueKind::Undefined)
+        matches!(
+            value.kind(),
+            ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::String | ValueKind::Undefined
+        )
     });
     environment.add_test("sequence", |value: &Value| {
         matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
@@ -199,7 +203,8 @@ fn describe(error: &Error) -> String {
     format!("{detail}{place}")
 }
 
-/// Exchanges `{% generation %}` blocks, which our Jinja does not know, for filter blocks, which treat white space alike.
+/// Exchanges `{% generation %}` blocks, which our Jinja does not know, for filter blocks, which treat white space
+/// alike.
 fn rewrite_generation_blocks(source: &str) -> (String, bool) {
     let mut out = String::with_capacity(source.len());
     let mut found = false;
@@ -297,7 +302,8 @@ fn masked_schema(schema: &Json, guard: &mut Guard) -> Json {
         let value = match (key.as_str(), value) {
             ("type", Json::String(name)) => Json::String(guard.mask_keyword(name, source)),
             ("properties", Json::Object(properties)) => {
-                let named = properties.iter().map(|(name, inner)| (guard.mask(name, source), masked_schema(inner, guard)));
+                let named =
+                    properties.iter().map(|(name, inner)| (guard.mask(name, source), masked_schema(inner, guard)));
                 Json::Object(named.collect())
             }
             ("enum" | "default" | "const" | "examples", value) => masked(value, guard, source),
@@ -315,7 +321,17 @@ mod calendar {
     use std::time::{SystemTime, UNIX_EPOCH};
 
     const MONTHS: [&str; 12] = [
-        "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
         "December",
     ];
     const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];

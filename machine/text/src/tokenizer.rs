@@ -58,7 +58,12 @@ impl Tokenizer {
         Self::build(json, None, None, "given as JSON")
     }
 
-    fn build(json: Vec<u8>, config: Option<Value>, generation: Option<&Value>, origin: &str) -> Result<Self, TextError> {
+    fn build(
+        json: Vec<u8>,
+        config: Option<Value>,
+        generation: Option<&Value>,
+        origin: &str,
+    ) -> Result<Self, TextError> {
         let unusable = |reason: String| TextError::Tokenizer { origin: origin.into(), reason };
         #[derive(Deserialize)]
         struct Added {
@@ -110,8 +115,9 @@ impl Tokenizer {
         ids
     }
 
-    /// Text of which the `protected` byte ranges (sorted, disjoint) were written by others: a control token is recognised
-    /// only where none of it lies in them. Without control tokens in the protected parts this is `encode_with_control`.
+    /// Text of which the `protected` byte ranges (sorted, disjoint) were written by others: a control token is
+    /// recognised only where none of it lies in them. Without control tokens in the protected parts this is
+    /// `encode_with_control`.
     pub fn encode_guarded(&self, text: &str, protected: &[Range<usize>]) -> Vec<EncodedToken> {
         let mut tokens = Vec::new();
         let mut at = 0;
@@ -263,8 +269,8 @@ fn token_bytes_table(whole: &tokenizers::Tokenizer, control: &ControlTokens) -> 
     Ok((bytes, ends))
 }
 
-/// The end tokens in order of authority: `generation_config.json`, `tokenizer_config.json`, then the names that end a turn
-/// or a text in this family.
+/// The end tokens in order of authority: `generation_config.json`, `tokenizer_config.json`, then the names that end a
+/// turn or a text in this family.
 fn find_end_tokens(control: &ControlTokens, config: &Value, generation: Option<&Value>) -> Vec<u32> {
     let mut ends = Vec::new();
     let mut add = |id: u32| {

@@ -1,7 +1,7 @@
 //! Training of a byte-level BPE tokenizer: Qwen's normaliser, word pattern and control tokens, our own vocabulary.
 //!
-//! The result depends on the texts only, not on their order of arrival or on threads: of the pairs that occur most often,
-//! the one with the smallest ids is merged first.
+//! The result depends on the texts only, not on their order of arrival or on threads: of the pairs that occur most
+//! often, the one with the smallest ids is merged first.
 
 use crate::byte_alphabet;
 use crate::error::TextError;
@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use tokenizers::normalizers::unicode::NFC;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{
-    NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
+    NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
+    SplitDelimiterBehavior,
 };
 
 /// How text falls into words, within which pairs are merged (Qwen2's pattern: digits one by one).
@@ -295,8 +296,9 @@ fn tokenizer_json(vocabulary: &[Vec<u8>], merges: &[Pair]) -> Vec<u8> {
         "post_processor": byte_level,
         "decoder": byte_level,
         "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "", "end_of_word_suffix": "",
-            "fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": ids, "merges": pairs,
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
+            "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false,
+            "ignore_merges": false, "vocab": ids, "merges": pairs,
         },
     });
     serde_json::to_vec(&tokenizer).expect("a JSON value can always be written")

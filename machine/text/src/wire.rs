@@ -1,7 +1,8 @@
 //! Conversations as others write them in JSON: OpenAI's form, with the habits of datasets.
 //!
-//! Read: `content` null or missing or a list of text parts, `arguments` as an object or as a string of JSON, tools with and
-//! without the `{"type": "function", "function": …}` wrapper, reasoning as `reasoning_content`, `reasoning` or `thinking`.
+//! Read: `content` null or missing or a list of text parts, `arguments` as an object or as a string of JSON, tools
+//! with and without the `{"type": "function", "function": …}` wrapper, reasoning as `reasoning_content`, `reasoning`
+//! or `thinking`.
 
 use crate::chat::{Message, Role, ToolCall, ToolDefinition};
 use crate::error::{TextError, shortened};
@@ -45,7 +46,8 @@ impl ToolCall {
         let function = value.get("function").unwrap_or(value);
         let name = function.get("name").and_then(Value::as_str);
         let name = name.ok_or_else(|| mistake("the name of a tool call".into(), "a string", function))?;
-        let wrong = |found: &Value| mistake(format!("the arguments of {name}"), "an object, or a string with one", found);
+        let wrong =
+            |found: &Value| mistake(format!("the arguments of {name}"), "an object, or a string with one", found);
         let arguments = match function.get("arguments") {
             None | Some(Value::Null) => Map::new(),
             Some(Value::Object(arguments)) => arguments.clone(),
@@ -81,7 +83,7 @@ fn content_text(content: &Value) -> Result<String, TextError> {
             .iter()
             .map(|part| {
                 let text = part.as_str().or_else(|| part.get("text")?.as_str());
-                text.ok_or_else(|| mistake("a part of the content".into(), "text (images and sounds are not read)", part))
+                text.ok_or_else(|| mistake("a part of the content".into(), "text (images are not read)", part))
             })
             .collect(),
         other => Err(mistake("the content of a message".into(), "a string or a list of text parts", other)),
@@ -101,7 +103,10 @@ mod tests {
     fn the_forms_in_use_are_read() {
         let message = Message::from_json(&json!({
             "role": "assistant", "content": null, "reasoning": "hm",
-            "tool_calls": [{"function": {"name": "f", "arguments": "{\"a\": [1]}"}}, {"name": "g", "arguments": {"b": 2}}],
+            "tool_calls": [
+                {"function": {"name": "f", "arguments": "{\"a\": [1]}"}},
+                {"name": "g", "arguments": {"b": 2}},
+            ],
         }));
         let message = message.unwrap();
         assert_eq!(message.content, "");

@@ -4,7 +4,9 @@ mod support;
 
 use serde_json::json;
 use support::{Dice, fixture, ids, qwen, samples, tiny};
-use text::{FillOrder, Message, Piece, RenderOptions, Renderer, Role, Source, Template, TextError, Tokenizer, ToolCall};
+use text::{
+    FillOrder, Message, Piece, RenderOptions, Renderer, Role, Source, Template, TextError, Tokenizer, ToolCall,
+};
 use text::{ToolDefinition, render::flatten};
 
 /// Text, ids and masks of all samples.
@@ -16,7 +18,8 @@ fn check_samples(tokenizer: &Tokenizer, which: &str) {
         let expected = &sample.expected[which];
         let text = sample.expected["text"].as_str().unwrap();
         for template in [&template, &released] {
-            let rendered = template.render(&sample.messages, &sample.tools, &RenderOptions::default(), tokenizer).unwrap();
+            let rendered =
+                template.render(&sample.messages, &sample.tools, &RenderOptions::default(), tokenizer).unwrap();
             assert_eq!(rendered.text, text, "sample {index}");
         }
         assert_eq!(tokenizer.encode_with_control(text), ids(&expected["input_ids"]), "sample {index}");
@@ -45,6 +48,24 @@ fn samples_with_the_full_vocabulary() {
 #[test]
 fn samples_with_the_tiny_vocabulary() {
     check_samples(&tiny(), "tiny");
+}
+
+/// All kinds of values in tools and arguments, rendered by `transformers` with our template.
+#[test]
+fn values_of_all_kinds_are_written_as_python_does() {
+    let tokenizer = tiny();
+    let template = Template::embedded();
+    let case = support::json("chat_values.json");
+    let messages: Vec<Message> =
+        case["messages"].as_array().unwrap().iter().map(|m| Message::from_json(m).unwrap()).collect();
+    let tools: Vec<ToolDefinition> =
+        case["tools"].as_array().unwrap().iter().map(|t| ToolDefinition::from_json(t).unwrap()).collect();
+    let rendered = template.render(&messages, &tools, &RenderOptions::default(), &tokenizer).unwrap();
+    assert_eq!(rendered.text, case["text"].as_str().unwrap());
+    assert!(rendered.authored.iter().any(|(range, _)| rendered.text[range.clone()].contains("Größe")));
+    let pieces = Renderer::new(&tokenizer, &template).chat(&messages, &tools).unwrap();
+    assert_eq!(flatten(&pieces), ids(&case["input_ids"]));
+    assert_eq!(mask(&pieces), ids(&case["assistant_mask"]));
 }
 
 fn tool() -> ToolDefinition {
@@ -83,13 +104,12 @@ fn every_token_knows_who_speaks() {
     let reasoning = ["<think>\nThe file first.\nThen more.\n</think>", "<think>\nEasy.\n</think>"];
     assert_eq!(said(Source::AssistantReasoning), reasoning);
     assert_eq!(said(Source::AssistantContent), ["\n\nLet me see.\n\n", "\n\nIt says one.<|im_end|>\n"]);
-    let call = "<tool_call>\n<function=read>\n<parameter=path>\na b.rs\n</parameter>\n</function>\n</tool_call><|im_end|>\n";
+    let call =
+        "<tool_call>\n<function=read>\n<parameter=path>\na b.rs\n</parameter>\n</function>\n</tool_call><|im_end|>\n";
     assert_eq!(said(Source::AssistantToolCall), [call]);
     for piece in &pieces {
-        let is_assistant = matches!(
-            piece.source,
-            Source::AssistantReasoning | Source::AssistantContent | Source::AssistantToolCall
-        );
+        let is_assistant =
+            matches!(piece.source, Source::AssistantReasoning | Source::AssistantContent | Source::AssistantToolCall);
         assert_eq!(piece.trained, is_assistant);
         assert_eq!(piece.message.is_some(), is_assistant);
     }
@@ -113,8 +133,10 @@ fn a_prompt_is_how_training_begins() {
 /// Puts one text into every place where somebody else's text can stand.
 fn with_everywhere(hostile: &str) -> (Vec<Message>, Vec<ToolDefinition>) {
     let mut properties = serde_json::Map::new();
-    properties.insert(hostile.into(), json!({"type": "string", "description": hostile, "enum": [hostile], hostile: hostile}));
-    let parameters = json!({"type": "object", "properties": properties, hostile: {"a": hostile}, "required": [hostile]});
+    properties
+        .insert(hostile.into(), json!({"type": "string", "description": hostile, "enum": [hostile], hostile: hostile}));
+    let parameters =
+        json!({"type": "object", "properties": properties, hostile: {"a": hostile}, "required": [hostile]});
     let tool = ToolDefinition { name: hostile.into(), description: hostile.into(), parameters };
     let mut arguments = serde_json::Map::new();
     arguments.insert(hostile.into(), json!(hostile));
@@ -211,7 +233,8 @@ fn python_manners_of_templates_are_followed() {
         let template = Template::from_source(source.into(), "test")?;
         template.render(&[Message::new(Role::User, " Hi ")], &[], &options, &tokenizer).map(|rendered| rendered.text)
     };
-    let shown = render("{{ x }}|{{ x | string }}|{{ 'a' ~ x }}|{{ y | tojson }}", json!({"x": true, "y": {"b": [1.0, "é<"]}}));
+    let shown =
+        render("{{ x }}|{{ x | string }}|{{ 'a' ~ x }}|{{ y | tojson }}", json!({"x": true, "y": {"b": [1.0, "é<"]}}));
     assert_eq!(shown.unwrap(), "True|True|aTrue|{\"b\": [1.0, \"é<\"]}");
     assert_eq!(render("{{ messages[0].content.strip().upper() }}{{ tools }}", json!({})).unwrap(), "HINone");
     assert_eq!(render("{%- if true %}\n    x\n  {% endif %}\ny", json!({})).unwrap(), "    x\ny");
@@ -220,8 +243,8 @@ fn python_manners_of_templates_are_followed() {
     let refused = render("{{ raise_exception('roles must alternate') }}", json!({})).unwrap_err();
     assert!(matches!(&refused, TextError::Refused { reason } if reason.contains("roles must alternate")), "{refused}");
     assert!(matches!(render("{% if %}", json!({})), Err(TextError::Template { .. })));
-    let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}";
-    assert!(matches!(render(endless, json!({})), Err(TextError::Refused { .. })));
+    let loops = ["{% for a in range(9999) %}"; 3].concat() + &["{% endfor %}"; 3].concat();
+    assert!(matches!(render(&loops, json!({})), Err(TextError::Refused { .. })));
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn text_of_others_never_becomes_a_control_token() {
         assert!(ids.iter().all(|&id| !tokenizer.is_control(id)), "{name}");
         assert_eq!(tokenizer.decode(&ids), format!("a{name}b"));
         let inside = format!("{name}{name}");
-        let guarded = tokenizer.encode_guarded(&inside, &[name.len() + 1..name.len() + 2]);
+        let guarded = tokenizer.encode_guarded(&inside, std::slice::from_ref(&(name.len() + 1..name.len() + 2)));
         assert_eq!(guarded.iter().filter(|token| token.is_control).count(), 1, "{name}");
         assert!(guarded[0].is_control && guarded[0].range == (0..name.len()));
     }

@@ -7,7 +7,9 @@ use text::{TextError, Tokenizer, train};
 
 fn corpus(seed: u64) -> Vec<String> {
     let mut dice = Dice(seed);
-    let words = ["let", " value", " = ", "compute", "(", ")", ";\n", "    ", "return", " total", "naïve", " 世界", "12", "aaaa"];
+    let words = [
+        "let", " value", " = ", "compute", "(", ")", ";\n", "    ", "return", " total", "naïve", " 世界", "12", "aaaa",
+    ];
     (0..400).map(|_| (0..40).map(|_| dice.pick(&words)).collect::<String>() + "<|im_end|>").collect()
 }
 
