@@ -96,4 +96,9 @@ fn long_texts_without_words_are_encoded() {
     for text in [" ".repeat(300_000), "a".repeat(100_000), "\n".repeat(100_000), "🦀".repeat(50_000)] {
         assert_eq!(tokenizer.decode(&tokenizer.encode(&text)), text);
     }
+    // The pattern leaves the last space to the word, however long the run before it.
+    for spaces in [10, 1000, 200_000] {
+        let expected = [tokenizer.encode(&" ".repeat(spaces - 1)), tokenizer.encode(" a")].concat();
+        assert_eq!(tokenizer.encode(&(" ".repeat(spaces) + "a")), expected, "{spaces}");
+    }
 }
