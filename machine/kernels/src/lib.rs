@@ -3,6 +3,7 @@
 pub mod cpu;
 pub mod dequantize;
 pub mod gemm;
+pub mod matvec;
 
 pub mod adamw;
 pub mod attention;

@@ -145,4 +145,16 @@ impl<'a> MatrixView<'a> {
             Data::Nvfp4 { .. } => Format::Nvfp4,
         }
     }
+
+    /// How many blocks the data holds.
+    pub fn blocks(&self) -> usize {
+        match self.data {
+            Data::F32(v) => v.len(),
+            Data::Bf16(v) => v.len(),
+            Data::F16(v) => v.len(),
+            Data::Q8_0(v) => v.len(),
+            Data::Mxfp4(v) => v.len(),
+            Data::Nvfp4 { blocks, .. } => blocks.len(),
+        }
+    }
 }

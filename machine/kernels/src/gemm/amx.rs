@@ -3,10 +3,12 @@
 //! Written in assembler because the tile intrinsics are not stable. Tile registers are nothing that the compiler uses:
 //! a block of assembler leaves none behind that a later one needs, and every block names those that it changes.
 
+use super::avx512::mask_of;
 use super::bf16::{self, PANEL, TILE_BYTES, TILE_DEPTH, panel_bytes};
 use super::portable;
 use super::product::{Output, PanelProduct, Variant};
 use std::arch::asm;
+use std::arch::x86_64::*;
 
 pub(super) static AMX: Variant = Variant {
     name: "amx_bf16",
@@ -57,25 +59,44 @@ fn release() {
 }
 
 unsafe fn multiply(p: &PanelProduct) {
+    let on_lines = (p.out.pointer as usize).is_multiple_of(64) && p.out.stride.is_multiple_of(16);
     // SAFETY: as promised by the caller.
     unsafe {
-        if p.rows == PANEL && p.columns == PANEL {
-            return multiply_panels(p);
+        if on_lines && p.rows == PANEL && p.columns == PANEL {
+            multiply_panels(p);
+        } else {
+            multiply_apart(p);
         }
-        // A partial panel goes through memory of our own: tiles are stored whole.
-        let mut whole = [0f32; PANEL * PANEL];
-        let out = Output { pointer: whole.as_mut_ptr(), stride: PANEL };
-        let own = PanelProduct { out, accumulate: false, ..*p };
+    }
+}
+
+#[repr(C, align(64))]
+struct Sums([f32; PANEL * PANEL]);
+
+/// Into memory of our own first: tiles are stored whole, and one that is stored across cache lines takes twice as long
+/// as one that is copied there.
+#[target_feature(enable = "avx512f")]
+unsafe fn multiply_apart(p: &PanelProduct) {
+    let mut sums = std::mem::MaybeUninit::<Sums>::uninit();
+    let out = Output { pointer: sums.as_mut_ptr().cast(), stride: PANEL };
+    let own = PanelProduct { out, accumulate: false, ..*p };
+    let masks = [mask_of(p.columns), mask_of(p.columns.saturating_sub(16))];
+    // SAFETY: as promised by the caller; the output is written only where it is this panel's, and of the sums only the
+    // rows that were stored are read.
+    unsafe {
         if p.rows <= PANEL / 2 {
             multiply_upper(&own)
         } else {
             multiply_panels(&own)
         }
         for row in 0..p.rows {
-            for column in 0..p.columns {
-                let to = p.out.pointer.add(row * p.out.stride + column);
-                let sum = whole[row * PANEL + column];
-                *to = if p.accumulate { *to + sum } else { sum };
+            for (half, mask) in masks.into_iter().enumerate() {
+                let to = p.out.pointer.add(row * p.out.stride).wrapping_add(16 * half);
+                let mut sum = _mm512_load_ps(out.pointer.add(row * PANEL + 16 * half));
+                if p.accumulate {
+                    sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, to));
+                }
+                _mm512_mask_storeu_ps(to, mask, sum);
             }
         }
     }

@@ -50,35 +50,52 @@ unsafe fn load_row(from: *const f32, width: usize) -> __m512i {
     }
 }
 
-/// Sixteen pairs of bf16, one of each row: (upper[j], lower[j]). A null row is zeros.
+/// The order that puts the halves of [`to_bf16`] side by side: 0, 16, 1, 17, …
+const INTERLEAVE: [u16; 32] = {
+    let mut order = [0; 32];
+    let mut j = 0;
+    while j < 32 {
+        order[j] = (j / 2 + 16 * (j % 2)) as u16;
+        j += 1;
+    }
+    order
+};
+
+/// Sixteen pairs of bf16, one of each row: (upper[j], lower[j]).
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn load_pairs(upper: *const f32, lower: *const f32, mask: __mmask16) -> __m512i {
-    const INTERLEAVE: [u16; 32] = {
-        let mut order = [0; 32];
-        let mut j = 0;
-        while j < 32 {
-            order[j] = (j / 2 + 16 * (j % 2)) as u16;
-            j += 1;
-        }
-        order
-    };
-    // SAFETY: masked to what the caller has.
-    unsafe {
-        let upper = if upper.is_null() { _mm512_setzero_ps() } else { _mm512_maskz_loadu_ps(mask, upper) };
-        let lower = if lower.is_null() { _mm512_setzero_ps() } else { _mm512_maskz_loadu_ps(mask, lower) };
-        _mm512_permutexvar_epi16(_mm512_loadu_si512(INTERLEAVE.as_ptr().cast()), to_bf16(upper, lower))
-    }
+fn pairs(upper: __m512, lower: __m512) -> __m512i {
+    // SAFETY: the order is 64 bytes.
+    let order = unsafe { _mm512_loadu_si512(INTERLEAVE.as_ptr().cast()) };
+    _mm512_permutexvar_epi16(order, to_bf16(upper, lower))
 }
 
-/// Rows `2 · pair` and `2 · pair + 1` from `column` on; null beyond the window.
-#[inline(always)]
-fn pair_of(from: &Window, pair: usize, column: usize) -> (*const f32, *const f32) {
+/// Rows `2 · pair` and `2 · pair + 1` of a window, columns `column..column + 16`; zeros beyond the window.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn load_pairs(from: &Window, pair: usize, column: usize) -> __m512i {
+    let mask = mask_of(from.columns.saturating_sub(column));
     let row = |index: usize| match index < from.rows {
-        true => from.pointer.wrapping_add(index * from.stride + column),
-        false => std::ptr::null(),
+        // SAFETY: masked to what the window has.
+        true => unsafe { _mm512_maskz_loadu_ps(mask, from.pointer.wrapping_add(index * from.stride + column)) },
+        false => _mm512_setzero_ps(),
     };
-    (row(2 * pair), row(2 * pair + 1))
+    pairs(row(2 * pair), row(2 * pair + 1))
+}
+
+/// [`load_pairs`] where the window is known to have both rows and all sixteen columns. Asks for the rows of the tile
+/// below as well: rows far apart are nothing that the processor foresees.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn load_whole_pairs(from: &Window, pair: usize, column: usize) -> __m512i {
+    // SAFETY: the caller's window has them; a prefetch may point anywhere.
+    unsafe {
+        let upper = from.pointer.add(2 * pair * from.stride + column);
+        let lower = upper.add(from.stride);
+        _mm_prefetch::<_MM_HINT_T0>(upper.wrapping_add(TILE_DEPTH * from.stride).cast());
+        _mm_prefetch::<_MM_HINT_T0>(lower.wrapping_add(TILE_DEPTH * from.stride).cast());
+        pairs(_mm512_loadu_ps(upper), _mm512_loadu_ps(lower))
+    }
 }
 
 #[inline]
@@ -94,16 +111,25 @@ unsafe fn store_tile(rows: &[__m512i; SIDE], to: *mut u8) {
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn pack_left(from: Window, to: *mut u8) {
     let depth = from.columns.next_multiple_of(TILE_DEPTH);
+    let whole_tiles = from.columns / TILE_DEPTH;
     for row in 0..from.rows.next_multiple_of(PANEL) {
-        for (depth_tile, column) in (0..from.columns).step_by(TILE_DEPTH).enumerate() {
-            let to = tile_at(to, row / SIDE, depth_tile, depth).wrapping_add(64 * (row % SIDE));
-            // SAFETY: within the window and the panels.
-            unsafe {
-                let vector = match row < from.rows {
-                    true => load_row(from.pointer.add(row * from.stride + column), from.columns - column),
-                    false => _mm512_setzero_si512(),
-                };
-                _mm512_store_si512(to.cast(), vector);
+        let to =
+            |depth_tile| tile_at(to, row / SIDE, depth_tile, depth).wrapping_add(64 * (row % SIDE)).cast::<__m512i>();
+        // SAFETY: within the window and the panels.
+        unsafe {
+            if row >= from.rows {
+                (0..depth / TILE_DEPTH)
+                    .for_each(|depth_tile| _mm512_store_si512(to(depth_tile), _mm512_setzero_si512()));
+                continue;
+            }
+            let from_row = from.pointer.add(row * from.stride);
+            for depth_tile in 0..whole_tiles {
+                let from = from_row.add(TILE_DEPTH * depth_tile);
+                _mm512_store_si512(to(depth_tile), to_bf16(_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16))));
+            }
+            if whole_tiles < depth / TILE_DEPTH {
+                let start = TILE_DEPTH * whole_tiles;
+                _mm512_store_si512(to(whole_tiles), load_row(from_row.add(start), from.columns - start));
             }
         }
     }
@@ -116,15 +142,21 @@ pub(super) unsafe fn pack_left_transposed(from: Window, to: *mut u8) {
     for depth_tile in 0..depth / TILE_DEPTH {
         for tile in 0..from.columns.next_multiple_of(PANEL) / SIDE {
             let column = tile * SIDE;
-            let mask = mask_of(from.columns.saturating_sub(column));
-            let mut pairs = [_mm512_setzero_si512(); SIDE];
-            // SAFETY: masked to the window; the tile lies in the panels.
+            let first = SIDE * depth_tile;
+            let whole = from.columns >= column + SIDE && from.rows >= 2 * (first + SIDE);
+            let mut rows = [_mm512_setzero_si512(); SIDE];
+            // SAFETY: within the window; the tile lies in the panels.
             unsafe {
-                for (j, vector) in pairs.iter_mut().enumerate() {
-                    let (upper, lower) = pair_of(&from, SIDE * depth_tile + j, column);
-                    *vector = load_pairs(upper, lower, mask);
+                if whole {
+                    for (j, row) in rows.iter_mut().enumerate() {
+                        *row = load_whole_pairs(&from, first + j, column);
+                    }
+                } else {
+                    for (j, row) in rows.iter_mut().enumerate() {
+                        *row = load_pairs(&from, first + j, column);
+                    }
                 }
-                store_tile(&transpose(pairs), tile_at(to, tile, depth_tile, depth));
+                store_tile(&transpose(rows), tile_at(to, tile, depth_tile, depth));
             }
         }
     }
@@ -133,15 +165,21 @@ pub(super) unsafe fn pack_left_transposed(from: Window, to: *mut u8) {
 /// Rows `at..` of D × N into right panels of `depth`.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn pack_right(from: Window, at: usize, depth: usize, to: *mut u8) {
+    let whole_tiles = from.columns / SIDE;
     for pair in 0..from.rows.next_multiple_of(TILE_DEPTH) / 2 {
         let depth_tile = (at + 2 * pair) / TILE_DEPTH;
-        for tile in 0..from.columns.next_multiple_of(PANEL) / SIDE {
-            let column = tile * SIDE;
-            let mask = mask_of(from.columns.saturating_sub(column));
-            let (upper, lower) = pair_of(&from, pair, column);
-            let to = tile_at(to, tile, depth_tile, depth).wrapping_add(64 * (pair % SIDE));
-            // SAFETY: masked to the window; the row lies in the panels.
-            unsafe { _mm512_store_si512(to.cast(), load_pairs(upper, lower, mask)) };
+        let to = |tile| tile_at(to, tile, depth_tile, depth).wrapping_add(64 * (pair % SIDE)).cast::<__m512i>();
+        let whole = if 2 * pair + 1 < from.rows { whole_tiles } else { 0 };
+        // SAFETY: within the window; the rows lie in the panels.
+        unsafe {
+            for tile in 0..whole {
+                let (upper, lower) = (from.pointer.add(2 * pair * from.stride + tile * SIDE), from.stride);
+                let row = pairs(_mm512_loadu_ps(upper), _mm512_loadu_ps(upper.add(lower)));
+                _mm512_store_si512(to(tile), row);
+            }
+            for tile in whole..from.columns.next_multiple_of(PANEL) / SIDE {
+                _mm512_store_si512(to(tile), load_pairs(&from, pair, tile * SIDE));
+            }
         }
     }
 }
@@ -153,14 +191,22 @@ pub(super) unsafe fn pack_right_transposed(from: Window, to: *mut u8) {
     for tile in 0..PANEL / SIDE {
         let rows = from.rows.saturating_sub(SIDE * tile).min(SIDE);
         for (depth_tile, column) in (0..from.columns).step_by(TILE_DEPTH).enumerate() {
-            let mut pairs = [_mm512_setzero_si512(); SIDE];
+            let width = from.columns - column;
+            let first = from.pointer.wrapping_add(SIDE * tile * from.stride + column);
+            let mut vectors = [_mm512_setzero_si512(); SIDE];
             // SAFETY: within the window and the panel.
             unsafe {
-                for (row, vector) in pairs.iter_mut().enumerate().take(rows) {
-                    let from_row = from.pointer.add((SIDE * tile + row) * from.stride + column);
-                    *vector = load_row(from_row, from.columns - column);
+                if rows == SIDE && width >= TILE_DEPTH {
+                    for (row, vector) in vectors.iter_mut().enumerate() {
+                        let from = first.add(row * from.stride);
+                        *vector = to_bf16(_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16)));
+                    }
+                } else {
+                    for (row, vector) in vectors.iter_mut().enumerate().take(rows) {
+                        *vector = load_row(first.add(row * from.stride), width);
+                    }
                 }
-                store_tile(&transpose(pairs), tile_at(to, tile, depth_tile, depth));
+                store_tile(&transpose(vectors), tile_at(to, tile, depth_tile, depth));
             }
         }
     }

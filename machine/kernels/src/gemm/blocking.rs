@@ -10,6 +10,12 @@ use std::ops::Range;
 /// Bytes of packed right factor that are kept in the second-level cache.
 const RIGHT_BLOCK_BYTES: usize = 1 << 20;
 
+/// Bytes of packed left factor where its columns are what lies together: whole rows of it are read, as far as they go.
+const LEFT_BLOCK_BYTES: usize = 1 << 18;
+
+/// The most depth of such a left factor that is packed at a time.
+const TRANSPOSED_DEPTH: usize = 256;
+
 /// Columns of a tile start at a multiple of this, so that no quantized block is split.
 pub(super) const COLUMN_ALIGNMENT: usize = 64;
 
@@ -71,14 +77,21 @@ struct Blocks<'a> {
 
 impl Blocks<'_> {
     fn run(&mut self) {
-        let depth_step = even_step(self.product.depth, self.variant.depth_block, 64);
-        let bytes_per_column = depth_step * self.variant.element_bytes;
+        let Variant { depth_block, panel_rows, element_bytes, .. } = *self.variant;
+        let transposed = self.product.left.transposed;
+        let most_depth = if transposed { depth_block.min(TRANSPOSED_DEPTH) } else { depth_block };
+        let depth_step = even_step(self.product.depth, most_depth, 64);
+        let bytes_per_column = depth_step * element_bytes;
         let most_columns = (RIGHT_BLOCK_BYTES / bytes_per_column / COLUMN_ALIGNMENT).max(1) * COLUMN_ALIGNMENT;
         let column_step = even_step(self.tile.columns.len(), most_columns, COLUMN_ALIGNMENT);
+        let row_step = match transposed {
+            true => (LEFT_BLOCK_BYTES / (depth_step * element_bytes)).next_multiple_of(panel_rows),
+            false => self.variant.row_block,
+        };
         for depth in steps(0..self.product.depth, depth_step) {
             for columns in steps(self.tile.columns.clone(), column_step) {
                 self.pack_right(&depth, &columns);
-                for rows in steps(self.tile.rows.clone(), self.variant.row_block) {
+                for rows in steps(self.tile.rows.clone(), row_step) {
                     self.pack_left(&rows, &depth);
                     self.multiply(&rows, &columns, &depth);
                 }

@@ -32,6 +32,7 @@ mod bf16;
 mod tests;
 
 use crate::cpu::Cpu;
+use crate::matvec::{self, Job};
 use numeric::MatrixView;
 use product::{Left, Output, Product, Right, Variant};
 
@@ -82,7 +83,10 @@ pub fn grouped_multiply_transposed(
     let Some(first) = weights.first() else { return };
     let (n, k) = (first.rows, first.columns);
     let job = Weighted { out: y, left: x, weights, offsets, columns: n, depth: k, transposed: true, accumulate };
-    run_weighted(best(precision), job, precision);
+    let few_values = matvec::MOST_ROWS * k;
+    let (few, many): (Vec<Job>, Vec<Job>) = groups(job).into_iter().partition(|group| group.x.len() <= few_values);
+    matvec::run(few, accumulate, precision == Precision::Bf16);
+    run_groups(best(precision), many, true, accumulate, precision);
 }
 
 /// [`multiply`] of rows `offsets[g]..offsets[g + 1]` with `weights[g]`, for each group g.
@@ -97,7 +101,7 @@ pub fn grouped_multiply(
     let Some(first) = weights.first() else { return };
     let (n, k) = (first.rows, first.columns);
     let job = Weighted { out: dx, left: dy, weights, offsets, columns: k, depth: n, transposed: false, accumulate };
-    run_weighted(best(precision), job, precision);
+    run_groups(best(precision), groups(job), false, accumulate, precision);
 }
 
 /// [`accumulate_outer`] of rows `offsets[g]..offsets[g + 1]` into `dw[g]`, for each group g.
@@ -112,6 +116,11 @@ pub fn grouped_accumulate_outer(
 ) {
     let job = Outer { out: dw, dy, x, n, k, offsets };
     run_outer(best(precision), job, precision);
+}
+
+/// The name of the variant that this machine uses, for reports.
+pub fn variant_name(precision: Precision) -> &'static str {
+    best(precision).name
 }
 
 fn best(precision: Precision) -> &'static Variant {
@@ -142,37 +151,48 @@ struct Weighted<'a> {
     accumulate: bool,
 }
 
-fn run_weighted(variant: &Variant, job: Weighted, precision: Precision) {
-    let Weighted { out, left, weights, offsets, columns, depth, transposed, accumulate } = job;
+/// Each group's rows with its weight. What has no depth is done here, and leaves no groups.
+fn groups(job: Weighted<'_>) -> Vec<Job<'_>> {
+    let Weighted { mut out, mut left, weights, offsets, columns, depth, transposed, accumulate } = job;
     let total = check_offsets(offsets, weights.len());
     assert_eq!(left.len(), total * depth, "the input is not {total} rows of {depth}");
     assert_eq!(out.len(), total * columns, "the output is not {total} rows of {columns}");
     if depth == 0 {
-        return if accumulate {
-        } else {
-            out.fill(0.0)
-        };
+        if !accumulate {
+            out.fill(0.0);
+        }
+        return Vec::new();
     }
-    let pointer = out.as_mut_ptr();
-    let products: Vec<Product> = weights
-        .iter()
-        .zip(offsets.windows(2))
-        .map(|(&matrix, rows)| {
-            let shape = if transposed { (columns, depth) } else { (depth, columns) };
-            assert_eq!((matrix.rows, matrix.columns), shape, "the groups' weights differ in shape");
-            Product {
-                left: Left { values: &left[rows[0] * depth..rows[1] * depth], stride: depth, transposed: false },
-                right: Right { matrix, transposed },
-                // SAFETY: the group's rows lie within `out`, as the assertions above have found.
-                out: Output { pointer: unsafe { pointer.add(rows[0] * columns) }, stride: columns },
-                rows: rows[1] - rows[0],
-                columns,
-                depth,
-                accumulate,
-                round: precision == Precision::Bf16,
-            }
-        })
-        .collect();
+    let mut groups = Vec::with_capacity(weights.len());
+    for (&weight, rows) in weights.iter().zip(offsets.windows(2)) {
+        let shape = if transposed { (columns, depth) } else { (depth, columns) };
+        assert_eq!((weight.rows, weight.columns), shape, "the groups' weights differ in shape");
+        let count = rows[1] - rows[0];
+        let (x, y);
+        (x, left) = left.split_at(count * depth);
+        (y, out) = out.split_at_mut(count * columns);
+        if count > 0 {
+            groups.push(Job { x, weight, y });
+        }
+    }
+    groups
+}
+
+fn run_groups(variant: &Variant, groups: Vec<Job>, transposed: bool, accumulate: bool, precision: Precision) {
+    let mut products = Vec::with_capacity(groups.len());
+    for Job { x, weight, y } in groups {
+        let (columns, depth) = if transposed { (weight.rows, weight.columns) } else { (weight.columns, weight.rows) };
+        products.push(Product {
+            left: Left { values: x, stride: depth, transposed: false },
+            right: Right { matrix: weight, transposed },
+            out: Output { pointer: y.as_mut_ptr(), stride: columns },
+            rows: x.len() / depth,
+            columns,
+            depth,
+            accumulate,
+            round: precision == Precision::Bf16,
+        });
+    }
     schedule::run(variant, &products);
 }
 

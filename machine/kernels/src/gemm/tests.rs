@@ -1,6 +1,6 @@
 //! Every variant that this machine runs, against the definition.
 
-use super::{Outer, Precision, VARIANTS, Variant, Weighted, run_outer, run_weighted, scalar};
+use super::{Outer, Precision, VARIANTS, Variant, Weighted, groups, run_groups, run_outer, scalar};
 use crate::cpu::Cpu;
 use numeric::{Format, Matrix, MatrixView, Rng};
 
@@ -87,7 +87,7 @@ fn check_weighted(t: usize, weight: &Matrix, transposed: bool, accumulate: bool)
         let (out_rows, weights) = (&mut out, &weights);
         let job =
             Weighted { out: out_rows, left: &left, weights, offsets: &offsets, columns, depth, transposed, accumulate };
-        run_weighted(variant, job, precision);
+        run_groups(variant, groups(job), transposed, accumulate, precision);
         let want = if precision == Precision::F32 { &exact } else { &rounded };
         check_close(&format!("{} {precision:?} {shape}", variant.name), &out, want, depth);
     });
@@ -194,4 +194,40 @@ fn nothing_to_do_and_no_depth() {
 fn a_short_input_is_refused() {
     let weight = Matrix::from_f32(1, 3, vec![0.0; 3]);
     super::grouped_multiply_transposed(&mut [0.0; 2], &[0.0; 5], &[weight.view()], &[0, 2], false, Precision::F32);
+}
+
+#[test]
+fn outputs_on_and_off_cache_lines() {
+    // Whole panels, where a variant may store straight into the output.
+    let (t, n, k) = (64, 96, 128);
+    let weight = Matrix::from_f32(n, k, random(n * k, 11));
+    let x = random(t * k, 12);
+    for accumulate in [false, true] {
+        let mut want = start(t * n, accumulate);
+        scalar::multiply_transposed(&mut want, &x, weight.view(), accumulate, Precision::Bf16);
+        for shift in [0, 1, 16] {
+            each_variant(|variant, precision| {
+                let mut room = vec![7.0; t * n + 48];
+                let first = (64 - room.as_ptr() as usize % 64) / 4 % 16 + shift;
+                room[first..first + t * n].copy_from_slice(&start(t * n, accumulate));
+                let (weights, offsets) = ([weight.view()], [0, t]);
+                let job = Weighted {
+                    out: &mut room[first..first + t * n],
+                    left: &x,
+                    weights: &weights,
+                    offsets: &offsets,
+                    columns: n,
+                    depth: k,
+                    transposed: true,
+                    accumulate,
+                };
+                run_groups(variant, groups(job), true, accumulate, precision);
+                if precision == Precision::Bf16 {
+                    check_close(&format!("{} at {shift}", variant.name), &room[first..first + t * n], &want, k);
+                }
+                let outside = room[..first].iter().chain(&room[first + t * n..]);
+                assert!(outside.copied().all(|v| v == 7.0), "{} wrote outside of its output", variant.name);
+            });
+        }
+    }
 }
