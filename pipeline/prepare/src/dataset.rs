@@ -11,7 +11,7 @@ use crate::pack::Packing;
 use crate::share;
 use crate::source::{Raw, Roots, Skipped};
 use crate::weigh::{FillTraining, Weighing};
-use environment::Split;
+use environment::{Split, Task};
 use numeric::Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,8 @@ pub struct DataRecipe {
     pub suffix_first: f64,
     /// Samples held out for validation, about.
     pub validation: usize,
+    /// Tasks of each kind, from each split that is measured, against which all data is checked; 0 checks nothing.
+    pub checked_against: usize,
     #[serde(rename = "source")]
     pub sources: Vec<SourceRecipe>,
 }
@@ -50,6 +52,7 @@ impl Default for DataRecipe {
             fill: FillTraining::default(),
             suffix_first: 0.0,
             validation: 128,
+            checked_against: 64,
             sources: Vec::new(),
         }
     }
@@ -191,13 +194,16 @@ pub fn load(
 ) -> Result<Dataset, PrepareError> {
     recipe.check()?;
     let desk = Desk { recipe, renderer, fit, watch };
-    let measured = desk.measured()?;
+    watch.at("drawing the tasks that are measured", 0, 1);
+    let measured = measured_tasks(recipe.checked_against, recipe.seed);
+    let mut grams = Grams::default();
+    measured.iter().for_each(|task| grams.add(&renderer.tokenizer().encode(task.program())));
     let (mut groups, mut validation, mut sources) = (Vec::new(), Vec::new(), Vec::new());
     let mut seen = HashSet::new();
     for (index, source) in recipe.sources.iter().enumerate() {
         let seed = Rng::new(recipe.seed).fork(index as u64).next_u64();
         let mut statistics = SourceStatistics { name: source.name(), ..SourceStatistics::default() };
-        let raws = desk.read(source, seed, roots, &mut statistics)?;
+        let raws = desk.read(source, seed, (&measured, roots), &mut statistics)?;
         statistics.documents = raws.len();
         let mut samples = desk.samples(&raws, seed, &mut statistics)?;
         samples.retain(|sample| {
@@ -207,7 +213,7 @@ pub fn load(
         });
         if !matches!(source, SourceRecipe::Kata(_)) {
             let before = samples.len();
-            samples.retain(|sample| !measured.overlaps(&sample.tokens));
+            samples.retain(|sample| !grams.overlaps(&sample.tokens));
             statistics.skipped.contaminated += before - samples.len();
             hold_out(&mut samples, &mut validation, recipe.validation / recipe.sources.len());
         }
@@ -245,7 +251,7 @@ impl Desk<'_> {
         &self,
         source: &SourceRecipe,
         seed: u64,
-        roots: &dyn Roots,
+        (measured, roots): (&[Task], &dyn Roots),
         statistics: &mut SourceStatistics,
     ) -> Result<Vec<Raw>, PrepareError> {
         match source {
@@ -253,7 +259,7 @@ impl Desk<'_> {
             SourceRecipe::Jsonl(jsonl) => jsonl.read(&mut statistics.skipped),
             SourceRecipe::Kata(kata) => {
                 let at = |done, total| self.watch.at("writing katas", done, total);
-                let (raws, report) = kata.read(Split::Train, seed, &at)?;
+                let (raws, report) = kata.read(Split::Train, seed, measured, &at)?;
                 statistics.kata = Some(report);
                 Ok(raws)
             }
@@ -289,20 +295,6 @@ impl Desk<'_> {
         Ok(samples)
     }
 
-    /// What will be measured, as runs of tokens that no file may contain.
-    fn measured(&self) -> Result<Grams, PrepareError> {
-        let mut grams = Grams::default();
-        if self.recipe.sources.iter().all(|source| matches!(source, SourceRecipe::Kata(_))) {
-            return Ok(grams);
-        }
-        for task in measured_tasks(32, self.recipe.seed) {
-            for piece in self.renderer.document(&task.demonstration(), FillOrder::PrefixFirst)? {
-                grams.add(&piece.tokens);
-            }
-        }
-        Ok(grams)
-    }
-
     /// Katas of the validation split, in the mix of the first kata source.
     fn kata_validation(&self) -> Result<Vec<Sample>, PrepareError> {
         let kata = self.recipe.sources.iter().find_map(|source| match source {
@@ -311,7 +303,7 @@ impl Desk<'_> {
         });
         let Some(kata) = kata else { return Ok(Vec::new()) };
         let held_out = KataRecipe { episodes: self.recipe.validation, ..kata.clone() };
-        let (raws, _) = held_out.read(Split::Validation, self.recipe.seed, &|_, _| {})?;
+        let (raws, _) = held_out.read(Split::Validation, self.recipe.seed, &[], &|_, _| {})?;
         self.samples(&raws, self.recipe.seed, &mut SourceStatistics::default())
     }
 }

@@ -19,8 +19,6 @@ const CHUNK: usize = 1024;
 pub struct KataRecipe {
     pub episodes: usize,
     pub mix: KataMix,
-    /// Tasks of each kind, from each split that is measured, against which all episodes are checked.
-    pub checked_against: usize,
     /// How often an epoch shows each episode, on average.
     pub repeat: f32,
     /// The largest share of all tokens that may come from here.
@@ -47,7 +45,7 @@ impl Default for KataMix {
 
 impl Default for KataRecipe {
     fn default() -> Self {
-        Self { episodes: 10_000, mix: KataMix::default(), checked_against: 64, repeat: 1.0, share_max: None }
+        Self { episodes: 10_000, mix: KataMix::default(), repeat: 1.0, share_max: None }
     }
 }
 
@@ -111,16 +109,16 @@ impl KataRecipe {
         &self,
         split: Split,
         seed: u64,
+        measured: &[Task],
         mut keep: impl FnMut(&Task, usize) -> Result<(), PrepareError>,
     ) -> Result<KataReport, PrepareError> {
         self.mix.check()?;
-        let measured = if split == Split::Train { measured_tasks(self.checked_against, seed) } else { Vec::new() };
         let mut report = KataReport { checked_against: measured.len(), ..KataReport::default() };
         for start in (0..self.episodes).step_by(CHUNK) {
             let indices = start..(start + CHUNK).min(self.episodes);
             let tasks: Vec<Task> = indices.into_par_iter().map(|i| numbered(&self.mix, split, seed, i)).collect();
             let drawn = start + tasks.len();
-            for task in &report.clean(tasks, &measured) {
+            for task in &report.clean(tasks, measured) {
                 report.episodes += 1;
                 *report.by_kind.entry(task.kind.name().to_owned()).or_default() += 1;
                 keep(task, drawn)?;
@@ -129,15 +127,17 @@ impl KataRecipe {
         Ok(report)
     }
 
-    /// The episodes as documents. `at` hears how many have been drawn.
+    /// The episodes as documents, without those that give one of the `measured` tasks away. `at` hears how many have been
+    /// drawn.
     pub fn read(
         &self,
         split: Split,
         seed: u64,
+        measured: &[Task],
         at: &dyn Fn(usize, usize),
     ) -> Result<(Vec<Raw>, KataReport), PrepareError> {
         let mut documents = Vec::with_capacity(self.episodes);
-        let report = self.each(split, seed, |task, drawn| {
+        let report = self.each(split, seed, measured, |task, drawn| {
             let (document, kind) = (task.demonstration(), Kind::of_episode(task.kind));
             documents.push(Raw { document, kind, weight: 1.0, origin: task.id.clone() });
             at(drawn, self.episodes);
@@ -151,12 +151,13 @@ impl KataRecipe {
         &self,
         split: Split,
         seed: u64,
+        measured: &[Task],
         path: &Path,
         at: &dyn Fn(usize, usize),
     ) -> Result<KataReport, PrepareError> {
         let mut outcome = None;
         formats::write_atomically(path, |file| {
-            let report = self.each(split, seed, |task, drawn| {
+            let report = self.each(split, seed, measured, |task, drawn| {
                 let mut line = serde_json::to_vec(&task.record()).expect("an episode is plain data");
                 line.push(b'\n');
                 at(drawn, self.episodes);
@@ -205,8 +206,8 @@ impl KataReport {
     }
 }
 
-/// Tasks of every kind from every split that is measured.
-pub(crate) fn measured_tasks(count: usize, seed: u64) -> Vec<Task> {
+/// Tasks of every kind from every split that is measured, `count` of each.
+pub fn measured_tasks(count: usize, seed: u64) -> Vec<Task> {
     let splits = [Split::Validation, Split::Test, Split::UnseenFamilies];
     let all = splits.into_iter().flat_map(|split| EpisodeKind::ALL.map(|kind| (split, kind)));
     let numbered: Vec<(Split, EpisodeKind, u64)> =

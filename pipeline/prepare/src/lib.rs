@@ -21,7 +21,7 @@ pub use code::CodeRecipe;
 pub use dataset::{DataRecipe, Dataset, Fit, SourceRecipe, Statistics, Unwatched, Watch, load};
 pub use error::PrepareError;
 pub use jsonl::JsonlRecipe;
-pub use kata::{KataMix, KataRecipe, KataReport};
+pub use kata::{KataMix, KataRecipe, KataReport, measured_tasks};
 pub use kind::{Kind, KindWeights};
 pub use pack::{Packing, pack};
 pub use source::{NoRoots, Raw, Roots};
