@@ -13,7 +13,7 @@ pub mod scalar;
 mod tests;
 mod tile;
 
-use crate::simd::{Disjoint, Level, for_each, rows_per_task};
+use crate::simd::{Disjoint, Level, for_each, for_each_worth, rows_per_task};
 use tile::{Columns, KeyTile, QUERIES, Span};
 
 /// The heads of an attention layer.
@@ -115,7 +115,8 @@ fn forward_wide(
             tasks.extend((0..shape.kv_heads).map(|kv_head| (span, columns(kv_head))));
         }
     }
-    for_each(tasks, |(span, columns)| forward::forward_columns(level, &outputs, &inputs, span, columns, shape));
+    let values = spans.iter().map(|span| span.queries * span.keys).sum::<usize>() * shape.query_heads * shape.head_dim;
+    for_each_worth(values / 32, tasks, |(span, columns)| forward::forward_columns(level, &outputs, &inputs, span, columns, shape));
 }
 
 /// A few queries over many keys, which are split between tasks.
@@ -184,7 +185,8 @@ fn backward_spans(
         }
     }
     tasks.sort_by_key(|task| std::cmp::Reverse(task.span.keys));
-    for_each(tasks, |task| backward::backward_head(level, task, &inputs, shape));
+    let values = spans.iter().map(|span| span.queries * span.keys).sum::<usize>() * heads * width;
+    for_each_worth(values / 16, tasks, |task| backward::backward_head(level, task, &inputs, shape));
     join_heads(dk, &dk_heads, shape.scale, shape);
     join_heads(dv, &dv_heads, 1.0, shape);
 }

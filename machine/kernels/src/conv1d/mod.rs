@@ -3,8 +3,14 @@
 //! T tokens, C channels, K taps, S spans. x, y, pre [T, C]; weight [C, K], the last tap is the current token;
 //! tail [K − 1, C] holds the inputs before the span and is left holding the span's last ones. y and pre are written,
 //! gradients are added to; the gradient into a tail is dropped. Shapes that do not fit are a panic.
+//! Against f64: 1e-6 of 1 + |y|.
 
 pub mod scalar;
+#[cfg(test)]
+mod tests;
+mod vector;
+
+use crate::simd::{Level, for_each_summed, for_each_worth, rows_per_task};
 
 /// What the forward pass leaves for the backward one.
 #[derive(Clone, Copy, Debug)]
@@ -19,12 +25,14 @@ pub struct Saved<'a> {
 
 /// One span.
 pub fn forward(y: &mut [f32], pre: &mut [f32], x: &[f32], weight: &[f32], tail: &mut [f32], kernel: usize) {
-    scalar::forward(y, pre, x, weight, tail, kernel);
+    let tokens = x.len() / channels(weight, kernel);
+    forward_packed(y, pre, x, weight, tail, &[tokens], kernel);
 }
 
 /// One span, backwards.
 pub fn backward(dx: &mut [f32], dweight: &mut [f32], dy: &[f32], saved: Saved, weight: &[f32], kernel: usize) {
-    scalar::backward([dx, dweight], dy, [saved.pre, saved.x, weight, saved.initial_tail], kernel);
+    let tokens = dy.len() / channels(weight, kernel);
+    backward_packed(dx, dweight, dy, saved, weight, &[tokens], kernel);
 }
 
 /// Several spans one after the other, each with a tail of its own in `tails` [S, K − 1, C].
@@ -37,13 +45,33 @@ pub fn forward_packed(
     spans: &[usize],
     kernel: usize,
 ) {
-    let channels = weight.len() / kernel;
+    let channels = channels(weight, kernel);
     let tail_len = (kernel - 1) * channels;
+    check(&[y.len(), pre.len(), x.len()], tails.len(), spans, [channels, kernel]);
+    let weight_kc = transposed(weight, channels, kernel);
+    let part = |index: usize, start: usize| vector::Span {
+        x: &x[start * channels..(start + spans[index]) * channels],
+        tail: &tails[index * tail_len..(index + 1) * tail_len],
+        weight_kc: &weight_kc,
+        kernel,
+    };
+    let blocks = blocks(spans, rows_per_task(channels * kernel));
+    let (mut y_rest, mut pre_rest) = (y, pre);
+    let mut tasks = Vec::with_capacity(blocks.len());
+    for block in blocks {
+        let (y, rest) = std::mem::take(&mut y_rest).split_at_mut(block.tokens * channels);
+        y_rest = rest;
+        let (pre, rest) = std::mem::take(&mut pre_rest).split_at_mut(block.tokens * channels);
+        pre_rest = rest;
+        tasks.push((y, pre, part(block.span, block.span_start), block.first));
+    }
+    for_each_worth(x.len() * kernel, tasks, |(y, pre, span, first)| {
+        vector::forward_tokens(Level::best(), y, pre, span, first);
+    });
     let mut start = 0;
     for (index, span) in spans.iter().enumerate() {
-        let rows = start * channels..(start + span) * channels;
         let tail = &mut tails[index * tail_len..(index + 1) * tail_len];
-        forward(&mut y[rows.clone()], &mut pre[rows.clone()], &x[rows], weight, tail, kernel);
+        keep_last(tail, &x[start * channels..(start + span) * channels]);
         start += span;
     }
 }
@@ -58,17 +86,87 @@ pub fn backward_packed(
     spans: &[usize],
     kernel: usize,
 ) {
-    let channels = weight.len() / kernel;
+    let channels = channels(weight, kernel);
     let tail_len = (kernel - 1) * channels;
-    let mut start = 0;
-    for (index, span) in spans.iter().enumerate() {
-        let rows = start * channels..(start + span) * channels;
-        let part = Saved {
-            pre: &saved.pre[rows.clone()],
-            x: &saved.x[rows.clone()],
-            initial_tail: &saved.initial_tail[index * tail_len..(index + 1) * tail_len],
-        };
-        backward(&mut dx[rows.clone()], dweight, &dy[rows], part, weight, kernel);
-        start += span;
+    let Saved { pre, x, initial_tail } = saved;
+    check(&[dx.len(), dy.len(), pre.len(), x.len()], initial_tail.len(), spans, [channels, kernel]);
+    assert_eq!(dweight.len(), weight.len(), "one gradient per weight");
+    let weight_kc = transposed(weight, channels, kernel);
+    let mut dx_rest = dx;
+    let mut tasks = Vec::new();
+    for block in blocks(spans, rows_per_task(2 * channels * kernel)) {
+        let (dx, rest) = std::mem::take(&mut dx_rest).split_at_mut(block.tokens * channels);
+        dx_rest = rest;
+        let rows = block.span_start * channels..(block.span_start + spans[block.span]) * channels;
+        let tail = &initial_tail[block.span * tail_len..(block.span + 1) * tail_len];
+        let span = vector::Span { x: &x[rows.clone()], tail, weight_kc: &weight_kc, kernel };
+        tasks.push((dx, [&dy[rows.clone()], &pre[rows]], span, block.first));
     }
+    let mut dweight_kc = vec![0.0; dweight.len()];
+    for_each_summed(tasks, &mut dweight_kc, |(dx, given, span, first), dweight_kc| {
+        vector::backward_tokens(Level::best(), [dx, dweight_kc], given, span, first);
+    });
+    for (c, dweight_k) in dweight.chunks_exact_mut(kernel).enumerate() {
+        for (tap, dweight) in dweight_k.iter_mut().enumerate() {
+            *dweight += dweight_kc[tap * channels + c];
+        }
+    }
+}
+
+/// Tokens of one span that one task handles.
+struct Block {
+    span: usize,
+    /// The span's first token among all.
+    span_start: usize,
+    /// The block's first token within the span.
+    first: usize,
+    tokens: usize,
+}
+
+/// The spans cut into blocks of at most `most` tokens, in order.
+fn blocks(spans: &[usize], most: usize) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut span_start = 0;
+    for (span, &len) in spans.iter().enumerate() {
+        for first in (0..len).step_by(most) {
+            blocks.push(Block { span, span_start, first, tokens: most.min(len - first) });
+        }
+        span_start += len;
+    }
+    blocks
+}
+
+/// weight [C, K] as [K, C], so that vectors run along the channels.
+fn transposed(weight: &[f32], channels: usize, kernel: usize) -> Vec<f32> {
+    let mut weight_kc = vec![0.0; weight.len()];
+    for (c, weight_k) in weight.chunks_exact(kernel).enumerate() {
+        for (tap, &weight) in weight_k.iter().enumerate() {
+            weight_kc[tap * channels + c] = weight;
+        }
+    }
+    weight_kc
+}
+
+/// Leaves the tail holding the last of what was in it and then x.
+fn keep_last(tail: &mut [f32], x: &[f32]) {
+    if x.len() >= tail.len() {
+        tail.copy_from_slice(&x[x.len() - tail.len()..]);
+    } else {
+        tail.copy_within(x.len().., 0);
+        let kept = tail.len() - x.len();
+        tail[kept..].copy_from_slice(x);
+    }
+}
+
+/// C, from the weight's length.
+fn channels(weight: &[f32], kernel: usize) -> usize {
+    let fits = kernel > 0 && !weight.is_empty() && weight.len() % kernel == 0;
+    assert!(fits, "{} weights are no channels of {kernel} taps", weight.len());
+    weight.len() / kernel
+}
+
+fn check(lengths: &[usize], tails: usize, spans: &[usize], [channels, kernel]: [usize; 2]) {
+    let want = spans.iter().sum::<usize>() * channels;
+    assert!(lengths.iter().all(|&len| len == want), "lengths {lengths:?}, spans of {channels} channels ask for {want}");
+    assert_eq!(tails, spans.len() * (kernel - 1) * channels, "one tail per span");
 }

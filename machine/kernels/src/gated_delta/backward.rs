@@ -10,7 +10,7 @@
 //! dbeta_i = ⟨Z_i, E_i⟩ − Σ_j Γ_ij (K Kᵀ)_ij (Z Nᵀ)_ij;  the adjoint of S = e^{c_n} D + Qᵀ F + Kᵀ G
 //! dc_i from each place where c_i stands in an exponent; dg_j = Σ_{i ≥ j} dc_i.
 
-use super::chunk::{HeadChunk, Pairs, Task, Triangles, scale_rows, scale_rows_in_place, solve, solve_transposed};
+use super::chunk::{HeadChunk, Pairs, Task, Triangles, scale_rows, solve, solve_transposed};
 use super::{CHUNK, Inputs, Shape};
 use crate::simd::{Disjoint, Product, Simd, Strided, dot, scale_in_place, transpose, variants};
 

@@ -13,7 +13,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-use crate::simd::{Disjoint, Level, for_each, rows_per_task};
+use crate::simd::{Disjoint, Level, for_each, for_each_worth, rows_per_task};
 
 /// Tokens per chunk of the matrix form.
 pub const CHUNK: usize = 32;
@@ -142,7 +142,7 @@ fn run_chunked(
     let (out, states) = (Disjoint::new(out), Disjoint::new(states));
     let outputs = chunked::Outputs { out, states, chunk_states: Disjoint::new(chunk_states) };
     let run = |task| chunked::forward_task(Level::best(), &outputs, &inputs, task, shape);
-    run_tasks(chunk::tasks(spans, shape), tokens, shape, run);
+    for_each_worth(tokens * shape.state_len() / 4, chunk::tasks(spans, shape), run);
 }
 
 /// The adjoint of [`chunked_packed`], with no gradient into the final states.
@@ -166,16 +166,7 @@ pub fn backward_packed(
     let outputs = backward::Outputs { dq, dk, dv, dg, dbeta };
     let given = backward::Given { dout, chunk_states };
     let run = |task| backward::backward_task(Level::best(), &outputs, &inputs, given, task, shape);
-    run_tasks(chunk::tasks(spans, shape), tokens, shape, run);
-}
-
-/// Runs the tasks on all threads, or on this one when together they are too little work.
-fn run_tasks(tasks: Vec<chunk::Task>, tokens: usize, shape: &Shape, run: impl Fn(chunk::Task) + Sync + Send) {
-    if tokens * shape.state_len() / 4 < rows_per_task(1) {
-        tasks.into_iter().for_each(run);
-    } else {
-        for_each(tasks, run);
-    }
+    for_each_worth(tokens * shape.state_len() / 4, chunk::tasks(spans, shape), run);
 }
 
 /// Asserts that the inputs fit the shape and each other, and gives T.

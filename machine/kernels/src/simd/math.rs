@@ -61,3 +61,23 @@ pub(crate) fn scale_in_place<S: Simd>(s: S, x: &mut [f32], factor: f32) {
         s.store(x, scaled);
     }
 }
+
+/// The largest value, −∞ of none.
+#[inline(always)]
+pub(crate) fn largest<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let mut most = [s.splat(f32::NEG_INFINITY); 4];
+    let wide = x.chunks_exact(4 * S::LANES);
+    let rest = wide.remainder();
+    for x in wide {
+        for (i, most) in most.iter_mut().enumerate() {
+            *most = s.max(*most, s.load(&x[i * S::LANES..]));
+        }
+    }
+    let whole = rest.chunks_exact(S::LANES);
+    let last = whole.remainder();
+    for x in whole {
+        most[0] = s.max(most[0], s.load(x));
+    }
+    let most = s.largest(s.max(s.max(most[0], most[1]), s.max(most[2], most[3])));
+    last.iter().fold(most, |most, &x| most.max(x))
+}

@@ -21,8 +21,8 @@ mod tests;
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
-pub(crate) use math::{dot, exp, scale_in_place, sigmoid, silu_slope};
-pub(crate) use parallel::{Disjoint, for_each, for_each_summed, rows_per_task};
+pub(crate) use math::{dot, exp, largest, scale_in_place, sigmoid, silu_slope};
+pub(crate) use parallel::{Disjoint, for_each, for_each_summed, for_each_worth, rows_per_task};
 pub(crate) use portable::Portable;
 pub(crate) use product::{Product, Strided, transpose};
 

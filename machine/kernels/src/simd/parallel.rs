@@ -23,6 +23,15 @@ pub(crate) fn for_each<T: Send>(tasks: impl IntoIterator<Item = T>, run: impl Fn
     }
 }
 
+/// As [`for_each`], but on this thread also when all of the tasks together (`values` of about a nanosecond) are too little.
+pub(crate) fn for_each_worth<T: Send>(values: usize, tasks: Vec<T>, run: impl Fn(T) + Sync + Send) {
+    if values < VALUES_PER_TASK {
+        tasks.into_iter().for_each(run);
+    } else {
+        for_each(tasks, run);
+    }
+}
+
 /// Runs the tasks, each with a zeroed buffer of sum.len() to add to, and adds the buffers to `sum` in the tasks' order.
 pub(crate) fn for_each_summed<T: Send>(
     tasks: impl IntoIterator<Item = T>,
