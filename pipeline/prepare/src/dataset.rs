@@ -149,7 +149,7 @@ impl SourceRecipe {
         }
     }
 
-    fn share_max(&self, sources: usize) -> f64 {
+    pub(crate) fn share_max(&self, sources: usize) -> f64 {
         let unsaid = if sources >= MANY_SOURCES { SHARE_MAX } else { 1.0 };
         match self {
             SourceRecipe::Kata(kata) => kata.share_max.unwrap_or(1.0),

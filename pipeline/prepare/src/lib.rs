@@ -14,6 +14,7 @@ mod overlap;
 pub mod pack;
 mod share;
 pub mod source;
+mod vocabulary;
 pub mod weigh;
 
 pub use batch::{Batch, Cursor, Loader, LoaderSettings, Sample, fingerprint};
@@ -25,4 +26,5 @@ pub use kata::{KataMix, KataRecipe, KataReport, measured_tasks};
 pub use kind::{Kind, KindWeights};
 pub use pack::{Packing, pack};
 pub use source::{NoRoots, Raw, Roots};
+pub use vocabulary::{VocabularyRecipe, train_tokenizer};
 pub use weigh::{FillTraining, Weighing};

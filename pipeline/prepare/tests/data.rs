@@ -236,3 +236,17 @@ fn episodes_go_to_a_file_and_come_back() {
     let nowhere = folder.0.join("missing/folder/x.jsonl");
     assert!(kata.write_episodes(Split::Train, 3, &[], &nowhere, &|_, _| {}).is_err());
 }
+
+#[test]
+fn a_tokenizer_of_ones_own_shortens_what_it_was_trained_on() {
+    let recipe: DataRecipe = toml::from_str("[[source]]\ntype = \"kata\"\nepisodes = 400").expect("table");
+    let template = Template::embedded();
+    let vocabulary = prepare::VocabularyRecipe { size: 600, episodes: 60 };
+    let train = || prepare::train_tokenizer(&vocabulary, &recipe, &template, &NoRoots, &Unwatched).expect("trained");
+    let ours = train();
+    assert_eq!(ours.vocabulary_size(), 600);
+    let program = "def total(items):\n    return sum(items)\n";
+    assert!(ours.encode(program).len() * 2 < program.len(), "{} tokens", ours.encode(program).len());
+    assert_eq!(ours.decode(&ours.encode(program)), program);
+    assert_eq!(ours.encode(program), train().encode(program), "the same each time");
+}
