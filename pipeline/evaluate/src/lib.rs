@@ -6,6 +6,7 @@
 mod divergence;
 mod parity;
 mod perplexity;
+mod report;
 mod speed;
 pub mod statistics;
 pub mod table;
@@ -15,6 +16,7 @@ mod walk;
 pub use divergence::{Divergence, divergence};
 pub use parity::{Parity, parity};
 pub use perplexity::{Loss, Perplexity, perplexity};
+pub use report::{EvaluateRecipe, Report, comparison, comparison_page, evaluate, kata_samples};
 pub use speed::{Speed, SpeedSettings, speed};
 pub use statistics::{Rate, pass_at_k};
 pub use table::Table;

@@ -1,0 +1,126 @@
+//! Where a model is that a person names: a folder, a run, a stage of a run, or a model that came with the program.
+
+use crate::failure::Problem;
+use anyhow::{Context, Result};
+use models::{Loading, Model};
+use std::path::{Path, PathBuf};
+use text::{Renderer, Template, Tokenizer};
+
+/// Where `lateen build` writes.
+pub(crate) const RUNS: &str = "runs";
+
+const CONFIG: &str = "config.json";
+
+/// The model folder that `name` means. Tried in this order: the folder of that name, `runs/<name>` (a stage, or the last
+/// finished stage of a run), the models that come with the program. `tiny` without a run is the base model.
+pub(crate) fn model_directory(name: &str) -> Result<PathBuf> {
+    let path = Path::new(name);
+    if path.join(CONFIG).is_file() {
+        return Ok(path.to_owned());
+    }
+    let runs = if path.starts_with(RUNS) { path.to_owned() } else { Path::new(RUNS).join(name) };
+    for run in [path, &runs] {
+        if run.join(CONFIG).is_file() {
+            return Ok(run.to_owned());
+        }
+        if let Some(stage) = last_stage(run) {
+            return Ok(stage);
+        }
+    }
+    let shipped = if name == "tiny" { "base" } else { name };
+    if let Some(fixture) = fixtures().map(|fixtures| fixtures.join(shipped)).find(|path| path.join(CONFIG).is_file()) {
+        return Ok(fixture);
+    }
+    Err(not_found(name, path).into())
+}
+
+fn not_found(name: &str, path: &Path) -> Problem {
+    let known = known_models();
+    let known = if known.is_empty() { "none are here".to_owned() } else { known.join(", ") };
+    let message = if path.is_dir() {
+        format!("the folder {name} holds no {CONFIG}, so it is no model")
+    } else {
+        format!("there is no model {name:?}")
+    };
+    Problem::new(message, format!("give a folder with a {CONFIG}, or the name of a run or a fixture: {known}"))
+}
+
+/// The newest stage of a run that holds a model; folders are named `01-base`, `02-sft`, … and an unfinished one is not it.
+fn last_stage(run: &Path) -> Option<PathBuf> {
+    let mut stages: Vec<PathBuf> = std::fs::read_dir(run).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    stages.sort();
+    let finished = |stage: &PathBuf| {
+        let manifest = formats::Manifest::read(stage).ok().flatten();
+        stage.join(CONFIG).is_file() && manifest.is_none_or(|manifest| manifest.finished)
+    };
+    stages.into_iter().rev().find(finished)
+}
+
+/// Folders of models that come with the program: beside the working directory's project, or the program's own.
+fn fixtures() -> impl Iterator<Item = PathBuf> {
+    let starts = [std::env::current_dir().ok(), std::env::current_exe().ok()];
+    starts.into_iter().flatten().flat_map(|start| {
+        let all: Vec<PathBuf> = start.ancestors().map(|folder| folder.join("fixtures")).collect();
+        all
+    })
+}
+
+fn known_models() -> Vec<String> {
+    let children = |folder: PathBuf| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten();
+        entries.filter_map(|entry| Some(entry.ok()?.path())).collect::<Vec<_>>()
+    };
+    let runs = children(RUNS.into()).into_iter().filter(|run| last_stage(run).is_some());
+    let shipped = fixtures().flat_map(children).filter(|path| path.join(CONFIG).is_file());
+    let mut names: Vec<String> =
+        runs.chain(shipped).filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// A model with what turns text into its tokens.
+pub(crate) struct Speaking {
+    pub(crate) directory: PathBuf,
+    pub(crate) model: Model,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: Template,
+}
+
+impl Speaking {
+    pub(crate) fn open(name: &str, loading: Loading) -> Result<Self> {
+        let directory = model_directory(name)?;
+        let model = open_model(&directory, loading)?;
+        let (tokenizer, template) = open_text(&directory)?;
+        let (rows, tokens) = (model.config.vocab_size, tokenizer.vocabulary_size());
+        if tokens > rows {
+            let message = format!(
+                "{}: the tokenizer has {tokens} tokens, the model only {rows}: they do not belong together",
+                directory.display()
+            );
+            return Err(Problem::new(message, "copy tokenizer.json from the model that this one was made from").into());
+        }
+        Ok(Self { directory, model, tokenizer, template })
+    }
+
+    pub(crate) fn renderer(&self) -> Renderer<'_> {
+        Renderer::new(&self.tokenizer, &self.template)
+    }
+}
+
+pub(crate) fn open_model(directory: &Path, loading: Loading) -> Result<Model> {
+    Model::open(directory, loading).with_context(|| format!("cannot open the model in {}", directory.display()))
+}
+
+pub(crate) fn open_text(directory: &Path) -> Result<(Tokenizer, Template)> {
+    let reading = || format!("cannot read the tokenizer of {}", directory.display());
+    let tokenizer = Tokenizer::open(directory).with_context(reading)?;
+    let template = Template::open(directory).with_context(reading)?;
+    Ok((tokenizer, template))
+}
+
+/// A sandbox whose programs run in processes of their own, which are this program again.
+pub(crate) fn sandbox() -> Result<environment::Sandbox> {
+    let program = std::env::current_exe().context("cannot find this program's own file, which the sandbox starts")?;
+    Ok(environment::Sandbox::with_worker(program, vec![crate::verbs::sandbox_worker::NAME.to_owned()]))
+}
