@@ -3,7 +3,7 @@
 #![allow(clippy::print_stdout)]
 
 use kernels::gemm::{self, Precision};
-use numeric::{Matrix, MatrixView, Rng};
+use numeric::{Format, Matrix, MatrixView, Rng};
 use std::time::Instant;
 
 const ROUNDS: usize = 15;
@@ -152,11 +152,39 @@ fn run(case: &Case) {
     report(case, "dW", &seconds);
 }
 
+/// Decoding: bytes of weight read a second, for a few rows of `x`.
+fn run_decode(rows: usize, columns: usize) {
+    for format in [Format::F32, Format::Bf16, Format::F16, Format::Q8_0, Format::Mxfp4, Format::Nvfp4] {
+        // Many copies in turn, so that the weight comes from where a model's weights would.
+        let weight = Matrix::quantize(&random(rows * columns, 1), rows, columns, format);
+        let copies = vec![weight.clone(); ((64 << 20) / weight.bytes()).clamp(1, 64)];
+        print!("{rows} × {columns} {format:?}:");
+        for t in [1, 2, 4, 8] {
+            let (x, mut y) = (random(t * columns, 2), vec![0f32; t * rows]);
+            let mut all = || {
+                for copy in &copies {
+                    gemm::multiply_transposed(&mut y, &x, copy.view(), false, Precision::F32);
+                }
+            };
+            let seconds = measure(&mut [&mut all])[0] / copies.len() as f64;
+            print!("  T={t} {:6.1} GB/s ({:7.1} µs)", 1e-9 * weight.bytes() as f64 / seconds, 1e6 * seconds);
+        }
+        println!();
+    }
+}
+
 fn main() {
     println!(
         "threads {}, sets {:?}, medians of {ROUNDS}",
         rayon::current_num_threads(),
         kernels::cpu::Cpu::get().names()
     );
+    println!(
+        "variants: {} in f32, {} in bf16",
+        gemm::variant_name(Precision::F32),
+        gemm::variant_name(Precision::Bf16)
+    );
     CASES.iter().for_each(run);
+    run_decode(4096, 4096);
+    run_decode(768, 192);
 }

@@ -1,5 +1,8 @@
 //! AVX-512: thirty-two columns of a row at a time, decoded in registers. The matrix × vector kernel reads weights
 //! through the same decoders.
+//!
+//! SAFETY: decoders are inlined into functions that enable AVX-512, which run only where `Cpu` has found it; rows and
+//! columns lie within the matrix, which `dequantize::run` and `matvec` have checked.
 
 use numeric::block::{BlockMxfp4, BlockNvfp4, BlockQ8};
 use numeric::minifloat::{E2M1_VALUES, E4M3_VALUES, e8m0_to_f32};
@@ -142,8 +145,8 @@ impl Decode for Q8 {
         // SAFETY: as promised by the caller.
         unsafe {
             let block = &*self.0.add(column / 32);
-            let scale = _mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(block.scale.to_bits())));
-            let scale = _mm512_broadcastss_ps(scale);
+            // Eight bytes from the block's start: the scale and six quants, which are not looked at.
+            let scale = _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_loadl_epi64(std::ptr::from_ref(block).cast())));
             let quants = block.quants.as_ptr().cast::<__m128i>();
             let half = |from| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from)));
             [_mm512_mul_ps(scale, half(quants)), _mm512_mul_ps(scale, half(quants.add(1)))]

@@ -1,4 +1,7 @@
 //! AVX2 with FMA: panels of 6 × 16, twelve sums, two right vectors and two broadcasts in the sixteen registers.
+//!
+//! SAFETY: runs only where `Cpu` has found AVX2 and FMA; windows and panels have the sizes that `blocking` gives, and
+//! the output's corner has the rows and columns that a `PanelProduct` names.
 
 use super::portable::{self, DEPTH_BLOCK, left_panel_bytes, left_steps};
 use super::product::{PanelProduct, Variant, Window, nothing};

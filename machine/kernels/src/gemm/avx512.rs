@@ -1,4 +1,7 @@
 //! AVX-512: panels of 12 × 32, twenty-four sums, two right vectors and a broadcast in the thirty-two registers.
+//!
+//! SAFETY: runs only where `Cpu` has found AVX-512; windows and panels have the sizes that `blocking` gives, and the
+//! output's corner has the rows and columns that a `PanelProduct` names.
 
 use super::portable::{self, DEPTH_BLOCK, left_panel_bytes, left_steps};
 use super::product::{PanelProduct, Variant, Window, nothing};

@@ -1,4 +1,7 @@
 //! AVX512-BF16: pairs of bf16 multiplied and added to f32, 8 × 32 sums at a time.
+//!
+//! SAFETY: runs only where `Cpu` has found AVX512-BF16; panels have the sizes that `blocking` gives, and the output's
+//! corner has the rows and columns that a `PanelProduct` names.
 
 use super::avx512::mask_of;
 use super::bf16::{self, PANEL, TILE_BYTES, TILE_DEPTH, panel_bytes};

@@ -3,6 +3,8 @@
 //! A tile is 1 KiB. On the left it is 16 rows by 32 of depth; on the right, 16 pairs of depth by 16 columns by the two
 //! of a pair, which is how AMX and AVX512-BF16 both want it. A panel is `[depth / 32][2 tiles]`, so that the innermost
 //! loop reads both factors as streams.
+//!
+//! SAFETY: runs only where `Cpu` has found AVX512-BF16; windows and panels have the sizes that `blocking` gives.
 
 use super::avx512::{mask_of, transpose};
 use super::product::Window;

@@ -1,5 +1,8 @@
 //! The packed product in plain Rust, for machines without a variant of their own; the compiler vectorizes it.
 //! Also the packing that the f32 variants share.
+//!
+//! SAFETY: windows and panels have the sizes that `blocking` gives, and the output's corner has the rows and columns
+//! that a `PanelProduct` names.
 
 use super::product::{PanelProduct, Variant, Window, nothing};
 use numeric::minifloat::round_to_bf16;

@@ -1,4 +1,7 @@
 //! AVX2 with FMA: a few rows of the weight by one or two of `x` at a time, one sum in registers for each pair.
+//!
+//! SAFETY: runs only where `Cpu` has found AVX2, FMA and F16C; a part's rows, columns and tokens are those of its job,
+//! whose sizes `matvec::run_parts` has checked.
 
 use super::Part;
 use crate::dequantize::avx2::{Decode, with_decoder};

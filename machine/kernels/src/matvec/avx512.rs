@@ -1,4 +1,7 @@
 //! AVX-512: a few rows of the weight by a few of `x` at a time, one sum in registers for each pair.
+//!
+//! SAFETY: runs only where `Cpu` has found AVX-512; a part's rows, columns and tokens are those of its job, whose sizes
+//! `matvec::run_parts` has checked.
 
 use super::Part;
 use crate::dequantize::avx512::{Decode, with_decoder};
@@ -25,7 +28,14 @@ unsafe fn rows<D: Decode, const ROUND: bool>(part: &Part, weight: D) {
                 match part.tokens() - token {
                     1 => dots::<D, STEP, 1, ROUND>(part, weight, start, token),
                     2 | 3 => dots::<D, STEP, 2, ROUND>(part, weight, start, token),
-                    _ => dots::<D, STEP, 4, ROUND>(part, weight, start, token),
+                    4..8 => dots::<D, STEP, 4, ROUND>(part, weight, start, token),
+                    _ => {
+                        // Sums for eight tokens leave registers for half of the rows.
+                        if start + STEP / 2 < part.rows.end {
+                            dots::<D, { STEP / 2 }, 8, ROUND>(part, weight, start + STEP / 2, token);
+                        }
+                        dots::<D, { STEP / 2 }, 8, ROUND>(part, weight, start, token)
+                    }
                 }
             };
         }

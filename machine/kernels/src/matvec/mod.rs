@@ -1,6 +1,6 @@
 //! `y_TN (+)= x_TK · W_NKᵀ` for a few rows of `x`: the product of decoding, bound by the bytes of the weight.
 //!
-//! T rows (at most [`MOST_ROWS`]), K columns, N rows of the weight in any format. Blocks are decoded in registers, once
+//! T rows ([`MOST_ROWS`] or so), K columns, N rows of the weight in any format. Blocks are decoded in registers, once
 //! for all T. Writes all of `y`; reads it only to accumulate. Every sum is in one order that depends on K alone: not on
 //! T, N or the threads. Error at most about 4e-6 · √K · |w||x|.
 
@@ -8,6 +8,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod portable;
 mod scalar;
 #[cfg(test)]
 mod tests;
@@ -17,8 +18,11 @@ use numeric::MatrixView;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Rows of `x` up to which this beats packing the weight.
-pub const MOST_ROWS: usize = 8;
+/// Rows of `x` up to which this beats packing the weight for an f32 product.
+pub const MOST_ROWS: usize = 24;
+
+/// The same for a product in bf16, whose multiplications are cheaper.
+pub const MOST_ROWS_BF16: usize = 8;
 
 /// Weights below this many bytes are read sooner by one thread than others are woken.
 const PARALLEL_BYTES: usize = 1 << 20;
@@ -81,6 +85,7 @@ pub(crate) struct Variant {
 /// Slowest first: the last that runs here wins.
 static VARIANTS: &[Variant] = &[
     Variant { name: "scalar", runs_on: |_| true, multiply: scalar::multiply },
+    Variant { name: "portable", runs_on: |_| true, multiply: portable::multiply },
     #[cfg(target_arch = "x86_64")]
     Variant { name: "avx2", runs_on: |cpu| cpu.avx2, multiply: avx2::multiply },
     #[cfg(target_arch = "x86_64")]
@@ -90,7 +95,7 @@ static VARIANTS: &[Variant] = &[
 /// Computes all jobs. `round`: both factors rounded to bf16 before they are multiplied.
 pub(crate) fn run(jobs: Vec<Job>, accumulate: bool, round: bool) {
     let cpu = Cpu::get();
-    let variant = VARIANTS.iter().rev().find(|v| (v.runs_on)(cpu)).expect("the scalar variant runs everywhere");
+    let variant = VARIANTS.iter().rev().find(|v| (v.runs_on)(cpu)).expect("the portable variant runs everywhere");
     run_with(variant, jobs, accumulate, round);
 }
 

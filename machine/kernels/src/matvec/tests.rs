@@ -37,8 +37,9 @@ fn every_variant_matches_the_definition() {
         ran.push(variant.name);
         for (format, columns, rows) in SHAPES {
             let weight = Matrix::quantize(&random(rows * columns, 1), rows, columns, format);
-            for (tokens, accumulate, round) in
-                (1..=MOST_ROWS).flat_map(|t| [(t, false, false), (t, true, false), (t, false, true)])
+            for (tokens, accumulate, round) in (1..=MOST_ROWS)
+                .filter(|t| *t < 10 || t % 7 == 2)
+                .flat_map(|t| [(t, false, false), (t, true, false), (t, false, true)])
             {
                 let x = random(tokens * columns, 2);
                 let start = if accumulate { random(tokens * rows, 3) } else { vec![f32::NAN; tokens * rows] };
@@ -53,7 +54,7 @@ fn every_variant_matches_the_definition() {
         }
     }
     let cpu = Cpu::get();
-    assert!(ran.contains(&"scalar"));
+    assert!(ran.contains(&"scalar") && ran.contains(&"portable"));
     assert_eq!((ran.contains(&"avx2"), ran.contains(&"avx512")), (cpu.avx2, cpu.avx512), "ran {ran:?}");
 }
 
