@@ -1,7 +1,7 @@
 //! AVX2: thirty-two columns of a row at a time, decoded in registers. The matrix × vector kernel reads weights through
 //! the same decoders.
 //!
-//! SAFETY: decoders are inlined into functions that enable AVX2, FMA and F16C, which run only where `Cpu` has found them;
+//! SAFETY: decoders are inlined into functions that enable AVX2 and F16C, which run only where `Cpu` has found them;
 //! rows and columns lie within the matrix, which `dequantize::run` and `matvec` have checked.
 
 use numeric::block::{BlockMxfp4, BlockNvfp4, BlockQ8};

@@ -3,8 +3,8 @@
 //! Written in assembler because the tile intrinsics are not stable. Tile registers are nothing that the compiler uses:
 //! a block of assembler leaves none behind that a later one needs, and every block names those that it changes.
 //!
-//! SAFETY: runs only where the system has granted the tiles; panels are packed to their full size by `blocking`, and the
-//! output's corner has the rows and columns that a `PanelProduct` names.
+//! SAFETY: runs only where the system has granted the tiles; panels are packed to their full size by `blocking`, and
+//! the output's corner has the rows and columns that a `PanelProduct` names.
 
 use super::avx512::mask_of;
 use super::bf16::{self, PANEL, TILE_BYTES, TILE_DEPTH, panel_bytes};
