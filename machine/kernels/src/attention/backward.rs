@@ -5,7 +5,7 @@
 
 use super::tile::{Columns, KEYS, KeyTile, QUERIES, Span, key_rows, key_tiles, scores};
 use super::{Inputs, Saved, Shape};
-use crate::simd::{Disjoint, Product, Simd, Strided, dot, exp, variants};
+use crate::simd::{Disjoint, Product, Simd, Strided, dot, exp, scale_in_place, variants};
 
 /// What one task reads besides the inputs, and where it adds.
 pub(super) struct Head<'a> {
@@ -47,8 +47,9 @@ fn backward<S: Simd>(s: S, head: Head, inputs: &Inputs, shape: &Shape) {
     for first_token in (0..span.queries).step_by(QUERIES) {
         let tokens = QUERIES.min(span.queries - first_token);
         let columns = Columns { first_token, tokens, first_head: head, heads: 1, kv_head };
-        columns.transpose(&mut scratch.queries, inputs.q, shape.scale, span, shape);
-        columns.transpose(&mut scratch.douts, dout, 1.0, span, shape);
+        columns.transpose(s, &mut scratch.queries, inputs.q, span, shape);
+        scale_in_place(s, &mut scratch.queries, shape.scale);
+        columns.transpose(s, &mut scratch.douts, dout, span, shape);
         for c in 0..tokens {
             let row = columns.row(span, c, shape);
             let values = row * width..(row + 1) * width;

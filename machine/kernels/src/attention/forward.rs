@@ -5,7 +5,7 @@
 
 use super::tile::{Columns, KEYS, KeyTile, QUERIES, Span, key_rows, key_tiles, scores};
 use super::{Inputs, Shape};
-use crate::simd::{Disjoint, Product, Simd, Strided, exp, variants};
+use crate::simd::{Disjoint, Product, Simd, Strided, exp, scale_in_place, variants};
 
 pub(super) struct Outputs<'a> {
     pub(super) out: Disjoint<'a>,
@@ -27,9 +27,9 @@ fn forward<S: Simd>(s: S, outputs: &Outputs, inputs: &Inputs, span: Span, column
     let mut queries = vec![0.0; width * QUERIES];
     let mut sums = vec![0.0; width * QUERIES];
     let mut probabilities = vec![0.0; KEYS * QUERIES];
-    columns.transpose(&mut queries, inputs.q, shape.scale, span, shape);
-    let mut running =
-        Running { most: [f32::NEG_INFINITY; QUERIES], sum: [0.0; QUERIES], correction: [0.0; QUERIES] };
+    columns.transpose(s, &mut queries, inputs.q, span, shape);
+    scale_in_place(s, &mut queries, shape.scale);
+    let mut running = Running { most: [f32::NEG_INFINITY; QUERIES], sum: [0.0; QUERIES], correction: [0.0; QUERIES] };
     for tile in key_tiles(columns.keys_end(span)) {
         scores(s, &mut probabilities, &queries, inputs, (span, columns, tile), shape);
         soften(s, &mut probabilities, &mut running, n, tile);
@@ -43,14 +43,16 @@ fn forward<S: Simd>(s: S, outputs: &Outputs, inputs: &Inputs, span: Span, column
         let values = key_rows(inputs.v, span, tile, columns.kv_head, shape);
         s.product(&product, &mut sums, Strided::transposed(values, shape.kv_heads * width), &probabilities);
     }
-    for c in 0..n {
+    // The queries are done with: their room takes the sums, a query a row.
+    s.transpose((&mut queries, width), (&sums, QUERIES), [width, n]);
+    for (c, sums_d) in queries.chunks_exact(width).enumerate().take(n) {
         let row = columns.row(span, c, shape);
-        let share = 1.0 / running.sum[c];
+        let share = s.splat(1.0 / running.sum[c]);
         // SAFETY: no other task has these tokens' heads.
         let (out_d, log_sum_exp) = unsafe { (outputs.out.part(row * width, width), outputs.log_sum_exp.part(row, 1)) };
         log_sum_exp[0] = running.most[c] + running.sum[c].ln();
-        for (out, sum) in out_d.iter_mut().zip(sums[c..].iter().step_by(QUERIES)) {
-            *out = sum * share;
+        for (out, sum) in out_d.chunks_mut(S::LANES).zip(sums_d.chunks(S::LANES)) {
+            s.store(out, s.mul(s.load(sum), share));
         }
     }
 }

@@ -93,14 +93,7 @@ pub fn backward_packed(
 }
 
 /// Tiles of queries, each over all the keys that it sees.
-fn forward_wide(
-    level: Level,
-    out: &mut [f32],
-    log_sum_exp: &mut [f32],
-    inputs: Inputs,
-    spans: &[Span],
-    shape: &Shape,
-) {
+fn forward_wide(level: Level, out: &mut [f32], log_sum_exp: &mut [f32], inputs: Inputs, spans: &[Span], shape: &Shape) {
     let heads = shape.query_heads / shape.kv_heads;
     assert!(heads <= QUERIES, "{heads} query heads per key head, at most {QUERIES} are supported");
     let outputs = forward::Outputs { out: Disjoint::new(out), log_sum_exp: Disjoint::new(log_sum_exp) };
@@ -110,26 +103,21 @@ fn forward_wide(
         // The later a tile, the more it sees: the longest first, so that no thread is left with one at the end.
         for first_token in (0..span.queries).step_by(tile_tokens).rev() {
             let tokens = tile_tokens.min(span.queries - first_token);
-            let columns =
-                |kv_head| Columns { first_token, tokens, first_head: kv_head * heads, heads, kv_head };
+            let columns = |kv_head| Columns { first_token, tokens, first_head: kv_head * heads, heads, kv_head };
             tasks.extend((0..shape.kv_heads).map(|kv_head| (span, columns(kv_head))));
         }
     }
     let values = spans.iter().map(|span| span.queries * span.keys).sum::<usize>() * shape.query_heads * shape.head_dim;
-    for_each_worth(values / 32, tasks, |(span, columns)| forward::forward_columns(level, &outputs, &inputs, span, columns, shape));
+    for_each_worth(values / 32, tasks, |(span, columns)| {
+        forward::forward_columns(level, &outputs, &inputs, span, columns, shape)
+    });
 }
 
 /// A few queries over many keys, which are split between tasks.
-fn forward_narrow(
-    level: Level,
-    out: &mut [f32],
-    log_sum_exp: &mut [f32],
-    inputs: Inputs,
-    span: Span,
-    shape: &Shape,
-) {
+fn forward_narrow(level: Level, out: &mut [f32], log_sum_exp: &mut [f32], inputs: Inputs, span: Span, shape: &Shape) {
     let (heads, width) = (shape.query_heads / shape.kv_heads, shape.head_dim);
-    let columns = |kv_head| Columns { first_token: 0, tokens: span.queries, first_head: kv_head * heads, heads, kv_head };
+    let columns =
+        |kv_head| Columns { first_token: 0, tokens: span.queries, first_head: kv_head * heads, heads, kv_head };
     let keys_per_task = rows_per_task(shape.query_heads * span.queries * width / 8);
     let parts = span.keys.div_ceil(keys_per_task);
     let mut partials = vec![narrow::Partial::new(span.queries * heads, width); parts * shape.kv_heads];

@@ -58,7 +58,7 @@ fn forward<S: Simd>(
         let k = key_rows(inputs.k, span, tile, columns.kv_head, shape);
         for c in 0..n {
             let q_d = &inputs.q[columns.row(span, c, shape) * width..][..width];
-            let last_visible = span.past() + columns.first_token + c / columns.heads;
+            let last_visible = span.past() + columns.first_token + c % columns.tokens;
             let visible = (last_visible + 1).saturating_sub(first).min(tile.count);
             let scores = &mut scores[c * KEYS..c * KEYS + tile.count];
             for (key, score) in scores.iter_mut().enumerate().take(visible) {

@@ -34,7 +34,8 @@ pub(super) fn packed(spans: &[usize]) -> Vec<Span> {
     spans.iter().map(span).collect()
 }
 
-/// Up to 64 queries as columns: `tokens` tokens of `heads` neighbouring heads each, column c being token c / heads.
+/// Up to 64 queries as columns: `tokens` tokens of `heads` neighbouring heads each, head by head: column c is
+/// token c % tokens of head c / tokens.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Columns {
     /// Of the span, counted from its first query.
@@ -53,7 +54,8 @@ impl Columns {
     /// The row of column c in a [T, Hq] tensor.
     #[inline(always)]
     pub(super) fn row(&self, span: Span, c: usize, shape: &Shape) -> usize {
-        (span.first_query + self.first_token + c / self.heads) * shape.query_heads + self.first_head + c % self.heads
+        let token = span.first_query + self.first_token + c % self.tokens;
+        token * shape.query_heads + self.first_head + c / self.tokens
     }
 
     /// One past the last key that any of the columns sees.
@@ -61,15 +63,13 @@ impl Columns {
         span.past() + self.first_token + self.tokens
     }
 
-    /// to[d, c] = factor·x[row(c), d], with rows of 64 in `to`.
+    /// to[d, c] = x[row(c), d], with rows of 64 in `to`.
     #[inline(always)]
-    pub(super) fn transpose(&self, to: &mut [f32], x: &[f32], factor: f32, span: Span, shape: &Shape) {
+    pub(super) fn transpose<S: Simd>(&self, s: S, to: &mut [f32], x: &[f32], span: Span, shape: &Shape) {
         let width = shape.head_dim;
-        for c in 0..self.count() {
-            let x_d = &x[self.row(span, c, shape) * width..][..width];
-            for (to, x) in to[c..].iter_mut().step_by(QUERIES).zip(x_d) {
-                *to = factor * x;
-            }
+        for first in (0..self.count()).step_by(self.tokens) {
+            let from = &x[self.row(span, first, shape) * width..];
+            s.transpose((&mut to[first..], QUERIES), (from, shape.query_heads * width), [self.tokens, width]);
         }
     }
 }
@@ -109,7 +109,9 @@ pub(super) fn scores<S: Simd>(
     s.product(&product, scores, Strided::rows(keys, key_row), queries_transposed);
     let first_visible = span.past() + columns.first_token;
     for i in 0..tile.count {
-        let hidden = (tile.first + i).saturating_sub(first_visible) * columns.heads;
-        scores[i * QUERIES..i * QUERIES + hidden.min(n)].fill(f32::NEG_INFINITY);
+        let hidden = (tile.first + i).saturating_sub(first_visible).min(columns.tokens);
+        for first in (0..n).step_by(columns.tokens) {
+            scores[i * QUERIES + first..][..hidden].fill(f32::NEG_INFINITY);
+        }
     }
 }

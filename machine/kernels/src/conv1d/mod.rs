@@ -160,7 +160,7 @@ fn keep_last(tail: &mut [f32], x: &[f32]) {
 
 /// C, from the weight's length.
 fn channels(weight: &[f32], kernel: usize) -> usize {
-    let fits = kernel > 0 && !weight.is_empty() && weight.len() % kernel == 0;
+    let fits = kernel > 0 && !weight.is_empty() && weight.len().is_multiple_of(kernel);
     assert!(fits, "{} weights are no channels of {kernel} taps", weight.len());
     weight.len() / kernel
 }

@@ -32,18 +32,33 @@ impl<'a> Span<'a> {
     }
 }
 
+/// The taps that all released models have, done in one pass.
+const COMMON: usize = 4;
+
 /// Tokens from `first` on, as many as y holds.
 #[inline(always)]
 fn forward<S: Simd>(s: S, y: &mut [f32], pre: &mut [f32], span: Span, first: usize) {
     let channels = span.channels();
     for (index, (y_c, pre_c)) in y.chunks_exact_mut(channels).zip(pre.chunks_exact_mut(channels)).enumerate() {
         let t = first + index;
+        if span.kernel == COMMON {
+            let x_c: [&[f32]; COMMON] = std::array::from_fn(|tap| span.input_c(t, tap));
+            let weight_c: [&[f32]; COMMON] = std::array::from_fn(|tap| span.weight_c(tap));
+            for c in (0..channels).step_by(S::LANES) {
+                let mut sum = s.zero();
+                for tap in 0..COMMON {
+                    sum = s.mul_add(s.load(&weight_c[tap][c..]), s.load(&x_c[tap][c..]), sum);
+                }
+                s.store(&mut pre_c[c..], sum);
+                s.store(&mut y_c[c..], s.mul(sum, sigmoid(s, sum)));
+            }
+            continue;
+        }
+        pre_c.fill(0.0);
         for tap in 0..span.kernel {
             let (weight_c, x_c) = (span.weight_c(tap), span.input_c(t, tap));
             for c in (0..channels).step_by(S::LANES) {
-                let so_far = if tap == 0 { s.zero() } else { s.load(&pre_c[c..]) };
-                let sum = s.mul_add(s.load(&weight_c[c..]), s.load(&x_c[c..]), so_far);
-                s.store(&mut pre_c[c..], sum);
+                s.add_to(&mut pre_c[c..], s.mul(s.load(&weight_c[c..]), s.load(&x_c[c..])));
             }
         }
         for (y, pre) in y_c.chunks_mut(S::LANES).zip(pre_c.chunks(S::LANES)) {

@@ -12,7 +12,7 @@
 
 use super::chunk::{HeadChunk, Pairs, Task, Triangles, scale_rows, solve, solve_transposed};
 use super::{CHUNK, Inputs, Shape};
-use crate::simd::{Disjoint, Product, Simd, Strided, dot, scale_in_place, transpose, variants};
+use crate::simd::{Disjoint, Product, Simd, Strided, dot, scale_in_place, variants};
 
 /// Where the gradients are added.
 pub(super) struct Outputs<'a> {
@@ -135,7 +135,7 @@ fn recompute<S: Simd>(s: S, part: &HeadChunk, state: &[f32], scratch: &mut Scrat
     part.subtract_known(s, errors, value_dim);
     scale_rows(s, values, (errors, value_dim), &part.beta[..part.n], value_dim);
     solve(s, values, &triangles.correction, [part.n, value_dim]);
-    transpose(values_transposed, CHUNK, values, value_dim, [part.n, value_dim]);
+    s.transpose((values_transposed, CHUNK), (values, value_dim), [part.n, value_dim]);
 }
 
 /// Z, F, G; e^{c_n − c}·N is left in `onto_end`.
@@ -171,10 +171,10 @@ fn values_backward<S: Simd>(
     }
     solve_transposed(s, solved, &triangles.correction, [n, width]);
     let mut factors = [0.0; CHUNK];
-    for i in 0..n {
+    for (i, factor) in factors.iter_mut().enumerate().take(n) {
         let row = i * width..(i + 1) * width;
         gates.dbeta[i] = dot(s, &solved[row.clone()], &errors[row]);
-        factors[i] = -part.beta[i] * part.decay.from_start[i];
+        *factor = -part.beta[i] * part.decay.from_start[i];
     }
     scale_rows(s, faded_dout, (dout, part.value_row), &part.decay.from_start[..n], width);
     scale_rows(s, to_state, (solved, width), &factors[..n], width);
@@ -240,7 +240,7 @@ fn state_backward<S: Simd>(
     let Scratch { adjoints, faded_dout, to_state, onto_end, state_transposed, dq, dk, part: onto, .. } = scratch;
     let adjoint = &mut adjoints[index * key_dim * value_dim..(index + 1) * key_dim * value_dim];
     let product = Product { m: n, n: key_dim, k: value_dim, c_row: key_dim, b_row: key_dim, add: false };
-    transpose(state_transposed, key_dim, state, value_dim, [key_dim, value_dim]);
+    s.transpose((state_transposed, key_dim), (state, value_dim), [key_dim, value_dim]);
     for (from, sum, rows) in [(&*faded_dout, dq, part.q), (&*to_state, &mut *dk, part.k)] {
         s.product(&product, onto, Strided::rows(from, value_dim), state_transposed);
         for i in 0..n {
@@ -251,7 +251,7 @@ fn state_backward<S: Simd>(
             }
         }
     }
-    transpose(state_transposed, key_dim, adjoint, value_dim, [key_dim, value_dim]);
+    s.transpose((state_transposed, key_dim), (adjoint, value_dim), [key_dim, value_dim]);
     s.product(&Product { add: true, ..product }, dk, Strided::rows(onto_end, value_dim), state_transposed);
 
     gates.dc_end += f64::from(part.decay.whole * dot(s, adjoint, state));

@@ -3,7 +3,7 @@
 //! C tokens per chunk, n ≤ C of them real, c_i = Σ_{j≤i} g_j. Matrices over pairs of tokens have rows of C values.
 
 use super::{CHUNK, Inputs, Shape};
-use crate::simd::{Product, Simd, Strided, exp, scale_in_place, transpose};
+use crate::simd::{Product, Simd, Strided, exp, scale_in_place};
 
 /// One key head of one span.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +94,7 @@ impl Pairs {
     #[inline(always)]
     pub(super) fn fill<S: Simd>(&mut self, s: S, part: &HeadChunk, key_dim: usize) {
         let &HeadChunk { n, q, k, key_row: row, .. } = part;
-        transpose(&mut self.transposed, CHUNK, k, row, [n, key_dim]);
+        s.transpose((&mut self.transposed, CHUNK), (k, row), [n, key_dim]);
         let product = Product { m: n, n, k: key_dim, c_row: CHUNK, b_row: CHUNK, add: false };
         s.product(&product, &mut self.keys, Strided::rows(k, row), &self.transposed);
         s.product(&product, &mut self.queries, Strided::rows(q, row), &self.transposed);

@@ -58,19 +58,6 @@ pub struct Gradients<'a> {
 }
 
 impl<'a> Inputs<'a> {
-    /// The tokens `start..end`.
-    fn tokens(&self, start: usize, end: usize, shape: &Shape) -> Inputs<'a> {
-        let rows = |width: usize| start * width..end * width;
-        let key = rows(shape.key_heads * shape.key_dim);
-        Inputs {
-            q: &self.q[key.clone()],
-            k: &self.k[key],
-            v: &self.v[rows(shape.value_heads * shape.value_dim)],
-            g: &self.g[rows(shape.value_heads)],
-            beta: &self.beta[rows(shape.value_heads)],
-        }
-    }
-
     fn list(&self) -> [&'a [f32]; 5] {
         [self.q, self.k, self.v, self.g, self.beta]
     }

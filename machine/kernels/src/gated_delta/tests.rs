@@ -16,7 +16,12 @@ struct Case {
 }
 
 impl Case {
-    fn new(tokens: usize, spans: usize, [key_heads, value_heads, key_dim, value_dim]: [usize; 4], strength: f32) -> Case {
+    fn new(
+        tokens: usize,
+        spans: usize,
+        [key_heads, value_heads, key_dim, value_dim]: [usize; 4],
+        strength: f32,
+    ) -> Case {
         let shape = Shape { key_heads, value_heads, key_dim, value_dim };
         let unit = |seed| {
             let x = random(seed, tokens * key_heads * key_dim);
@@ -50,6 +55,19 @@ impl Case {
         let [q, k, v, g, beta] = self.wide();
         scalar::step(&mut out, [&q, &k, &v, &g, &beta], &mut state, &self.shape);
         (out, state)
+    }
+}
+
+/// The tokens `start..end`.
+fn tokens_of<'a>(all: &Inputs<'a>, start: usize, end: usize, shape: &Shape) -> Inputs<'a> {
+    let rows = |width: usize| start * width..end * width;
+    let key = rows(shape.key_heads * shape.key_dim);
+    Inputs {
+        q: &all.q[key.clone()],
+        k: &all.k[key],
+        v: &all.v[rows(shape.value_heads * shape.value_dim)],
+        g: &all.g[rows(shape.value_heads)],
+        beta: &all.beta[rows(shape.value_heads)],
     }
 }
 
@@ -110,7 +128,7 @@ fn packed_is_separate_and_public_forms_agree() {
     let (mut start, mut chunk) = (0, 0);
     for (index, span) in spans.into_iter().enumerate() {
         let rows = start * values..(start + span) * values;
-        let part = case.inputs().tokens(start, start + span, &case.shape);
+        let part = tokens_of(&case.inputs(), start, start + span, &case.shape);
         let initial = &case.states[index * area..(index + 1) * area];
         let (mut alone, mut state, mut kept) = (poisoned(span * values), initial.to_vec(), Vec::new());
         chunked(&mut alone, part, &mut state, &mut kept, &case.shape);
@@ -174,7 +192,7 @@ fn packed_gradients_are_separate_ones() {
     backward_packed(gradients, &dout, case.inputs(), &chunk_states, &spans, &case.shape);
     let (mut start, mut chunk) = (0, 0);
     for span in spans {
-        let part = case.inputs().tokens(start, start + span, &case.shape);
+        let part = tokens_of(&case.inputs(), start, start + span, &case.shape);
         let chunks = span.div_ceil(CHUNK);
         let kept = &chunk_states[chunk * case.shape.state_len()..(chunk + chunks) * case.shape.state_len()];
         let mut alone = part.list().map(|x| vec![0.0; x.len()]);

@@ -27,7 +27,7 @@ pub fn backward(dx: &mut [f32], dy: &[f32], x: &[f32], width: usize, scale: f32)
 
 /// Asserts that all are whole rows of one number, and gives the values in a task.
 fn check(lengths: &[usize], width: usize) -> usize {
-    assert!(width > 0 && lengths[0] % width == 0, "{} values are no whole rows of {width}", lengths[0]);
+    assert!(width > 0 && lengths[0].is_multiple_of(width), "{} values are no whole rows of {width}", lengths[0]);
     assert!(lengths.iter().all(|&len| len == lengths[0]), "lengths differ: {lengths:?}");
     rows_per_task(width) * width
 }

@@ -64,7 +64,7 @@ pub fn gated_backward(gradients: GatedGradients, dy: &[f32], x: &[f32], gate: &[
 /// Asserts that all are whole rows of one number, and gives the values in a task.
 fn check(lengths: &[usize], norm: &Norm) -> usize {
     let width = norm.weight.len();
-    assert!(width > 0 && lengths[0] % width == 0, "{} values are no whole rows of {width}", lengths[0]);
+    assert!(width > 0 && lengths[0].is_multiple_of(width), "{} values are no whole rows of {width}", lengths[0]);
     assert!(lengths.iter().all(|&len| len == lengths[0]), "lengths differ: {lengths:?}");
     rows_per_task(width) * width
 }

@@ -34,7 +34,7 @@ pub fn apply_inverse(x: &mut [f32], positions: &[u32], heads: usize, head_dim: u
 
 fn run(x: &mut [f32], positions: &[u32], [heads, head_dim]: [usize; 2], rope: &Rope, direction: f32) {
     let width = heads * head_dim;
-    assert!(rope.rotary_dim % 2 == 0 && rope.rotary_dim <= head_dim, "{rope:?} of heads of {head_dim}");
+    assert!(rope.rotary_dim.is_multiple_of(2) && rope.rotary_dim <= head_dim, "{rope:?} of heads of {head_dim}");
     assert!(width > 0 && x.len() == positions.len() * width, "{} values at {} positions", x.len(), positions.len());
     let frequencies: Vec<f32> = (0..rope.rotary_dim / 2).map(|j| inverse_frequency(rope, j)).collect();
     let rows = rows_per_task(width);

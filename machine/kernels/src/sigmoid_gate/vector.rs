@@ -40,14 +40,7 @@ variants! { fn forward_groups(y: &mut [f32], x: &[f32], gate: &[f32], group: usi
 
 /// One gate per row of `group` values.
 #[inline(always)]
-fn group_backward<S: Simd>(
-    s: S,
-    [dx, dgate]: [&mut [f32]; 2],
-    dy: &[f32],
-    x: &[f32],
-    gate: &[f32],
-    group: usize,
-) {
+fn group_backward<S: Simd>(s: S, [dx, dgate]: [&mut [f32]; 2], dy: &[f32], x: &[f32], gate: &[f32], group: usize) {
     let into = dx.chunks_exact_mut(group).zip(dgate).zip(dy.chunks_exact(group));
     for (((dx, dgate), dy), (x, &gate)) in into.zip(x.chunks_exact(group).zip(gate)) {
         let sigmoid = 1.0 / (1.0 + (-gate).exp());

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Product, Simd, Strided, product};
+use super::{Product, Simd, Strided, product, transpose};
 
 /// The proof that AVX2 and FMA may run.
 #[derive(Clone, Copy, Debug)]
@@ -153,6 +153,40 @@ impl Simd for Avx2 {
             let a = _mm_max_ps(a, _mm_movehl_ps(a, a));
             _mm_cvtss_f32(_mm_max_ss(a, _mm_shuffle_ps::<1>(a, a)))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn load_quads(self, from: *const f32, row: usize) -> __m256 {
+        // SAFETY: see above.
+        unsafe {
+            let low = _mm256_castps128_ps256(_mm_loadu_ps(from));
+            _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(from.add(row)))
+        }
+    }
+
+    #[inline(always)]
+    fn transpose_quads(self, [a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
+        // SAFETY: see above.
+        unsafe {
+            let (ab_low, ab_high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            let (cd_low, cd_high) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+            [
+                _mm256_shuffle_ps::<0b01_00_01_00>(ab_low, cd_low),
+                _mm256_shuffle_ps::<0b11_10_11_10>(ab_low, cd_low),
+                _mm256_shuffle_ps::<0b01_00_01_00>(ab_high, cd_high),
+                _mm256_shuffle_ps::<0b11_10_11_10>(ab_high, cd_high),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn transpose(self, to: (&mut [f32], usize), from: (&[f32], usize), shape: [usize; 2]) {
+        #[target_feature(enable = "avx2,fma")]
+        fn compiled(simd: Avx2, to: (&mut [f32], usize), from: (&[f32], usize), shape: [usize; 2]) {
+            transpose::run(simd, to, from, shape);
+        }
+        // SAFETY: see above.
+        unsafe { compiled(self, to, from, shape) }
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Product, Simd, Strided, product};
+use super::{Product, Simd, Strided, product, transpose};
 
 /// The proof that AVX-512 F, DQ, BW, VL and AVX2, FMA may run.
 #[derive(Clone, Copy, Debug)]
@@ -143,6 +143,42 @@ impl Simd for Avx512 {
             let a = _mm_max_ps(a, _mm_movehl_ps(a, a));
             _mm_cvtss_f32(_mm_max_ss(a, _mm_shuffle_ps::<1>(a, a)))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn load_quads(self, from: *const f32, row: usize) -> __m512 {
+        // SAFETY: see above.
+        unsafe {
+            let x = _mm512_castps128_ps512(_mm_loadu_ps(from));
+            let x = _mm512_insertf32x4::<1>(x, _mm_loadu_ps(from.add(row)));
+            let x = _mm512_insertf32x4::<2>(x, _mm_loadu_ps(from.add(2 * row)));
+            _mm512_insertf32x4::<3>(x, _mm_loadu_ps(from.add(3 * row)))
+        }
+    }
+
+    #[inline(always)]
+    fn transpose_quads(self, [a, b, c, d]: [__m512; 4]) -> [__m512; 4] {
+        // SAFETY: see above.
+        unsafe {
+            let (ab_low, ab_high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let (cd_low, cd_high) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+            [
+                _mm512_shuffle_ps::<0b01_00_01_00>(ab_low, cd_low),
+                _mm512_shuffle_ps::<0b11_10_11_10>(ab_low, cd_low),
+                _mm512_shuffle_ps::<0b01_00_01_00>(ab_high, cd_high),
+                _mm512_shuffle_ps::<0b11_10_11_10>(ab_high, cd_high),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn transpose(self, to: (&mut [f32], usize), from: (&[f32], usize), shape: [usize; 2]) {
+        #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+        fn compiled(simd: Avx512, to: (&mut [f32], usize), from: (&[f32], usize), shape: [usize; 2]) {
+            transpose::run(simd, to, from, shape);
+        }
+        // SAFETY: see above.
+        unsafe { compiled(self, to, from, shape) }
     }
 
     #[inline(always)]

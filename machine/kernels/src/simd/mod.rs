@@ -16,6 +16,7 @@ mod product;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod transpose;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
@@ -24,7 +25,7 @@ pub(crate) use avx512::Avx512;
 pub(crate) use math::{dot, exp, largest, scale_in_place, sigmoid, silu_slope};
 pub(crate) use parallel::{Disjoint, for_each, for_each_summed, for_each_worth, rows_per_task};
 pub(crate) use portable::Portable;
-pub(crate) use product::{Product, Strided, transpose};
+pub(crate) use product::{Product, Strided};
 
 /// The operations of one instruction set. A value of an implementing type is the proof that its instructions may run.
 pub(crate) trait Simd: Copy {
@@ -67,8 +68,16 @@ pub(crate) trait Simd: Copy {
     /// The sum of the lanes, in a fixed order.
     fn sum(self, a: Self::V) -> f32;
     fn largest(self, a: Self::V) -> f32;
+    /// Four values from each of LANES/4 rows, one row after the other.
+    /// # Safety
+    /// `from + i·row` is readable for four values, for i < LANES/4.
+    unsafe fn load_quads(self, from: *const f32, row: usize) -> Self::V;
+    /// Transposes each group of four lanes across the four vectors.
+    fn transpose_quads(self, x: [Self::V; 4]) -> [Self::V; 4];
     /// A product of small matrices, compiled once per instruction set.
     fn product(self, product: &Product, c: &mut [f32], a: Strided, b: &[f32]);
+    /// to[j·to_row + i] = from[i·from_row + j] for i < rows, j < columns; compiled once per instruction set.
+    fn transpose(self, to: (&mut [f32], usize), from: (&[f32], usize), shape: [usize; 2]);
 
     #[inline(always)]
     fn zero(self) -> Self::V {

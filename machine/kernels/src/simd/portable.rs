@@ -1,6 +1,6 @@
 //! Eight lanes as an array, which compilers turn into what the target has (NEON, SSE2).
 
-use super::{Product, Simd, Strided, product};
+use super::{Product, Simd, Strided, product, transpose};
 
 /// Runs everywhere.
 #[derive(Clone, Copy, Debug)]
@@ -124,6 +124,21 @@ impl Simd for Portable {
     #[inline(always)]
     fn largest(self, a: Self::V) -> f32 {
         a.iter().fold(a[0], |most, &a| if a > most { a } else { most })
+    }
+
+    #[inline(always)]
+    unsafe fn load_quads(self, from: *const f32, row: usize) -> Self::V {
+        // SAFETY: readable by contract.
+        std::array::from_fn(|i| unsafe { *from.add(i / 4 * row + i % 4) })
+    }
+
+    #[inline(always)]
+    fn transpose_quads(self, x: [Self::V; 4]) -> [Self::V; 4] {
+        std::array::from_fn(|j| std::array::from_fn(|i| x[i % 4][i / 4 * 4 + j]))
+    }
+
+    fn transpose(self, to: (&mut [f32], usize), from: (&[f32], usize), shape: [usize; 2]) {
+        transpose::run(self, to, from, shape);
     }
 
     fn product(self, product: &Product, c: &mut [f32], a: Strided, b: &[f32]) {

@@ -171,14 +171,3 @@ unsafe fn tile_of<S: Simd, const M: usize, const N: usize, const WHOLE: bool>(
         }
     }
 }
-
-/// to[j·to_row + i] = from[i·from_row + j] for i < rows, j < columns.
-#[inline(always)]
-pub(crate) fn transpose(to: &mut [f32], to_row: usize, from: &[f32], from_row: usize, [rows, columns]: [usize; 2]) {
-    for i in 0..rows {
-        let from = &from[i * from_row..i * from_row + columns];
-        for (to, &from) in to[i..].iter_mut().step_by(to_row).zip(from) {
-            *to = from;
-        }
-    }
-}

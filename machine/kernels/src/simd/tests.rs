@@ -87,8 +87,38 @@ fn products_of_every_shape() {
                         };
                         let want: Vec<f64> = (0..n).map(value).collect();
                         assert_close(&c[i * c_row..i * c_row + n], &want, 1e-5, "product");
-                        let beyond = |c: &[f32]| c[i * c_row + n..(i + 1) * c_row].iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                        let beyond = |c: &[f32]| {
+                            c[i * c_row + n..(i + 1) * c_row].iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+                        };
                         assert_eq!(beyond(&c), beyond(&before), "{level:?}: wrote beyond row {i} of {m}×{n}×{k}");
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[inline(always)]
+fn turn<S: Simd>(s: S, to: (&mut [f32], usize), from: (&[f32], usize), shape: [usize; 2]) {
+    s.transpose(to, from, shape);
+}
+variants! { fn run_transpose(to: (&mut [f32], usize), from: (&[f32], usize), shape: [usize; 2]) = turn }
+
+#[test]
+fn transposes_of_every_shape() {
+    for_every_level(|level| {
+        for (rows, columns) in [(1, 1), (3, 7), (8, 4), (16, 16), (17, 5), (35, 33), (64, 64), (5, 61), (0, 3)] {
+            let (from_row, to_row) = (columns + 3, rows + 2);
+            let from = random(1, rows * from_row);
+            let mut to = poisoned(columns * to_row);
+            run_transpose(level, (&mut to, to_row), (&from, from_row), [rows, columns]);
+            for j in 0..columns {
+                for i in 0..to_row {
+                    let value = to[j * to_row + i];
+                    if i < rows {
+                        assert_eq!(value, from[i * from_row + j], "{level:?}: ({i}, {j}) of {rows}×{columns}");
+                    } else {
+                        assert!(value.is_nan(), "{level:?}: wrote beyond row {j} of {rows}×{columns}");
                     }
                 }
             }
