@@ -282,7 +282,7 @@ impl Desk<'_> {
             samples.extend(rendered?);
             self.watch.at("tokenizing", samples.len(), raws.len());
         }
-        if self.fit.packing == Packing::BestFit {
+        if self.fit.packing.truncates() {
             for sample in samples.iter_mut().filter(|sample| sample.tokens.len() > self.fit.sequence_length) {
                 sample.tokens.truncate(self.fit.sequence_length);
                 sample.weights.truncate(self.fit.sequence_length);

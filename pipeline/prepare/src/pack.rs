@@ -17,8 +17,19 @@ pub enum Packing {
     BestFit,
     /// Best-fit decreasing; what is longer than a sequence is cut into several pieces.
     BestFitSplit,
+    /// One after the other, a new sequence where the next sample does not fit; what is longer than a sequence loses its
+    /// tail. Best fit gathers samples of one length in one sequence, and length goes with kind; this keeps them mixed, and
+    /// costs nothing, because no place is padded.
+    NextFit,
     /// One after the other, cut wherever a sequence is full. The pieces still do not see each other.
     Wrapped,
+}
+
+impl Packing {
+    /// Whether what is longer than a sequence loses its tail.
+    pub fn truncates(self) -> bool {
+        matches!(self, Packing::BestFit | Packing::NextFit)
+    }
 }
 
 /// `length` tokens of sample `sample`, from token `start` on.
@@ -38,6 +49,7 @@ pub fn pack(lengths: &[usize], sequence_length: usize, packing: Packing) -> Vec<
     match packing {
         Packing::BestFit => best_fit(truncated(lengths, sequence_length), sequence_length),
         Packing::BestFitSplit => best_fit(split(lengths, sequence_length), sequence_length),
+        Packing::NextFit => next_fit(truncated(lengths, sequence_length), sequence_length),
         Packing::Wrapped => wrapped(lengths, sequence_length),
     }
 }
@@ -88,6 +100,20 @@ fn take_first(bins_by_space: &mut BTreeMap<usize, VecDeque<usize>>, space: usize
         bins_by_space.remove(&space);
     }
     bin
+}
+
+fn next_fit(pieces: Vec<Piece>, sequence_length: usize) -> Vec<Bin> {
+    let mut bins: Vec<Bin> = Vec::new();
+    let mut space = 0;
+    for piece in pieces {
+        if piece.length > space {
+            bins.push(Bin::new());
+            space = sequence_length;
+        }
+        bins.last_mut().expect("pushed above").push(piece);
+        space -= piece.length;
+    }
+    bins
 }
 
 fn wrapped(lengths: &[usize], sequence_length: usize) -> Vec<Bin> {

@@ -79,7 +79,7 @@ fn settings(packing: Packing) -> LoaderSettings {
 #[test]
 fn a_cursor_continues_exactly_across_epochs() {
     let samples = corpus(1);
-    for packing in [Packing::BestFit, Packing::Wrapped] {
+    for packing in [Packing::BestFit, Packing::NextFit, Packing::Wrapped] {
         let mut whole = Loader::new(&samples, settings(packing), Cursor::default());
         for stop in [0, 1, 7, 30] {
             let mut first = Loader::new(&samples, settings(packing), Cursor::default());

@@ -48,7 +48,7 @@ fn every_token_lands_once_and_no_bin_overflows() {
     for round in 0..40 {
         let lengths: Vec<usize> = (0..rng.below(80)).map(|_| rng.below(70)).collect();
         let sequence_length = 1 + rng.below(50);
-        for packing in [Packing::BestFit, Packing::BestFitSplit, Packing::Wrapped] {
+        for packing in [Packing::BestFit, Packing::BestFitSplit, Packing::NextFit, Packing::Wrapped] {
             let bins = pack(&lengths, sequence_length, packing);
             let mut seen: Vec<Vec<bool>> = lengths.iter().map(|&length| vec![false; length]).collect();
             for bin in &bins {
@@ -61,9 +61,17 @@ fn every_token_lands_once_and_no_bin_overflows() {
                 }
             }
             for (sample, tokens) in seen.iter().enumerate() {
-                let wanted = if packing == Packing::BestFit { sequence_length } else { usize::MAX };
+                let wanted = if packing.truncates() { sequence_length } else { usize::MAX };
                 assert_eq!(tokens.iter().filter(|&&t| t).count(), lengths[sample].min(wanted));
             }
         }
     }
+}
+
+#[test]
+fn next_fit_keeps_the_order() {
+    let bins = pack(&[3, 4, 9, 2, 2, 3, 1], 7, Packing::NextFit);
+    let lengths: Vec<Vec<(usize, usize)>> =
+        bins.iter().map(|b| b.iter().map(|p| (p.sample, p.length)).collect()).collect();
+    assert_eq!(lengths, [vec![(0, 3), (1, 4)], vec![(2, 7)], vec![(3, 2), (4, 2), (5, 3)], vec![(6, 1)]]);
 }
