@@ -12,7 +12,9 @@ pub(crate) fn run<'w, E: Execute<'w>>(
 ) -> E::Value {
     let fused = e.linear(x, &w.query);
     let (q, gate) = match &w.gate {
-        Some([query_columns, gate_columns]) => (e.columns(&fused, query_columns), Some(e.columns(&fused, gate_columns))),
+        Some([query_columns, gate_columns]) => {
+            (e.columns(&fused, query_columns), Some(e.columns(&fused, gate_columns)))
+        }
         None => (fused, None),
     };
     let k = e.linear(x, &w.key);

@@ -363,6 +363,7 @@ fn mixers(keys: &Keys, model_type: ModelType, count: usize) -> Result<Vec<MixerK
         return list.iter().map(parse).collect();
     }
     let interval = keys.size_or("full_attention_interval", 4)?;
-    let kind = |index: usize| if (index + 1).is_multiple_of(interval) { MixerKind::Attention } else { MixerKind::Delta };
+    let kind =
+        |index: usize| if (index + 1).is_multiple_of(interval) { MixerKind::Attention } else { MixerKind::Delta };
     Ok((0..count).map(kind).collect())
 }

@@ -17,10 +17,14 @@ mod state;
 mod store;
 mod weights;
 
-pub use config::{AttentionConfig, Config, DeltaConfig, ExpertsConfig, FeedForwardKind, LayerConfig, MixerKind, ModelType};
+pub use config::{
+    AttentionConfig, Config, DeltaConfig, ExpertsConfig, FeedForwardKind, LayerConfig, MixerKind, ModelType,
+};
 pub use error::ModelError;
 pub use forward::{embed, finish, hidden, layer, logits};
-pub use gradient::{Examples, GradientOptions, Record, losses, loss_and_gradients};
+pub use gradient::{Examples, GradientOptions, Record, loss_and_gradients, losses};
 pub use model::{Loading, Model};
 pub use state::{LayerState, State};
-pub use weights::{AttentionWeights, DeltaWeights, FeedForward, LayerWeights, Mixer, MoeWeights, SharedExpert, Weights};
+pub use weights::{
+    AttentionWeights, DeltaWeights, FeedForward, LayerWeights, Mixer, MoeWeights, SharedExpert, Weights,
+};

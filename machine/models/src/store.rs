@@ -99,12 +99,7 @@ pub(crate) fn write(
     Ok(())
 }
 
-fn expect<'a>(
-    tensors: &'a Tensors,
-    name: &str,
-    dtype: DType,
-    shape: &[usize],
-) -> Result<&'a [u8], ModelError> {
+fn expect<'a>(tensors: &'a Tensors, name: &str, dtype: DType, shape: &[usize]) -> Result<&'a [u8], ModelError> {
     let tensor = tensors.get(name)?;
     if tensor.dtype != dtype {
         let problem = format!("stored as {}, want {}", tensor.dtype.name(), dtype.name());

@@ -2,9 +2,7 @@
 
 use crate::source::{Initial, Source};
 use crate::{AttentionConfig, Config, DeltaConfig, FeedForwardKind, MixerKind, ModelError, ModelType};
-use ops::{
-    AttentionShape, Columns, Conv, DeltaGates, DeltaShape, Expert, Linear, Moe, Norm, Parameter, Rope,
-};
+use ops::{AttentionShape, Columns, Conv, DeltaGates, DeltaShape, Expert, Linear, Moe, Norm, Parameter, Rope};
 
 #[derive(Debug, Clone)]
 pub struct Weights {
@@ -161,10 +159,9 @@ impl<S: Source> Binder<'_, S> {
         let value = self.linear(&format!("{name}.v_proj"), [kv_heads * head_dim, width], qkv_bias)?;
         let output = self.linear(&format!("{name}.o_proj"), [width, heads * head_dim], output_bias)?;
         let head_norms = match head_norm {
-            true => Some([
-                self.norm(&format!("{name}.q_norm"), head_dim)?,
-                self.norm(&format!("{name}.k_norm"), head_dim)?,
-            ]),
+            true => {
+                Some([self.norm(&format!("{name}.q_norm"), head_dim)?, self.norm(&format!("{name}.k_norm"), head_dim)?])
+            }
             false => None,
         };
         let scale = (head_dim as f32).sqrt().recip();
@@ -245,15 +242,17 @@ impl DeltaColumns {
         let shared = value_heads / key_heads;
         let values = shared * value_dim;
         let group = 2 * key_dim + 2 * values;
-        let part = |from: usize, len: usize| {
-            (0..key_heads).map(move |head| head * group + from..head * group + from + len)
-        };
+        let part =
+            |from: usize, len: usize| (0..key_heads).map(move |head| head * group + from..head * group + from + len);
         let qkv = part(0, key_dim).chain(part(key_dim, key_dim)).chain(part(2 * key_dim, values));
         let gate = |from: usize| {
-            Columns::new(2 * value_heads, (0..key_heads).map(move |head| {
-                let start = 2 * head * shared + from;
-                start..start + shared
-            }))
+            Columns::new(
+                2 * value_heads,
+                (0..key_heads).map(move |head| {
+                    let start = 2 * head * shared + from;
+                    start..start + shared
+                }),
+            )
         };
         Self {
             qkv: Columns::new(key_heads * group, qkv),

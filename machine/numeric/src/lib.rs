@@ -1,6 +1,7 @@
 //! Number formats: bf16, f16, block-quantized structs with asserted sizes, matrices in any format, and the random
 //! generator.
 
+pub mod aligned;
 pub mod block;
 pub mod bytes;
 mod dequantize;
@@ -9,6 +10,7 @@ pub mod minifloat;
 pub mod quantize;
 pub mod rng;
 
+pub use aligned::AlignedVec;
 pub use bytes::BytesError;
 pub use half::{bf16, f16};
 pub use matrix::{Data, Format, Matrix, MatrixView, Storage};

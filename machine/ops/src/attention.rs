@@ -7,12 +7,7 @@ use kernels::attention::{self as kernel, Gradients, Inputs, Saved};
 pub(crate) type LogSumExp = Buffer;
 
 /// Every span extends its cache and looks at all of it.
-pub(crate) fn forward(
-    qkv: [&Buffer; 3],
-    shape: &AttentionShape,
-    spans: &Spans,
-    caches: &mut [&mut KvCache],
-) -> Buffer {
+pub(crate) fn forward(qkv: [&Buffer; 3], shape: &AttentionShape, spans: &Spans, caches: &mut [&mut KvCache]) -> Buffer {
     let [q, k, v] = qkv;
     let mut output = Buffer::unwritten(q.rows, q.width);
     let mut log_sum_exp = Buffer::unwritten(q.rows, shape.query_heads);

@@ -3,6 +3,7 @@
 //! A forward pass asks for the same sizes again and again; fresh memory from the system would be paid for in page faults
 //! at every operation. Debug builds hand out NaN, so that an operation that forgets to write a part of its output fails.
 
+use numeric::AlignedVec;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -11,12 +12,12 @@ use std::ops::{Deref, DerefMut};
 const POOLED_MIN: usize = 4096;
 /// From this many numbers on, row-by-row work is worth waking other threads.
 const PARALLEL_MIN: usize = 1 << 16;
-/// Numbers that one thread's pool keeps at most (1 GiB).
-const POOLED_MAX: usize = 1 << 28;
+/// Numbers that one thread's pool keeps at most (256 MiB).
+const POOLED_MAX: usize = 1 << 26;
 
 #[derive(Default)]
 struct Pool {
-    free: Vec<Vec<f32>>,
+    free: Vec<AlignedVec>,
     held: usize,
 }
 
@@ -26,15 +27,15 @@ thread_local! {
 
 impl Pool {
     /// The smallest free block that fits without wasting more than half of itself.
-    fn take(&mut self, len: usize) -> Option<Vec<f32>> {
-        let fits = |block: &Vec<f32>| (len..=2 * len).contains(&block.capacity());
+    fn take(&mut self, len: usize) -> Option<AlignedVec> {
+        let fits = |block: &AlignedVec| (len..=2 * len).contains(&block.capacity());
         let best = (0..self.free.len()).filter(|&i| fits(&self.free[i])).min_by_key(|&i| self.free[i].capacity())?;
         let block = self.free.swap_remove(best);
         self.held -= block.capacity();
         Some(block)
     }
 
-    fn give(&mut self, block: Vec<f32>) {
+    fn give(&mut self, block: AlignedVec) {
         if block.capacity() >= POOLED_MIN && self.held + block.capacity() <= POOLED_MAX {
             self.held += block.capacity();
             self.free.push(block);
@@ -47,15 +48,15 @@ impl Pool {
 pub struct Buffer {
     pub rows: usize,
     pub width: usize,
-    values: Vec<f32>,
+    values: AlignedVec,
 }
 
 impl Buffer {
     /// A buffer whose contents mean nothing yet; whoever asks for it writes all of it.
     pub fn unwritten(rows: usize, width: usize) -> Self {
         let len = rows * width;
-        let mut values = if len < POOLED_MIN { Vec::new() } else { recycled(len).unwrap_or_default() };
-        values.resize(len, 0.0);
+        let mut values = if len < POOLED_MIN { AlignedVec::default() } else { recycled(len).unwrap_or_default() };
+        values.resize(len);
         if cfg!(debug_assertions) {
             values.fill(f32::NAN);
         }
@@ -70,7 +71,7 @@ impl Buffer {
 
     pub fn from_values(width: usize, values: Vec<f32>) -> Self {
         assert!(width > 0 && values.len().is_multiple_of(width), "{} values are no rows of {width}", values.len());
-        Self { rows: values.len() / width, width, values }
+        Self { rows: values.len() / width, width, values: values.into() }
     }
 
     pub fn row(&self, row: usize) -> &[f32] {
@@ -103,7 +104,7 @@ pub(crate) fn add(sum: &mut [f32], values: &[f32]) {
     sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
 }
 
-fn recycled(len: usize) -> Option<Vec<f32>> {
+fn recycled(len: usize) -> Option<AlignedVec> {
     POOL.with(|pool| pool.borrow_mut().take(len))
 }
 

@@ -124,8 +124,7 @@ pub(crate) fn backward(
     let widths = Widths::of(shape);
     let Saved { q, k, v, g, beta, chunk_states } = saved;
     let [mut dq, mut dk, mut dv, mut dg, mut dbeta] = [q, k, v, g, beta].map(|x| Buffer::zeros(x.rows, x.width));
-    let adjoints =
-        kernel::Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, dg: &mut dg, dbeta: &mut dbeta };
+    let adjoints = kernel::Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, dg: &mut dg, dbeta: &mut dbeta };
     kernel::backward_packed(adjoints, doutput, saved.read(), chunk_states, &spans.lengths, shape);
     let backward_norm = |dy: &Buffer, from: usize, scale: f32| {
         let raw = columns::forward(qkv, &part(qkv, from, widths.keys));

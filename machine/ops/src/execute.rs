@@ -73,21 +73,10 @@ pub trait Execute<'w> {
     fn add(&mut self, x: &Self::Value, y: &Self::Value) -> Self::Value;
 
     /// −log p(target) of every row, in nats. What an executor that remembers will walk back from is `Σ weights · losses`.
-    fn cross_entropy(
-        &mut self,
-        hidden: &Self::Value,
-        head: &'w Linear,
-        targets: &[u32],
-        weights: &[f32],
-    ) -> Vec<f32>;
+    fn cross_entropy(&mut self, hidden: &Self::Value, head: &'w Linear, targets: &[u32], weights: &[f32]) -> Vec<f32>;
 
     /// KL(teacher ‖ this) of every row, in nats, over the whole vocabulary; weighted as in
     /// [`Execute::cross_entropy`].
-    fn divergence(
-        &mut self,
-        hidden: &Self::Value,
-        head: &'w Linear,
-        teacher: Teacher<'_>,
-        weights: &[f32],
-    ) -> Vec<f32>;
+    fn divergence(&mut self, hidden: &Self::Value, head: &'w Linear, teacher: Teacher<'_>, weights: &[f32])
+    -> Vec<f32>;
 }

@@ -2,8 +2,8 @@
 
 use crate::cross_entropy::Target;
 use crate::{
-    AttentionShape, Buffer, Columns, Conv, DeltaGates, DeltaState, Execute, KvCache, Linear, Moe, Norm, Precision, Rope,
-    Routing, Spans, Teacher, attention, causal_conv, columns, cross_entropy, delta_rule, linear, moe,
+    AttentionShape, Buffer, Columns, Conv, DeltaGates, DeltaState, Execute, KvCache, Linear, Moe, Norm, Precision,
+    Rope, Routing, Spans, Teacher, attention, causal_conv, columns, cross_entropy, delta_rule, linear, moe,
 };
 use kernels::{rms_norm, rope, sigmoid_gate, swiglu};
 

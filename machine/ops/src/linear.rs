@@ -69,7 +69,10 @@ impl Grouped<'_> {
 
     fn adapters(&self) -> Option<Vec<&Adapter>> {
         let adapters: Vec<&Adapter> = self.maps.iter().filter_map(|map| map.adapter.as_ref()).collect();
-        assert!(adapters.is_empty() || adapters.len() == self.maps.len(), "either all maps of a bank have adapters or none");
+        assert!(
+            adapters.is_empty() || adapters.len() == self.maps.len(),
+            "either all maps of a bank have adapters or none"
+        );
         (!adapters.is_empty()).then_some(adapters)
     }
 

@@ -4,8 +4,8 @@
 
 use numeric::{Matrix, Rng};
 use ops::{
-    Adapter, AttentionShape, Buffer, Columns, Conv, DeltaGates, DeltaShape, DeltaState, Execute, Expert, Gradients, Infer,
-    KvCache, Linear, Moe, Norm, Parameter, Precision, Rope, Spans, Tape, Teacher, Var,
+    Adapter, AttentionShape, Buffer, Columns, Conv, DeltaGates, DeltaShape, DeltaState, Execute, Expert, Gradients,
+    Infer, KvCache, Linear, Moe, Norm, Parameter, Precision, Rope, Spans, Tape, Teacher, Var,
 };
 
 struct World {
@@ -29,7 +29,13 @@ impl World {
     fn parameter(&mut self, rows: usize, columns: usize) -> Parameter {
         self.next += 1;
         let matrix = Matrix::from_f32(rows, columns, self.values(rows * columns, 0.5));
-        Parameter { id: self.next - 1, name: format!("p{}", self.next), shape: vec![rows, columns], trained: true, matrix }
+        Parameter {
+            id: self.next - 1,
+            name: format!("p{}", self.next),
+            shape: vec![rows, columns],
+            trained: true,
+            matrix,
+        }
     }
 
     fn linear(&mut self, outputs: usize, inputs: usize) -> Linear {
@@ -70,7 +76,10 @@ fn check<W>(
         order.iter().for_each(|&i| vars[i] = Some(tape.input(inputs[i].clone())));
         let vars: Vec<Var> = vars.into_iter().map(|var| var.expect("all were put in")).collect();
         let y = run_tape(&mut tape, weights, &vars);
-        assert!(tape.value(y).iter().zip(output.iter()).all(|(a, b)| (a - b).abs() < 1e-4), "{name}: executors disagree");
+        assert!(
+            tape.value(y).iter().zip(output.iter()).all(|(a, b)| (a - b).abs() < 1e-4),
+            "{name}: executors disagree"
+        );
         input_gradients.push(tape.backward(vec![(y, r.clone())], Some(vars[wanted])).expect("an input's gradient"));
     }
     let step = 4e-3;
@@ -91,7 +100,8 @@ fn check<W>(
             let parameter = &parameters(weights)[which];
             (parameter.id, parameter.values().len())
         };
-        let gradient = gradients.get(id).unwrap_or_else(|| panic!("{name}: no gradient for parameter {which}")).to_vec();
+        let gradient =
+            gradients.get(id).unwrap_or_else(|| panic!("{name}: no gradient for parameter {which}")).to_vec();
         for index in (0..len).step_by(2) {
             let here = parameters(weights)[which].values()[index];
             let mut at = |value: f32| {
@@ -107,7 +117,10 @@ fn check<W>(
 
 fn close(name: &str, place: &str, found: f32, slope: f64) {
     let error = (f64::from(found) - slope).abs();
-    assert!(error <= 2e-2 * slope.abs().max(1.0), "{name}: gradient of {place} is {found}, finite differences say {slope}");
+    assert!(
+        error <= 2e-2 * slope.abs().max(1.0),
+        "{name}: gradient of {place} is {found}, finite differences say {slope}"
+    );
 }
 
 fn spans() -> Spans {
@@ -120,10 +133,17 @@ fn linear_with_bias_and_adapter() {
     let mut map = world.adapted(5, 7, 3);
     map.bias = Some(world.parameter(1, 5));
     let x = world.buffer(11, 7);
-    check("linear", &mut map, vec![x], |t, w, v| t.linear(&v[0], w), |e, w, x| e.linear(&x[0], w), |w| {
-        let adapter = w.adapter.as_mut().expect("it was given one");
-        vec![&mut w.weight, w.bias.as_mut().expect("it was given one"), &mut adapter.a, &mut adapter.b]
-    });
+    check(
+        "linear",
+        &mut map,
+        vec![x],
+        |t, w, v| t.linear(&v[0], w),
+        |e, w, x| e.linear(&x[0], w),
+        |w| {
+            let adapter = w.adapter.as_mut().expect("it was given one");
+            vec![&mut w.weight, w.bias.as_mut().expect("it was given one"), &mut adapter.a, &mut adapter.b]
+        },
+    );
 }
 
 #[test]
@@ -139,9 +159,14 @@ fn norms() {
         let mut world = World::new(3);
         let mut norm = Norm { weight: world.parameter(1, 5), offset, epsilon: 1e-6 };
         let x = world.buffer(3, 15);
-        check("rms_norm", &mut norm, vec![x], |t, w, v| t.rms_norm(&v[0], w), |e, w, x| e.rms_norm(&x[0], w), |w| {
-            vec![&mut w.weight]
-        });
+        check(
+            "rms_norm",
+            &mut norm,
+            vec![x],
+            |t, w, v| t.rms_norm(&v[0], w),
+            |e, w, x| e.rms_norm(&x[0], w),
+            |w| vec![&mut w.weight],
+        );
     }
     let mut world = World::new(4);
     let mut norm = Norm { weight: world.parameter(1, 5), offset: 0.0, epsilon: 1e-6 };
@@ -160,9 +185,14 @@ fn norms() {
 fn rope() {
     let mut rope = Rope { rotary_dim: 4, theta: 100.0 };
     let x = World::new(5).buffer(11, 14);
-    check("rope", &mut rope, vec![x], |t, w, v| t.rope(&v[0], 7, w, &spans()), |e, w, x| e.rope(&x[0], 7, w, &spans()), |_| {
-        vec![]
-    });
+    check(
+        "rope",
+        &mut rope,
+        vec![x],
+        |t, w, v| t.rope(&v[0], 7, w, &spans()),
+        |e, w, x| e.rope(&x[0], 7, w, &spans()),
+        |_| vec![],
+    );
 }
 
 #[test]
@@ -234,7 +264,14 @@ fn delta_rule() {
 fn gates_and_sums() {
     let mut world = World::new(9);
     let pair = vec![world.buffer(3, 7), world.buffer(3, 7)];
-    check("swiglu", &mut (), pair.clone(), |t, _, v| t.swiglu(&v[0], &v[1]), |e, _, x| e.swiglu(&x[0], &x[1]), |_| vec![]);
+    check(
+        "swiglu",
+        &mut (),
+        pair.clone(),
+        |t, _, v| t.swiglu(&v[0], &v[1]),
+        |e, _, x| e.swiglu(&x[0], &x[1]),
+        |_| vec![],
+    );
     check("add", &mut (), pair.clone(), |t, _, v| t.add(&v[0], &v[1]), |e, _, x| e.add(&x[0], &x[1]), |_| vec![]);
     for gate_width in [7, 1] {
         let inputs = vec![world.buffer(3, 7), world.buffer(3, gate_width)];
@@ -278,7 +315,11 @@ fn moe(world: &mut World, normalize: bool, adapted: bool) -> Moe {
         false => world.linear(outputs, inputs),
     };
     let bank = (0..experts)
-        .map(|_| Expert { gate: map(world, inner, width), up: map(world, inner, width), down: map(world, width, inner) })
+        .map(|_| Expert {
+            gate: map(world, inner, width),
+            up: map(world, inner, width),
+            down: map(world, width, inner),
+        })
         .collect();
     let mut router = world.linear(experts, width);
     // Far from ties: finite differences must not change who is chosen.
@@ -293,16 +334,23 @@ fn mixture_of_experts() {
         let mut moe = moe(&mut world, normalize, adapted);
         let mut x = world.buffer(13, 7);
         x.iter_mut().for_each(|value| *value *= 0.6);
-        check("moe", &mut moe, vec![x], |t, w, v| t.moe(&v[0], w), |e, w, x| e.moe(&x[0], w), |w| {
-            let mut all = vec![&mut w.router.weight];
-            for expert in &mut w.experts {
-                for map in [&mut expert.gate, &mut expert.up, &mut expert.down] {
-                    all.push(&mut map.weight);
-                    all.extend(map.adapter.iter_mut().flat_map(|adapter| [&mut adapter.a, &mut adapter.b]));
+        check(
+            "moe",
+            &mut moe,
+            vec![x],
+            |t, w, v| t.moe(&v[0], w),
+            |e, w, x| e.moe(&x[0], w),
+            |w| {
+                let mut all = vec![&mut w.router.weight];
+                for expert in &mut w.experts {
+                    for map in [&mut expert.gate, &mut expert.up, &mut expert.down] {
+                        all.push(&mut map.weight);
+                        all.extend(map.adapter.iter_mut().flat_map(|adapter| [&mut adapter.a, &mut adapter.b]));
+                    }
                 }
-            }
-            all
-        });
+                all
+            },
+        );
     }
 }
 

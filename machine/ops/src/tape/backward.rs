@@ -1,9 +1,7 @@
 //! The walk back: one match over what happened.
 
 use super::{Op, Tape, Var};
-use crate::{
-    Buffer, Gradients, Linear, Norm, Precision, attention, causal_conv, columns, delta_rule, linear, moe,
-};
+use crate::{Buffer, Gradients, Linear, Norm, Precision, attention, causal_conv, columns, delta_rule, linear, moe};
 use kernels::rms_norm::{self, GatedGradients};
 use kernels::{rope, sigmoid_gate, swiglu};
 

@@ -20,21 +20,76 @@ pub struct Var(usize);
 /// What happened, with what backward needs of it beside the values of its inputs.
 enum Op<'w> {
     Input,
-    Embedding { table: &'w Linear, tokens: Vec<u32> },
-    Linear { x: Var, map: &'w Linear, hidden: Hidden },
-    Columns { x: Var, columns: &'w Columns },
-    RmsNorm { x: Var, norm: &'w Norm },
-    GatedRmsNorm { x: Var, gate: Var, norm: &'w Norm },
-    Rope { x: Var, head_dim: usize, rope: &'w Rope, positions: Vec<u32> },
-    Attention { qkv: [Var; 3], shape: &'w AttentionShape, spans: Spans, log_sum_exp: Buffer },
-    CausalConv { x: Var, conv: &'w Conv, spans: Spans, before_silu: Buffer },
-    DeltaRule { qkv: Var, b: Var, a: Var, gates: &'w DeltaGates, spans: Spans, saved: Box<delta_rule::Saved> },
-    SwiGlu { gate: Var, up: Var },
-    SigmoidGate { x: Var, gate: Var },
-    Moe { x: Var, moe: &'w Moe, saved: Box<moe::Saved> },
-    Add { x: Var, y: Var },
+    Embedding {
+        table: &'w Linear,
+        tokens: Vec<u32>,
+    },
+    Linear {
+        x: Var,
+        map: &'w Linear,
+        hidden: Hidden,
+    },
+    Columns {
+        x: Var,
+        columns: &'w Columns,
+    },
+    RmsNorm {
+        x: Var,
+        norm: &'w Norm,
+    },
+    GatedRmsNorm {
+        x: Var,
+        gate: Var,
+        norm: &'w Norm,
+    },
+    Rope {
+        x: Var,
+        head_dim: usize,
+        rope: &'w Rope,
+        positions: Vec<u32>,
+    },
+    Attention {
+        qkv: [Var; 3],
+        shape: &'w AttentionShape,
+        spans: Spans,
+        log_sum_exp: Buffer,
+    },
+    CausalConv {
+        x: Var,
+        conv: &'w Conv,
+        spans: Spans,
+        before_silu: Buffer,
+    },
+    DeltaRule {
+        qkv: Var,
+        b: Var,
+        a: Var,
+        gates: &'w DeltaGates,
+        spans: Spans,
+        saved: Box<delta_rule::Saved>,
+    },
+    SwiGlu {
+        gate: Var,
+        up: Var,
+    },
+    SigmoidGate {
+        x: Var,
+        gate: Var,
+    },
+    Moe {
+        x: Var,
+        moe: &'w Moe,
+        saved: Box<moe::Saved>,
+    },
+    Add {
+        x: Var,
+        y: Var,
+    },
     /// A loss on these hidden states: its gradient is known already.
-    Loss { hidden: Var, dhidden: Buffer },
+    Loss {
+        hidden: Var,
+        dhidden: Buffer,
+    },
 }
 
 struct Node<'w> {
@@ -140,13 +195,7 @@ impl<'w> Execute<'w> for Tape<'w, '_> {
         self.push(value, Op::Rope { x: *x, head_dim, rope, positions }, self.wanted(*x))
     }
 
-    fn attention(
-        &mut self,
-        qkv: [&Var; 3],
-        shape: &'w AttentionShape,
-        spans: &Spans,
-        _: &mut [&mut KvCache],
-    ) -> Var {
+    fn attention(&mut self, qkv: [&Var; 3], shape: &'w AttentionShape, spans: &Spans, _: &mut [&mut KvCache]) -> Var {
         let qkv = qkv.map(|var| *var);
         let (value, log_sum_exp) = attention::forward_fresh(qkv.map(|var| self.value(var)), shape, spans);
         let wanted = qkv.iter().any(|&var| self.wanted(var));
