@@ -22,9 +22,13 @@ impl AlignedVec {
         self.lines.capacity() * LINE
     }
 
-    /// Makes it `len` long. What it held before stays where it was; new numbers are zero or left-overs of earlier use.
+    /// Makes it `len` long. What it held before stays where it was; new numbers are zero or left-overs of earlier use, so
+    /// that a block that shrinks and grows again is not written for nothing.
     pub fn resize(&mut self, len: usize) {
-        self.lines.resize(len.div_ceil(LINE), Line([0.0; LINE]));
+        let lines = len.div_ceil(LINE);
+        if lines > self.lines.len() {
+            self.lines.resize(lines, Line([0.0; LINE]));
+        }
         self.len = len;
     }
 }

@@ -65,7 +65,7 @@ impl Buffer {
 
     pub fn zeros(rows: usize, width: usize) -> Self {
         let mut buffer = Self::unwritten(rows, width);
-        buffer.values.fill(0.0);
+        buffer.for_each_row(|_, values| values.fill(0.0));
         buffer
     }
 
@@ -94,6 +94,17 @@ impl Buffer {
         });
     }
 
+    /// The sum of two buffers of one shape.
+    pub fn sum(first: &Buffer, second: &Buffer) -> Self {
+        assert_eq!((first.rows, first.width), (second.rows, second.width), "sums need equal shapes");
+        let mut sum = Self::unwritten(first.rows, first.width);
+        sum.for_each_row(|row, values| {
+            let pairs = first.row(row).iter().zip(second.row(row));
+            values.iter_mut().zip(pairs).for_each(|(sum, (a, b))| *sum = a + b);
+        });
+        sum
+    }
+
     pub fn add(&mut self, other: &Buffer) {
         assert_eq!(self.values.len(), other.len(), "sums need equal shapes");
         self.for_each_row(|row, sum| add(sum, other.row(row)));
@@ -111,7 +122,7 @@ fn recycled(len: usize) -> Option<AlignedVec> {
 impl Clone for Buffer {
     fn clone(&self) -> Self {
         let mut copy = Self::unwritten(self.rows, self.width);
-        copy.values.copy_from_slice(&self.values);
+        copy.for_each_row(|row, values| values.copy_from_slice(self.row(row)));
         copy
     }
 }

@@ -114,9 +114,7 @@ impl<'w, R: Record> Execute<'w> for Infer<R> {
     }
 
     fn add(&mut self, x: &Buffer, y: &Buffer) -> Buffer {
-        let mut sum = x.clone();
-        sum.add(y);
-        sum
+        Buffer::sum(x, y)
     }
 
     fn cross_entropy(&mut self, hidden: &Buffer, head: &'w Linear, targets: &[u32], weights: &[f32]) -> Vec<f32> {

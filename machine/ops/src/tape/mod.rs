@@ -249,8 +249,7 @@ impl<'w> Execute<'w> for Tape<'w, '_> {
     }
 
     fn add(&mut self, x: &Var, y: &Var) -> Var {
-        let mut value = self.value(*x).clone();
-        value.add(self.value(*y));
+        let value = Buffer::sum(self.value(*x), self.value(*y));
         self.push(value, Op::Add { x: *x, y: *y }, self.wanted(*x) || self.wanted(*y))
     }
 
