@@ -13,8 +13,8 @@ use text::Document;
 const COPYLEFT: [&str; 5] =
     ["GNU GENERAL PUBLIC", "GNU AFFERO", "GNU LESSER", "SPDX-LICENSE-IDENTIFIER: GPL", "ALL RIGHTS RESERVED"];
 /// Folders that hold nothing a person wrote to be read.
-const SKIPPED_FOLDERS: [&str; 7] =
-    ["target", "node_modules", "__pycache__", "vendor", "site-packages", "lib2to3", "test_data"];
+const SKIPPED_FOLDERS: [&str; 8] =
+    ["target", "node_modules", "__pycache__", "vendor", "site-packages", "dist-packages", "lib2to3", "test_data"];
 /// Licences stand at the top of a file.
 const LICENCE_BYTES: usize = 4096;
 

@@ -259,7 +259,7 @@ impl Desk<'_> {
             SourceRecipe::Jsonl(jsonl) => jsonl.read(&mut statistics.skipped),
             SourceRecipe::Kata(kata) => {
                 let at = |done, total| self.watch.at("writing katas", done, total);
-                let (raws, report) = kata.read(Split::Train, seed, measured, &at)?;
+                let (raws, report) = kata.read_checked(Split::Train, seed, measured, &at)?;
                 statistics.kata = Some(report);
                 Ok(raws)
             }
@@ -303,7 +303,7 @@ impl Desk<'_> {
         });
         let Some(kata) = kata else { return Ok(Vec::new()) };
         let held_out = KataRecipe { episodes: self.recipe.validation, ..kata.clone() };
-        let (raws, _) = held_out.read(Split::Validation, self.recipe.seed, &[], &|_, _| {})?;
+        let (raws, _) = held_out.read(Split::Validation, self.recipe.seed, &|_, _| {})?;
         self.samples(&raws, self.recipe.seed, &mut SourceStatistics::default())
     }
 }

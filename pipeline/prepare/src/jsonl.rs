@@ -109,8 +109,8 @@ fn document(value: &Value) -> Result<Document, String> {
     }
     let keys: Vec<&String> = value.as_object().map(|object| object.keys().collect()).unwrap_or_default();
     Err(format!(
-        "its keys {keys:?} are none of: messages; conversations; instruction and output; prompt and completion; prefix, \
-         middle and suffix; text"
+        "its keys {keys:?} are none of: messages; conversations; instruction and output; prompt and completion; \
+         prefix, middle and suffix; text"
     ))
 }
 
@@ -174,8 +174,15 @@ mod tests {
     #[test]
     fn all_forms_are_read() {
         let lines = [
-            r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}],"weight":2.5,"kind":"review"}"#,
-            r#"{"conversations":[{"from":"human","value":"a"},{"from":"function_call","value":"{\"name\":\"f\",\"arguments\":{\"x\":1}}"},{"from":"observation","value":"1"},{"from":"gpt","value":"b"}]}"#,
+            concat!(
+                r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}],"#,
+                r#""weight":2.5,"kind":"review"}"#
+            ),
+            concat!(
+                r#"{"conversations":[{"from":"human","value":"a"},"#,
+                r#"{"from":"function_call","value":"{\"name\":\"f\",\"arguments\":{\"x\":1}}"},"#,
+                r#"{"from":"observation","value":"1"},{"from":"gpt","value":"b"}]}"#
+            ),
             r#"{"instruction":"do","input":"this","output":"done","system":"be brief"}"#,
             "",
             r#"{"prompt":"a","completion":"b"}"#,

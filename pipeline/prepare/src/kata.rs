@@ -79,7 +79,7 @@ impl KataMix {
         if weights.iter().all(|&weight| weight >= 0.0 && weight.is_finite()) && weights.iter().sum::<f64>() > 0.0 {
             return Ok(());
         }
-        Err(PrepareError::Recipe { what: format!("the mix of kinds {weights:?} must be numbers from 0 on, not all 0") })
+        Err(PrepareError::Recipe { what: format!("the mix {weights:?} must be numbers from 0 on, not all 0") })
     }
 
     fn draw(&self, rng: &mut Rng) -> EpisodeKind {
@@ -127,9 +127,18 @@ impl KataRecipe {
         Ok(report)
     }
 
-    /// The episodes as documents, without those that give one of the `measured` tasks away. `at` hears how many have been
-    /// drawn.
+    /// The episodes as documents. `at` hears how many have been drawn.
     pub fn read(
+        &self,
+        split: Split,
+        seed: u64,
+        at: &dyn Fn(usize, usize),
+    ) -> Result<(Vec<Raw>, KataReport), PrepareError> {
+        self.read_checked(split, seed, &[], at)
+    }
+
+    /// The same, without those that give one of the `measured` tasks away.
+    pub fn read_checked(
         &self,
         split: Split,
         seed: u64,

@@ -1,7 +1,7 @@
 //! Preparation: episodes become rendered tokens with a weight each, packed into batches that do not leak.
 //!
-//! read (`kata`, `code`, `jsonl`) → render (crate `text`) → `weigh` → cap (`share`) → `pack` → `batch`; `dataset` runs all of
-//! it from a recipe's table.
+//! Read (`kata`, `code`, `jsonl`), render (crate `text`), `weigh`, cap (`share`), `pack`, `batch`: `dataset` runs
+//! all of it from a recipe's table.
 
 pub mod batch;
 pub mod code;
@@ -26,5 +26,5 @@ pub use kata::{KataMix, KataRecipe, KataReport, measured_tasks};
 pub use kind::{Kind, KindWeights};
 pub use pack::{Packing, pack};
 pub use source::{NoRoots, Raw, Roots};
-pub use vocabulary::{VocabularyRecipe, train_tokenizer};
+pub use vocabulary::{Vocabulary, train_tokenizer};
 pub use weigh::{FillTraining, Weighing};

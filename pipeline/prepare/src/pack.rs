@@ -17,9 +17,9 @@ pub enum Packing {
     BestFit,
     /// Best-fit decreasing; what is longer than a sequence is cut into several pieces.
     BestFitSplit,
-    /// One after the other, a new sequence where the next sample does not fit; what is longer than a sequence loses its
-    /// tail. Best fit gathers samples of one length in one sequence, and length goes with kind; this keeps them mixed, and
-    /// costs nothing, because no place is padded.
+    /// One after the other, a new sequence where the next sample does not fit; what is longer than a sequence loses
+    /// its tail. Best fit gathers samples of one length in one sequence, and length goes with kind; this keeps them
+    /// mixed, and costs nothing, because no place is padded.
     NextFit,
     /// One after the other, cut wherever a sequence is full. The pieces still do not see each other.
     Wrapped,

@@ -44,8 +44,8 @@ fn weight(sample: &Sample) -> f64 {
     sample.tokens.len() as f64 * f64::from(sample.repeat)
 }
 
-/// The largest sizes within the limits: each at most its share of their sum. Found from above: the total can only shrink,
-/// and stops at the largest that is consistent, which is 0 where the limits cannot all be kept.
+/// The largest sizes within the limits: each at most its share of their sum. Found from above: the total can only
+/// shrink, and stops at the largest that is consistent, which is 0 where the limits cannot all be kept.
 fn allowed(sizes: &[f64], limits: &[f64]) -> Vec<f64> {
     let mut total: f64 = sizes.iter().sum();
     loop {

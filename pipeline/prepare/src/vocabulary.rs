@@ -7,28 +7,21 @@ use crate::source::{Raw, Roots, Skipped};
 use environment::Split;
 use numeric::Rng;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 use text::{Document, RenderOptions, Template, TextError, Tokenizer};
 
-/// The table of a tokenizer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct VocabularyRecipe {
+/// What is asked of a tokenizer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vocabulary {
     /// Tokens in all: the 256 bytes and the control tokens among them.
     pub size: usize,
-    /// Katas looked at; more change little.
+    /// Katas looked at; more than some thousands change little.
     pub episodes: usize,
 }
 
-impl Default for VocabularyRecipe {
-    fn default() -> Self {
-        Self { size: 2048, episodes: 10_000 }
-    }
-}
-
-/// Trains a tokenizer on what `data` names. Conversations are seen as the template writes them, markup and tools included.
+/// Trains a tokenizer on what `data` names. Conversations are seen as the template writes them, markup and tools
+/// included.
 pub fn train_tokenizer(
-    vocabulary: &VocabularyRecipe,
+    vocabulary: Vocabulary,
     data: &DataRecipe,
     template: &Template,
     roots: &dyn Roots,
@@ -72,7 +65,7 @@ fn read(
         SourceRecipe::Kata(kata) => {
             let few = KataRecipe { episodes: kata.episodes.min(episodes), ..kata.clone() };
             let at = |done, total| watch.at("drawing katas for the tokenizer", done, total);
-            Ok(few.read(Split::Train, seed, &[], &at)?.0)
+            Ok(few.read(Split::Train, seed, &at)?.0)
         }
     }
 }

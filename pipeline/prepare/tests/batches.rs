@@ -36,7 +36,7 @@ fn the_weight_belongs_to_the_predicted_token() {
     assert_eq!(batch.trained_tokens(), 2);
 }
 
-/// TRL concatenates a batch to one row with `labels[t]` for `tokens[t]`; ours predicts the same tokens from the same places.
+/// TRL concatenates a batch to one row with `labels[t]` for `tokens[t]`; ours predicts the same from the same places.
 #[test]
 fn predictions_equal_those_of_trl_collation() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/trl/packed.json");

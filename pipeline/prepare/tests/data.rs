@@ -226,7 +226,7 @@ fn episodes_go_to_a_file_and_come_back() {
     let kata = prepare::KataRecipe { episodes: 40, ..prepare::KataRecipe::default() };
     let report = kata.write_episodes(Split::Train, 3, &[], &path, &|_, _| {}).expect("written");
     assert_eq!((report.episodes, report.by_kind.values().sum::<usize>()), (40, 40));
-    let direct = kata.read(Split::Train, 3, &[], &|_, _| {}).expect("read").0;
+    let direct = kata.read(Split::Train, 3, &|_, _| {}).expect("read").0;
     let table = format!("[[source]]\ntype = \"jsonl\"\npath = \"{}\"", path.display());
     let recipe: DataRecipe = toml::from_str(&table).expect("table");
     let prepare::SourceRecipe::Jsonl(jsonl) = &recipe.sources[0] else { panic!("jsonl") };
@@ -241,8 +241,8 @@ fn episodes_go_to_a_file_and_come_back() {
 fn a_tokenizer_of_ones_own_shortens_what_it_was_trained_on() {
     let recipe: DataRecipe = toml::from_str("[[source]]\ntype = \"kata\"\nepisodes = 400").expect("table");
     let template = Template::embedded();
-    let vocabulary = prepare::VocabularyRecipe { size: 600, episodes: 60 };
-    let train = || prepare::train_tokenizer(&vocabulary, &recipe, &template, &NoRoots, &Unwatched).expect("trained");
+    let vocabulary = prepare::Vocabulary { size: 600, episodes: 60 };
+    let train = || prepare::train_tokenizer(vocabulary, &recipe, &template, &NoRoots, &Unwatched).expect("trained");
     let ours = train();
     assert_eq!(ours.vocabulary_size(), 600);
     let program = "def total(items):\n    return sum(items)\n";

@@ -1,6 +1,6 @@
 //! Checkpoints: everything a run needs to continue bit for bit as if it had never stopped.
 //!
-//! `checkpoints/step-00000100/` holds `state.json` and `tensors.safetensors` (trained parameters and both moments, f32).
+//! `checkpoints/step-00000100/` holds `state.json` and `tensors.safetensors`: the trained parameters and their moments.
 //! It is written under another name and renamed when complete, and older ones are removed only after that, so that a
 //! crash at any moment leaves a whole checkpoint behind.
 

@@ -17,7 +17,7 @@ pub enum TrainError {
 
     /// A token that the model has no row for.
     #[error(
-        "the data holds token {token}, the model knows {vocabulary}; it was made with another tokenizer than the model's"
+        "the data holds token {token}, the model knows {vocabulary}; the data was made with another model's tokenizer"
     )]
     Vocabulary { token: u32, vocabulary: usize },
 
@@ -30,7 +30,10 @@ pub enum TrainError {
     Changed { path: PathBuf, what: String },
 
     /// A checkpoint that cannot be right.
-    #[error("{}: this checkpoint is damaged: {what}. Remove the folder to go on from the one before it", path.display())]
+    #[error(
+        "{}: this checkpoint is damaged: {what}. Remove the folder to go on from the one before it",
+        path.display()
+    )]
     Damaged { path: PathBuf, what: String },
 
     /// Losses or gradients that are no numbers any more.

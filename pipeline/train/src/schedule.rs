@@ -1,6 +1,6 @@
 //! The learning rate of each step: a linear warm-up, then half a cosine down to a floor.
 
-/// `peak` is reached after `warmup_steps`; the last of `steps` ends at `peak · floor_ratio`. A ratio of 1 keeps the peak.
+/// `peak` is reached after `warmup_steps`; the last of `steps` ends at `peak · floor_ratio`. A ratio of 1 keeps it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
     pub peak: f64,

@@ -1,6 +1,6 @@
 //! The shipped recipes' training stages say what these structs understand, and can work.
 
-use prepare::{DataRecipe, VocabularyRecipe};
+use prepare::DataRecipe;
 use train::TrainRecipe;
 
 #[test]
@@ -24,10 +24,6 @@ fn training_stages_of_the_shipped_recipes_are_sound() {
             if let Some(data) = part("data") {
                 let recipe: DataRecipe = data.try_into().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
                 recipe.check().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            }
-            if let Some(vocabulary) = part("vocabulary") {
-                let _: VocabularyRecipe =
-                    vocabulary.try_into().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             }
         }
     }

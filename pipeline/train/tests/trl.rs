@@ -84,8 +84,8 @@ fn losses_and_norms_of_every_run_are_reproduced() {
     for (name, run) in runs {
         let auxiliary = run["router_aux_loss_coef"].as_f64().expect("number") as f32;
         let (loss, norm) = replay(run, auxiliary);
-        // TRL pools the balancing loss over all layers, ours is the mean of each layer's own: close, not equal. A choice
-        // of expert that falls the other way after an update does the rest.
+        // TRL pools the balancing loss over all layers, ours is the mean of each layer's own: close, not equal. A
+        // choice of expert that falls the other way after an update does the rest.
         let (loss_most, norm_most) = if auxiliary > 0.0 { (1e-4, 1e-2) } else { (1e-5, 1e-4) };
         assert!(loss < loss_most, "{name}: losses are off by {loss:e}");
         assert!(norm < norm_most, "{name}: gradient norms are off by {norm:e}");

@@ -66,8 +66,8 @@ impl Optimizer {
         squares.iter().sum::<f64>().sqrt()
     }
 
-    /// One update with the gradients as they are, scaled down where `norm` is above the limit. A trained parameter that no
-    /// token reached counts as having a gradient of zero: its moments fade like all others', in a resumed run too.
+    /// One update with the gradients as they are, scaled down where `norm` is above the limit. A trained parameter that
+    /// no token reached counts as having a gradient of zero: its moments fade like all others', in a resumed run too.
     pub fn update(&mut self, model: &mut Model, gradients: &mut Gradients, norm: f64, learning_rate: f64) {
         self.updates += 1;
         let clipped = self.clip > 0.0 && norm > self.clip;

@@ -35,7 +35,8 @@ pub(crate) fn figure(title: &str, layers: &[Vec<f32>]) -> String {
     svg.push_str("</svg>");
     format!(
         "<figure class=\"wide\"><figcaption><h2>{title}</h2></figcaption>{svg}<p class=\"note\">Rows are layers with \
-         experts, columns experts. Colour: load as a multiple of an even share, full at 2×; unused experts: {}.</p></figure>",
+         experts, columns experts. Colour: load as a multiple of an even share, full at 2×; unused \
+         experts: {}.</p></figure>",
         layers.iter().flatten().filter(|&&share| share == 0.0).count()
     )
 }
