@@ -1,4 +1,5 @@
-//! Prints a few tasks of each kind, as a model meets them: `cargo run -p environment --example show -- [kind] [split] [count]`.
+//! Prints a few tasks of each kind, as a model meets them: `cargo run -p environment --example show -- [kind] [split]
+//! [count]`.
 #![allow(clippy::print_stdout)]
 
 use environment::{EpisodeKind, Sandbox, Split, task};

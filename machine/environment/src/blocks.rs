@@ -58,7 +58,17 @@ impl Condition {
 /// A change of an integer.
 pub(crate) fn number_change(draft: &mut Draft) -> Change {
     let kind = *draft.rng.choose(&[
-        "add", "add", "subtract", "subtract", "multiply", "multiply", "square", "negate", "modulo", "floor_divide", "cap",
+        "add",
+        "add",
+        "subtract",
+        "subtract",
+        "multiply",
+        "multiply",
+        "square",
+        "negate",
+        "modulo",
+        "floor_divide",
+        "cap",
         "raise",
     ]);
     draft.operation(kind);
@@ -108,8 +118,21 @@ pub(crate) fn two_changes(draft: &mut Draft, one: fn(&mut Draft) -> Change) -> (
 /// A question about an integer.
 pub(crate) fn number_condition(draft: &mut Draft) -> Condition {
     let kind = *draft.rng.choose(&[
-        "even", "odd", "greater", "greater", "less", "less", "at_least", "at_most", "divisible", "not_divisible", "positive",
-        "negative", "between", "remainder", "unequal",
+        "even",
+        "odd",
+        "greater",
+        "greater",
+        "less",
+        "less",
+        "at_least",
+        "at_most",
+        "divisible",
+        "not_divisible",
+        "positive",
+        "negative",
+        "between",
+        "remainder",
+        "unequal",
     ]);
     draft.operation(kind);
     let condition = |template: &str, is: &str, that: &str| Condition {
@@ -145,6 +168,27 @@ pub(crate) fn number_condition(draft: &mut Draft) -> Condition {
     }
 }
 
+/// A question that the integers from 1 to 9 answer differently.
+pub(crate) fn small_condition(draft: &mut Draft) -> Condition {
+    let kind = *draft.rng.choose(&["even", "odd", "greater", "less", "at_least", "at_most", "divisible", "unequal"]);
+    draft.operation(kind);
+    let parity = |rest: i64| Condition {
+        template: format!("@ % 2 == {rest}"),
+        is: format!("is {kind}"),
+        that: format!("that are {kind}"),
+    };
+    match kind {
+        "even" => parity(0),
+        "odd" => parity(1),
+        "greater" => simple(draft, (1, 4), "@ > #", &["greater than #", "above #", "more than #"]),
+        "less" => simple(draft, (2, 5), "@ < #", &["less than #", "below #", "smaller than #"]),
+        "at_least" => simple(draft, (2, 5), "@ >= #", &["at least #", "# or more"]),
+        "at_most" => simple(draft, (1, 4), "@ <= #", &["at most #", "# or less"]),
+        "divisible" => simple(draft, (2, 5), "@ % # == 0", &["divisible by #", "a multiple of #"]),
+        _ => simple(draft, (1, 5), "@ != #", &["not equal to #", "different from #"]),
+    }
+}
+
 fn sign(draft: &mut Draft, condition: Condition) -> Condition {
     draft.near(0);
     condition
@@ -161,8 +205,19 @@ fn simple(draft: &mut Draft, range: (i64, i64), template: &str, phrases: &[&str]
 /// A change of a string.
 pub(crate) fn text_change(draft: &mut Draft) -> Change {
     let kind = *draft.rng.choose(&[
-        "upper", "lower", "reverse", "first", "last", "drop_first", "drop_last", "repeat", "replace", "remove", "prefix",
-        "suffix", "capitalize",
+        "upper",
+        "lower",
+        "reverse",
+        "first",
+        "last",
+        "drop_first",
+        "drop_last",
+        "repeat",
+        "replace",
+        "remove",
+        "prefix",
+        "suffix",
+        "capitalize",
     ]);
     draft.operation(kind);
     let fixed = |template: &str, phrases: &[&str]| {
@@ -173,7 +228,9 @@ pub(crate) fn text_change(draft: &mut Draft) -> Change {
         "lower" => fixed("@.lower()", &["in lower case", "turned into small letters"]),
         "reverse" => fixed("@[::-1]", &["reversed", "written backwards"]),
         "capitalize" => fixed("@.capitalize()", &["capitalized", "with a capital first letter and the rest small"]),
-        "first" => draft_constant(draft, 2, 6, "@[:#]", &["cut to its first # characters", "shortened to # characters"]),
+        "first" => {
+            draft_constant(draft, 2, 6, "@[:#]", &["cut to its first # characters", "shortened to # characters"])
+        }
         "last" => draft_constant(draft, 2, 6, "@[-#:]", &["cut to its last # characters"]),
         "drop_first" => draft_constant(draft, 2, 5, "@[#:]", &["without its first # characters"]),
         "drop_last" => draft_constant(draft, 2, 5, "@[:-#]", &["without its last # characters"]),
@@ -196,7 +253,8 @@ pub(crate) fn text_change(draft: &mut Draft) -> Change {
 
 /// A question about a string.
 pub(crate) fn text_condition(draft: &mut Draft) -> Condition {
-    let kind = *draft.rng.choose(&["longer", "shorter", "length", "starts", "ends", "contains", "lacks", "even_length"]);
+    let kind =
+        *draft.rng.choose(&["longer", "shorter", "length", "starts", "ends", "contains", "lacks", "even_length"]);
     draft.operation(kind);
     let made = |template: String, is: String, that: String| Condition { template, is, that };
     match kind {
@@ -238,8 +296,18 @@ pub(crate) fn text_condition(draft: &mut Draft) -> Condition {
 /// A change of a list, of whatever elements can be ordered.
 pub(crate) fn list_change(draft: &mut Draft) -> Change {
     let kind = *draft.rng.choose(&[
-        "list_reverse", "sort", "sort_down", "list_first", "list_last", "list_drop_first", "list_drop_last", "every", "unique",
-        "rotate", "list_repeat", "append",
+        "list_reverse",
+        "sort",
+        "sort_down",
+        "list_first",
+        "list_last",
+        "list_drop_first",
+        "list_drop_last",
+        "every",
+        "unique",
+        "rotate",
+        "list_repeat",
+        "append",
     ]);
     draft.operation(kind);
     let fixed = |template: &str, phrases: &[&str]| {
@@ -251,7 +319,9 @@ pub(crate) fn list_change(draft: &mut Draft) -> Change {
         "sort_down" => {
             fixed("sorted(@, reverse=True)", &["sorted in descending order", "sorted from largest to smallest"])
         }
-        "unique" => fixed("list(dict.fromkeys(@))", &["without duplicates", "with only the first of equal elements kept"]),
+        "unique" => {
+            fixed("list(dict.fromkeys(@))", &["without duplicates", "with only the first of equal elements kept"])
+        }
         "list_first" => draft_constant(draft, 2, 6, "@[:#]", &["cut to its first # elements"]),
         "list_last" => draft_constant(draft, 2, 6, "@[-#:]", &["cut to its last # elements"]),
         "list_drop_first" => draft_constant(draft, 2, 4, "@[#:]", &["without its first # elements"]),

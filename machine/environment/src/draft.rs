@@ -1,10 +1,10 @@
-//! The desk at which a family writes a kata: draws names and constants, notes them in the key, makes inputs that probe edges.
+//! The desk at which a family writes a kata: draws names and constants, notes operations, makes inputs that probe
+//! edges.
 
 use numeric::Rng;
 
 use crate::names::{self, PEOPLE, Parameter, Role, WORDS};
 use crate::sandbox::Probe;
-use crate::split::Key;
 
 /// A kata before its expected answers are known.
 #[derive(Debug, Clone)]
@@ -16,13 +16,14 @@ pub(crate) struct Sketch {
     pub(crate) summary: String,
     pub(crate) program: String,
     pub(crate) probes: Vec<Probe>,
-    pub(crate) key: Key,
+    /// What the program does, in order and without constants.
+    pub(crate) operations: Vec<&'static str>,
 }
 
 pub(crate) struct Draft {
     pub(crate) rng: Rng,
     reserved: bool,
-    key: Key,
+    operations: Vec<&'static str>,
     /// Values at which the behaviour changes; inputs are drawn near them, so that an off-by-one is seen.
     edges: Vec<i64>,
     /// Letters that matter to the behaviour; text inputs are drawn to contain them.
@@ -33,7 +34,15 @@ pub(crate) struct Draft {
 
 impl Draft {
     pub(crate) fn new(rng: Rng, reserved: bool) -> Self {
-        Self { rng, reserved, key: Key::default(), edges: Vec::new(), letters: Vec::new(), taken: Vec::new(), summary: String::new() }
+        Self {
+            rng,
+            reserved,
+            operations: Vec::new(),
+            edges: Vec::new(),
+            letters: Vec::new(),
+            taken: Vec::new(),
+            summary: String::new(),
+        }
     }
 
     pub(crate) fn function(&mut self, returns: Role) -> String {
@@ -57,18 +66,12 @@ impl Draft {
 
     /// Notes a choice that changes what the program does.
     pub(crate) fn operation(&mut self, kind: &'static str) {
-        self.key.operations.push(kind);
+        self.operations.push(kind);
     }
 
-    pub(crate) fn note(&mut self, constant: impl ToString) {
-        self.key.constants.push(constant.to_string());
-    }
-
-    /// A constant of the program: noted in the key.
+    /// A constant of the program.
     pub(crate) fn constant(&mut self, low: i64, high: i64) -> i64 {
-        let value = self.rng.range(low, high);
-        self.note(value);
-        value
+        self.rng.range(low, high)
     }
 
     /// A constant at which the behaviour changes.
@@ -82,22 +85,20 @@ impl Draft {
         self.edges.push(edge);
     }
 
-    /// A word of the program (a label, a key): noted in the key.
+    /// A word of the program (a label, a key).
     pub(crate) fn word(&mut self) -> &'static str {
-        let word = *self.rng.choose(WORDS);
-        self.note(word);
-        word
+        WORDS[self.rng.below(WORDS.len())]
     }
 
-    /// A letter that the program looks for: noted in the key, and present in many inputs.
+    /// A letter that the program looks for, present in many inputs.
     pub(crate) fn letter(&mut self) -> char {
-        let letter = *self.rng.choose(&['a', 'b', 'c', 'd', 'e', 'g', 'i', 'l', 'm', 'n', 'o', 'p', 'r', 's', 't', 'u', 'w']);
-        self.note(letter);
+        let letter =
+            *self.rng.choose(&['a', 'b', 'c', 'd', 'e', 'g', 'i', 'l', 'm', 'n', 'o', 'p', 'r', 's', 't', 'u', 'w']);
         self.letters.push(letter);
         letter
     }
 
-    /// One of several choices that differ in what the program does; the first field names it in the key.
+    /// One of several choices that differ in what the program does; the first field names it.
     pub(crate) fn variant<T: Copy>(&mut self, choices: &[(&'static str, T)]) -> T {
         let &(kind, value) = self.rng.choose(choices);
         self.operation(kind);
@@ -124,10 +125,8 @@ impl Draft {
 
     pub(crate) fn finish(self, name: String, description: String, program: String, probes: Vec<Probe>) -> Sketch {
         let summary = if self.summary.is_empty() { description.clone() } else { self.summary };
-        Sketch { name, description, summary, program, probes, key: self.key }
+        Sketch { name, description, summary, program, probes, operations: self.operations }
     }
-
-    // Inputs. They are never part of the key.
 
     pub(crate) fn int(&mut self, low: i64, high: i64) -> i64 {
         if !self.edges.is_empty() && self.rng.chance(0.5) {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::draft::{Draft, Sketch};
 use crate::families::{Family, families};
 use crate::sandbox::{Answer, Evaluation, Limits, Probe, Sandbox, evaluate_here};
-use crate::split::Split;
+use crate::split::{Split, split_of};
 use crate::task::Verdict;
 
 /// A hidden test: what is asked of a program, and what the reference answered.
@@ -45,9 +45,12 @@ pub(crate) struct Kata {
     pub(crate) summary: String,
     pub(crate) program: String,
     pub(crate) tests: Vec<Test>,
+    pub(crate) split: Split,
+    pub(crate) operations: Vec<&'static str>,
 }
 
-/// Our own programs stop by themselves; the limit is there for mutants, and long, so that a busy machine changes nothing.
+/// Our own programs stop by themselves; the limit is there for mutants, and long, so that a busy machine changes
+/// nothing.
 pub(crate) const OWN_LIMITS: Limits =
     Limits { duration: Duration::from_secs(2), memory_bytes: 64 << 20, recursion_depth: 200, output_bytes: 16 << 10 };
 
@@ -69,8 +72,8 @@ impl Kata {
         for attempt in 0..5000 {
             let draft = Draft::new(rng.fork(attempt), split.uses_reserved_names());
             let sketch = (family.build)(draft);
-            let belongs = family.held_out || sketch.key.split(family.name) == split;
-            if belongs && let Some(kata) = Self::checked(family.name, sketch) {
+            let belongs = family.held_out || split_of(&sketch.operations, &sketch.program) == split;
+            if belongs && let Some(kata) = Self::checked(family.name, split, sketch) {
                 rng.next_u64();
                 return kata;
             }
@@ -79,8 +82,8 @@ impl Kata {
     }
 
     /// Runs the reference; a kata whose answers are long, all alike, or an exception is not worth asking.
-    fn checked(family: &'static str, sketch: Sketch) -> Option<Self> {
-        let Sketch { name, description, summary, program, probes, key: _ } = sketch;
+    fn checked(family: &'static str, split: Split, sketch: Sketch) -> Option<Self> {
+        let Sketch { name, description, summary, program, probes, operations } = sketch;
         if description.split_whitespace().count() > DESCRIPTION_WORDS_MAX || probes.len() < 4 {
             return None;
         }
@@ -99,7 +102,22 @@ impl Kata {
         distinct.dedup();
         let is_truth = distinct.iter().all(|value| matches!(*value, "True" | "False"));
         let enough = if is_truth { 2 } else { 3 };
-        (distinct.len() >= enough).then_some(Self { family, name, description, summary, program, tests })
+        (distinct.len() >= enough).then_some(Self {
+            family,
+            name,
+            description,
+            summary,
+            program,
+            tests,
+            split,
+            operations,
+        })
+    }
+
+    /// Whether a variation of the program may stand in the same split: a mutant seen in training must not happen to be
+    /// what a test asks for.
+    pub(crate) fn may_become(&self, program: &str) -> bool {
+        self.split != Split::Train || split_of(&self.operations, program) == Split::Train
     }
 
     pub(crate) fn probes(&self) -> Vec<Probe> {

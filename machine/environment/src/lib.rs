@@ -29,3 +29,8 @@ pub use repository::{Repository, tools};
 pub use sandbox::{Answer, Evaluation, Limits, Probe, Sandbox};
 pub use split::Split;
 pub use task::{EpisodeKind, Prompt, Task, Verdict, task};
+
+#[cfg(test)]
+mod repository_tests;
+#[cfg(test)]
+mod tests;

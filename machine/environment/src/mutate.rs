@@ -24,6 +24,9 @@ pub(crate) fn mutant(kata: &Kata, rng: &mut Rng) -> Option<Mutant> {
     let mut edits = edits(&kata.program, rng);
     rng.shuffle(&mut edits);
     edits.into_iter().take(8).find_map(|edit| {
+        if !kata.may_become(&edit.program) {
+            return None;
+        }
         let (test, answer) = kata.shown_fault(&edit.program)?;
         Some(Mutant { program: edit.program, line: edit.line, fault: edit.fault, test, answer })
     })
@@ -179,6 +182,14 @@ fn wrong_name(code: &str, all: &[Token], token: &Token, rng: &mut Rng) -> Option
         .filter(|other| !code[other.end..].starts_with('('))
         .map(|other| other.of(code))
         .collect();
+    // A loop over the list that it fills, or over a range that grows with what it computes, would not end.
+    let text = line_of(code, token.line).trim_start();
+    let grows = code[token.end..].starts_with(".append(")
+        || text.starts_with("for ")
+            && (text.contains("range(") || known.iter().any(|name| code.contains(&format!("{name}.append("))));
+    if grows {
+        return None;
+    }
     (!known.is_empty()).then(|| (*rng.choose(&known)).to_owned())
 }
 

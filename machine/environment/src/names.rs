@@ -1,5 +1,5 @@
-//! Identifiers. A function's name says nothing of what it does (the description must be read), and a quarter of the names
-//! is kept for tests; their words are all seen in training, in other company.
+//! Identifiers. A function's name says nothing of what it does (the description must be read), and a quarter of the
+//! names is kept for tests; their words are all seen in training, in other company.
 
 use numeric::Rng;
 
@@ -16,12 +16,12 @@ pub(crate) enum Role {
 }
 
 const VERBS: &[&str] = &[
-    "get", "find", "make", "compute", "build", "apply", "derive", "give", "fetch", "take", "form", "work_out", "produce",
-    "report", "obtain", "prepare",
+    "get", "find", "make", "compute", "build", "apply", "derive", "give", "fetch", "take", "form", "work_out",
+    "produce", "report", "obtain", "prepare",
 ];
 const QUALITIES: &[&str] = &[
-    "new", "final", "next", "main", "raw", "safe", "basic", "full", "daily", "local", "extra", "current", "first", "old",
-    "shared", "simple",
+    "new", "final", "next", "main", "raw", "safe", "basic", "full", "daily", "local", "extra", "current", "first",
+    "old", "shared", "simple",
 ];
 
 fn nouns(role: Role) -> &'static [&'static str] {
@@ -57,8 +57,8 @@ pub(crate) fn function(rng: &mut Rng, returns: Role, reserved: bool) -> String {
 /// A name for a class, built like a function's.
 pub(crate) fn class(rng: &mut Rng, nouns: &[&str], reserved: bool) -> String {
     const QUALITIES: &[&str] = &[
-        "Simple", "Basic", "Daily", "Local", "Shared", "Main", "Safe", "Small", "Quick", "Open", "Plain", "Game", "Home",
-        "Team", "City", "Shop", "Club", "Lab", "Farm", "School",
+        "Simple", "Basic", "Daily", "Local", "Shared", "Main", "Safe", "Small", "Quick", "Open", "Plain", "Game",
+        "Home", "Team", "City", "Shop", "Club", "Lab", "Farm", "School",
     ];
     loop {
         let name = format!("{}{}", rng.choose(QUALITIES), rng.choose(nouns));
@@ -75,63 +75,41 @@ pub(crate) struct Parameter {
     pub(crate) element: &'static str,
 }
 
-/// The last entries of each row are kept for tests.
-fn parameters(role: Role) -> (&'static [(&'static str, &'static str)], usize) {
+/// Names in the order of use; after the bar they are kept for tests. A collection has its element behind a colon.
+fn parameters(role: Role) -> &'static str {
     match role {
-        Role::Number => (
-            &[
-                ("n", ""), ("x", ""), ("value", ""), ("number", ""), ("amount", ""), ("score", ""), ("level", ""),
-                ("points", ""), ("size", ""), ("k", ""), ("price", ""), ("rate", ""), ("speed", ""), ("weight", ""),
-            ],
-            3,
-        ),
-        Role::Numbers => (
-            &[
-                ("numbers", "number"), ("values", "value"), ("scores", "score"), ("amounts", "amount"), ("items", "item"),
-                ("prices", "price"), ("ages", "age"), ("points", "point"), ("levels", "level"), ("rates", "rate"),
-                ("sizes", "size"), ("weights", "weight"),
-            ],
-            3,
-        ),
-        Role::Text => (
-            &[
-                ("text", "char"), ("s", "char"), ("word", "char"), ("name", "char"), ("label", "char"), ("line", "char"),
-                ("title", "char"), ("code", "char"), ("note", "char"), ("message", "char"), ("tag", "char"),
-            ],
-            3,
-        ),
-        Role::Words => (
-            &[
-                ("words", "word"), ("names", "name"), ("labels", "label"), ("tags", "tag"), ("lines", "line"),
-                ("codes", "code"), ("titles", "title"), ("notes", "note"),
-            ],
-            2,
-        ),
-        Role::Table => (
-            &[
-                ("table", ""), ("scores", ""), ("prices", ""), ("stock", ""), ("counts", ""), ("ages", ""), ("points", ""),
-                ("record", ""), ("entries", ""),
-            ],
-            2,
-        ),
+        Role::Number => "n x value number amount score level points size k price | rate speed weight",
+        Role::Numbers => {
+            "numbers:number values:value scores:score amounts:amount items:item prices:price ages:age points:point \
+             levels:level | rates:rate sizes:size weights:weight"
+        }
+        Role::Text => {
+            "text:char s:char word:char name:char label:char line:char title:char code:char | note:char \
+                message:char tag:char"
+        }
+        Role::Words => "words:word names:name labels:label tags:tag lines:line codes:code | titles:title notes:note",
+        Role::Table => "table scores prices stock counts ages points | record entries",
     }
 }
 
 pub(crate) fn parameter(rng: &mut Rng, role: Role, reserved: bool) -> Parameter {
-    let (all, kept) = parameters(role);
-    let (open, closed) = all.split_at(all.len() - kept);
-    let &(name, element) = rng.choose(if reserved { closed } else { open });
+    let (open, kept) = parameters(role).split_once(" | ").expect("the names of a role have a bar");
+    let names: Vec<&'static str> = if reserved { kept } else { open }.split(' ').collect();
+    let chosen = names[rng.below(names.len())];
+    let (name, element) = chosen.split_once(':').unwrap_or((chosen, ""));
     Parameter { name, element }
 }
 
 /// Lower-case words for the inside of strings: inputs, labels, separators of no further meaning.
 pub(crate) const WORDS: &[&str] = &[
-    "red", "blue", "green", "cat", "dog", "bird", "sun", "moon", "star", "tree", "river", "stone", "apple", "lemon", "grape",
-    "table", "chair", "lamp", "book", "paper", "salt", "sugar", "bread", "milk", "rain", "snow", "wind", "fire", "gold",
-    "iron", "north", "south", "east", "west", "hill", "lake", "boat", "train", "road", "house", "door", "key", "coin",
-    "card", "bell", "drum", "horse", "sheep", "ant", "owl", "banana", "orange", "level", "noon", "letter", "summer",
+    "red", "blue", "green", "cat", "dog", "bird", "sun", "moon", "star", "tree", "river", "stone", "apple", "lemon",
+    "grape", "table", "chair", "lamp", "book", "paper", "salt", "sugar", "bread", "milk", "rain", "snow", "wind",
+    "fire", "gold", "iron", "north", "south", "east", "west", "hill", "lake", "boat", "train", "road", "house", "door",
+    "key", "coin", "card", "bell", "drum", "horse", "sheep", "ant", "owl", "banana", "orange", "level", "noon",
+    "letter", "summer",
 ];
 
 /// First names, for inputs and as keys of tables.
-pub(crate) const PEOPLE: &[&str] =
-    &["ada", "bob", "cleo", "dan", "eve", "finn", "gus", "hana", "ivy", "jon", "kim", "leo", "mia", "nora", "otto", "pia"];
+pub(crate) const PEOPLE: &[&str] = &[
+    "ada", "bob", "cleo", "dan", "eve", "finn", "gus", "hana", "ivy", "jon", "kim", "leo", "mia", "nora", "otto", "pia",
+];

@@ -68,7 +68,8 @@ impl Exercise for Reasoning {
         let quoted = answer.rsplit('`').nth(1);
         let given = quoted.unwrap_or_else(|| answer.lines().last().unwrap_or("").trim_end_matches('.')).trim();
         let passed = given == self.expected;
-        let detail = if passed { "the value is right".to_owned() } else { format!("`{given}`, expected `{}`", self.expected) };
+        let detail =
+            if passed { "the value is right".to_owned() } else { format!("`{given}`, expected `{}`", self.expected) };
         Verdict { passed, exact: answer == self.answer(), detail }
     }
 

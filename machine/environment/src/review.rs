@@ -95,7 +95,8 @@ fn renamed(code: &str, rng: &mut Rng) -> Option<String> {
     if all.iter().any(|token| token.of(code) == new) {
         return None;
     }
-    let pieces = all.iter().map(|token| if is_own_name(code, token) && token.of(code) == old { new } else { token.of(code) });
+    let pieces =
+        all.iter().map(|token| if is_own_name(code, token) && token.of(code) == old { new } else { token.of(code) });
     Some(pieces.collect())
 }
 
@@ -122,11 +123,8 @@ pub(crate) fn unified(before: &str, after: &str) -> String {
     let mut common = vec![vec![0usize; new.len() + 1]; old.len() + 1];
     for i in (0..old.len()).rev() {
         for j in (0..new.len()).rev() {
-            common[i][j] = if old[i] == new[j] {
-                common[i + 1][j + 1] + 1
-            } else {
-                common[i + 1][j].max(common[i][j + 1])
-            };
+            common[i][j] =
+                if old[i] == new[j] { common[i + 1][j + 1] + 1 } else { common[i + 1][j].max(common[i][j + 1]) };
         }
     }
     let mut out = format!("@@ -1,{} +1,{} @@\n", old.len(), new.len());

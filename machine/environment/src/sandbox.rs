@@ -1,9 +1,9 @@
 //! Where Python that nobody vouches for runs: Monty under limits of time, memory, depth and output.
 //!
-//! Monty has no files and no network, and it stops loops, deep recursion and single huge values by itself. What it cannot
-//! stop alone is memory that grows by many small steps: the interpreter counts bytes only under an allocator of its own.
-//! Programs of a model therefore run in worker processes that the kernel limits and that may die without harm; reference
-//! programs, which we wrote, run in this process.
+//! Monty has no files and no network, and it stops loops, deep recursion and single huge values by itself. What it
+//! cannot stop alone is memory that grows by many small steps: the interpreter counts bytes only under an allocator of
+//! its own. Programs of a model therefore run in worker processes that the kernel limits and that may die without
+//! harm; reference programs, which we wrote, run in this process.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -172,7 +172,8 @@ fn collect(items: &[MontyObject]) -> Evaluation {
     Evaluation { answers, ..Evaluation::default() }
 }
 
-/// One line that a reader, or a model, can act on. Times are named as limits, so that a report does not change from run to run.
+/// One line that a reader, or a model, can act on. Times are named as limits, so that a report does not change from
+/// run to run.
 fn explain(error: &MontyException, limits: Limits) -> String {
     match error.exc_type() {
         ExcType::TimeoutError => format!("timed out after {} ms", limits.duration.as_millis()),

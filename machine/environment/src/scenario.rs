@@ -23,8 +23,8 @@ pub(crate) struct Plan {
 }
 
 const MODULES: &[&str] = &[
-    "shop", "report", "orders", "stats", "labels", "parser", "rules", "board", "tables", "metrics", "billing", "archive",
-    "league", "garden", "kitchen", "travel",
+    "shop", "report", "orders", "stats", "labels", "parser", "rules", "board", "tables", "metrics", "billing",
+    "archive", "league", "garden", "kitchen", "travel",
 ];
 
 const PROGRAM_LINES_MAX: usize = 9;
@@ -64,7 +64,8 @@ fn module(parts: &[String]) -> String {
     parts.join("\n\n")
 }
 
-/// A test file with two or three assertions for each function; `first` says which test of the first kata must be among them.
+/// A test file with two or three assertions for each function; `first` says which test of the first kata must be among
+/// them.
 fn test_file(module: &str, katas: &[&Kata], first: usize, rng: &mut Rng) -> String {
     let names: Vec<&str> = katas.iter().map(|kata| kata.name.as_str()).collect();
     let mut text = format!("from {module} import {}\n", names.join(", "));
@@ -142,7 +143,10 @@ pub(crate) fn fix(split: Split, kata: Kata, mutant: Mutant, rng: &mut Rng) -> Op
     };
     let mut steps = vec![step("", call("run_tests", &[]))];
     if !together {
-        steps.push(step(&format!("`{}` is wrong. Where is it?", kata.name), call("search", &[("text", &format!("def {}", kata.name))])));
+        steps.push(step(
+            &format!("`{}` is wrong. Where is it?", kata.name),
+            call("search", &[("text", &format!("def {}", kata.name))]),
+        ));
     }
     let remark = if together { format!("`{}` is wrong.", kata.name) } else { String::new() };
     steps.push(step(&remark, call("read_file", &[("path", &path)])));
@@ -189,13 +193,7 @@ impl Addition {
     fn plan(self, request: String, steps: Vec<(String, ToolCall)>) -> Plan {
         let checks = vec![check(&self.path, &[&self.kata, &self.other])];
         let closing = format!("Added `{}` to {}. All tests pass.", self.kata.name, self.path);
-        Plan {
-            katas: vec![self.kata, self.other],
-            repository: repository(self.files, checks),
-            request,
-            steps,
-            closing,
-        }
+        Plan { katas: vec![self.kata, self.other], repository: repository(self.files, checks), request, steps, closing }
     }
 }
 
@@ -232,24 +230,34 @@ pub(crate) fn rename(split: Split, rng: &mut Rng) -> Option<Plan> {
     let old_name = kata.name.clone();
     let new_name = small(split, rng, &[&kata]).name;
     let user = small(split, rng, &[&kata]).name;
-    if user == new_name || kata.description.matches('`').count() < 2 || kata.tests[0].probe.call.matches('(').count() != 1 {
+    if user == new_name
+        || kata.description.matches('`').count() < 2
+        || kata.tests[0].probe.call.matches('(').count() != 1
+    {
         return None;
     }
     let (home, away) = modules(rng);
     let signature = kata.program.lines().next()?.strip_prefix("def ")?.strip_suffix(':')?.to_owned();
     let parameters = signature.strip_prefix(&old_name)?.to_owned();
     let (path, other_path) = (format!("{home}.py"), format!("{away}.py"));
-    let caller = format!("from {home} import {old_name}\n\n\ndef {user}{parameters}:\n    return [{old_name}{parameters}]\n");
+    let caller =
+        format!("from {home} import {old_name}\n\n\ndef {user}{parameters}:\n    return [{old_name}{parameters}]\n");
     let wrapped = |test: &Test, name: &str| Test {
         probe: crate::sandbox::Probe { setup: Vec::new(), call: test.probe.call.replacen(&old_name, name, 1) },
         expected: test.expected.clone(),
     };
     let mut away_kata = kata.clone();
     away_kata.name.clone_from(&user);
-    away_kata.tests =
-        kata.tests.iter().map(|test| wrapped(test, &user)).map(|test| Test { expected: format!("[{}]", test.expected), ..test }).collect();
+    away_kata.tests = kata
+        .tests
+        .iter()
+        .map(|test| wrapped(test, &user))
+        .map(|test| Test { expected: format!("[{}]", test.expected), ..test })
+        .collect();
     let mut renamed = kata.clone();
     renamed.name.clone_from(&new_name);
+    renamed.program = kata.program.replace(&old_name, &new_name);
+    renamed.description = kata.description.replace(&old_name, &new_name);
     renamed.tests = kata.tests.iter().map(|test| wrapped(test, &new_name)).collect();
     let files = vec![
         (path.clone(), documented(&kata, &kata.program)),
@@ -275,7 +283,7 @@ pub(crate) fn rename(split: Split, rng: &mut Rng) -> Option<Plan> {
         step("", call("run_tests", &[])),
     ];
     let closing = format!("Renamed `{old_name}` to `{new_name}` in {path} and {other_path}. All tests pass.");
-    Some(Plan { katas: vec![kata], repository, request, steps, closing })
+    Some(Plan { katas: vec![renamed], repository, request, steps, closing })
 }
 
 /// A number in a function is to be another one.
@@ -295,6 +303,9 @@ pub(crate) fn change_constant(split: Split, rng: &mut Rng) -> Option<Plan> {
     let new_number = (old_number.parse::<i64>().ok()? + rng.range(1, 9)).to_string();
     let mut wanted = kata.clone();
     wanted.program = format!("{}{new_number}{}", &code[..token.start], &code[token.end..]);
+    if !kata.may_become(&wanted.program) {
+        return None;
+    }
     wanted.summary = kata.summary.replace(&old_number, &new_number);
     let evaluation = evaluate_here(&wanted.program, &kata.probes(), crate::kata::OWN_LIMITS);
     for (test, answer) in wanted.tests.iter_mut().zip(evaluation.answers) {
@@ -327,5 +338,5 @@ pub(crate) fn change_constant(split: Split, rng: &mut Rng) -> Option<Plan> {
         step("", call("run_tests", &[])),
     ];
     let closing = format!("`{}` in {path} now uses {new_number}. All tests pass.", kata.name);
-    Some(Plan { katas: vec![kata, other], repository: repository(files, checks), request, steps, closing })
+    Some(Plan { katas: vec![wanted, other], repository: repository(files, checks), request, steps, closing })
 }

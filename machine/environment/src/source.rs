@@ -78,8 +78,30 @@ pub(crate) const KEYWORDS: &[&str] = &[
 ];
 
 pub(crate) const BUILTINS: &[&str] = &[
-    "len", "range", "min", "max", "sum", "sorted", "list", "dict", "str", "int", "abs", "enumerate", "zip", "all", "any",
-    "reverse", "default", "set", "isinstance", "reversed", "ord", "chr", "self", "key",
+    "len",
+    "range",
+    "min",
+    "max",
+    "sum",
+    "sorted",
+    "list",
+    "dict",
+    "str",
+    "int",
+    "abs",
+    "enumerate",
+    "zip",
+    "all",
+    "any",
+    "reverse",
+    "default",
+    "set",
+    "isinstance",
+    "reversed",
+    "ord",
+    "chr",
+    "self",
+    "key",
 ];
 
 /// Whether a token is a name that the program chose: no keyword, builtin or attribute.
@@ -91,8 +113,8 @@ pub(crate) fn is_own_name(code: &str, token: &Token) -> bool {
         && !code[..token.start].ends_with('.')
 }
 
-/// The program with its own names numbered in order of appearance and its spaces dropped: what two programs that differ in
-/// names only have in common.
+/// The program with its own names numbered in order of appearance and its spaces dropped: what two programs that
+/// differ in names only have in common.
 pub(crate) fn without_names(code: &str) -> String {
     let mut names: Vec<&str> = Vec::new();
     let mut out = String::with_capacity(code.len());

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::source::without_names;
+
 /// The part of the world that a task belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -32,34 +34,26 @@ impl Split {
     }
 }
 
-/// What a kata asks, without its names and wording: the operations in order, and their constants.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
-    pub(crate) operations: Vec<&'static str>,
-    pub(crate) constants: Vec<String>,
-}
-
-impl Key {
-    /// The split of a kata of a family that training may see. A pair of operations is reserved as a whole, in every family:
-    /// then whatever its constants, training has not composed these two.
-    pub(crate) fn split(&self, family: &str) -> Split {
-        if let [first, second, ..] = self.operations.as_slice() {
-            match hash(&["pair", first, second]) % 16 {
-                0 => return Split::Test,
-                1 => return Split::Validation,
-                _ => {}
-            }
+/// The split of a kata of a family that training may see. A pair of operations is reserved as a whole, in every
+/// family: then whatever its constants, training has not composed these two. Otherwise the program decides, without its names, so
+/// that two families that happen to write the same program cannot disagree.
+pub(crate) fn split_of(operations: &[&str], program: &str) -> Split {
+    if let [first, second, ..] = operations {
+        match hash(&["pair", first, second]) % 16 {
+            0 => return Split::Test,
+            1 => return Split::Validation,
+            _ => {}
         }
-        let parts = [family, &self.operations.join(" "), &self.constants.join(" ")];
-        match hash(&parts) % 10 {
-            0 => Split::Test,
-            1 => Split::Validation,
-            _ => Split::Train,
-        }
+    }
+    match hash(&[&without_names(program)]) % 10 {
+        0 => Split::Test,
+        1 => Split::Validation,
+        _ => Split::Train,
     }
 }
 
-/// FNV-1a over the parts, finished with a multiply-shift: stable over versions and machines, unlike the standard hasher.
+/// FNV-1a over the parts, finished with a multiply-shift: stable over versions and machines, unlike the standard
+/// hasher.
 pub(crate) fn hash(parts: &[&str]) -> u64 {
     let mut state: u64 = 0xCBF2_9CE4_8422_2325;
     for part in parts {

@@ -143,6 +143,11 @@ impl Task {
         &self.exercise.katas()[0].program
     }
 
+    #[cfg(test)]
+    pub(crate) fn exercise_families(&self) -> Vec<&'static str> {
+        self.exercise.katas().iter().map(|kata| kata.family).collect()
+    }
+
     /// What would give a test task away if it were seen in training: its programs up to names, and its descriptions.
     pub(crate) fn fingerprints(&self) -> Vec<String> {
         let mut prints = Vec::new();

@@ -1,13 +1,14 @@
 //! The steps of a run, in words: the program is rewritten to say what it does, and then really run.
 //!
-//! Line by line: a binding prints its value, a condition prints itself with values in place of names, a comprehension prints
-//! one line per element. Nothing is guessed, so that a trace can only be true.
+//! Line by line: a binding prints its value, a condition prints itself with values in place of names, a comprehension
+//! prints one line per element. Nothing is guessed, so that a trace can only be true.
 
 use crate::kata::OWN_LIMITS;
 use crate::sandbox::{Probe, evaluate_here};
 use crate::source::{Sort, Token, is_own_name, tokens};
 
-/// The steps of a call; `None` where the program has a form that this does not tell well, or the value is not `expected`.
+/// The steps of a call; `None` where the program has a form that this does not tell well, or the value is not
+/// `expected`.
 pub(crate) fn trace(program: &str, probe: &Probe, expected: &str) -> Option<Vec<String>> {
     let telling = instrumented(program)?;
     let evaluation = evaluate_here(&telling, std::slice::from_ref(probe), OWN_LIMITS);
@@ -30,7 +31,8 @@ fn instrumented(program: &str) -> Option<String> {
     if program.contains("class ") || program.contains("lambda") {
         return None;
     }
-    let mut out = "def __bracketed(value):\n    text = repr(value)\n    return '(' + text + ')' if text[:1] == '-' else text\n\n\n"
+    let mut out = "def __bracketed(value):\n    text = repr(value)\n    return '(' + text + ')' if text[:1] == \
+        '-' else text\n\n\n"
         .to_owned();
     // What the first line of a body has to say about the header above it.
     let mut pending: Vec<String> = Vec::new();

@@ -1,9 +1,9 @@
 //! Processes that run programs for [`crate::Sandbox`]: each may be killed, or die of a program, and is then replaced.
 //!
-//! The protocol is one JSON line in, one JSON line out. A worker is the same binary again, started with a verb that calls
-//! [`serve`]; its memory is limited by the operating system, its time by the parent.
+//! The protocol is one JSON line in, one JSON line out. A worker is the same binary again, started with a verb that
+//! calls [`serve`]; its memory is limited by the operating system, its time by the parent.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Mutex;
@@ -29,10 +29,10 @@ const BASE_MEMORY_BYTES: u64 = 768 << 20;
 const GRACE: Duration = Duration::from_millis(1500);
 
 /// Answers requests until `input` ends. The last thing a worker process does; it never prints anything else.
-pub fn serve(input: impl BufRead + Send, mut output: impl Write + Send) -> std::io::Result<()> {
+pub fn serve(input: impl Read + Send, mut output: impl Write + Send) -> std::io::Result<()> {
     std::thread::scope(|scope| {
         let work = move || {
-            for line in input.lines() {
+            for line in BufReader::new(input).lines() {
                 let line = line?;
                 let evaluation = match serde_json::from_str::<Request>(&line) {
                     Ok(request) => {
@@ -119,8 +119,9 @@ impl Pool {
         }
         match worker.answers.recv_timeout(limits.duration + GRACE) {
             Ok(answer) => {
-                let evaluation = serde_json::from_str(&answer)
-                    .unwrap_or_else(|error| Evaluation::failed(format!("the sandbox worker answered nonsense: {error}")));
+                let evaluation = serde_json::from_str(&answer).unwrap_or_else(|error| {
+                    Evaluation::failed(format!("the sandbox worker answered nonsense: {error}"))
+                });
                 self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(worker);
                 evaluation
             }

@@ -156,7 +156,8 @@ fn price_rule(mut draft: Draft) -> Sketch {
     let what = format!("the price of `{n}` {per}s at {unit} each, {word} {extra} if there are more than {limit}");
     let description = draft.returns(&signature, &what);
     let program = format!(
-        "def {signature}:\n    total = {n} * {unit}\n    if {n} > {limit}:\n        total {sign}= {extra}\n    return total\n"
+        "def {signature}:\n    total = {n} * {unit}\n    if {n} > {limit}:\n        total {sign}= \
+            {extra}\n    return total\n"
     );
     let probes = calls(&mut draft, &name, |draft| draft.int(0, 60).to_string());
     draft.finish(name, description, program, probes)
@@ -167,7 +168,7 @@ fn middle_branch(mut draft: Draft) -> Sketch {
     let n = draft.parameter(Role::Number).name;
     let first = number_condition(&mut draft);
     let (yes, no) = two_changes(&mut draft, number_change);
-    let low = draft.edge(-10, 20);
+    let low = draft.edge(-15, -3);
     let signature = format!("{name}({n})");
     let what = format!(
         "0 if `{n}` is less than {low}, `{n}` {} if it {}, and `{n}` {} otherwise",

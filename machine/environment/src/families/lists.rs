@@ -78,8 +78,7 @@ fn filter_map(mut draft: Draft) -> Sketch {
         what
     };
     let description = draft.returns(&signature, &what);
-    let program =
-        format!("def {signature}:\n    return [{} for {x} in {xs} if {}]\n", change.of(x), condition.of(x));
+    let program = format!("def {signature}:\n    return [{} for {x} in {xs} if {}]\n", change.of(x), condition.of(x));
     let probes = calls(&mut draft, &name, numbers);
     draft.finish(name, description, program, probes)
 }
@@ -99,7 +98,8 @@ fn total(mut draft: Draft) -> Sketch {
     let what = format!("{} {}", what.replace('@', xs), condition.that);
     let description = draft.returns(&signature, &what);
     let program = format!(
-        "def {signature}:\n    {variable} = 0\n    for {x} in {xs}:\n        if {}:\n            {variable} += {step}\n    \
+        "def {signature}:\n    {variable} = 0\n    for {x} in {xs}:\n        if {}:\n            {variable} += \
+            {step}\n    \
          return {variable}\n",
         condition.of(x)
     );
@@ -167,8 +167,7 @@ fn two_reshapes(mut draft: Draft) -> Sketch {
     let signature = format!("{name}({xs})");
     let what = format!("the list `{xs}` first {} and then {}", first.phrase, second.phrase);
     let description = draft.returns(&signature, &what);
-    let program =
-        format!("def {signature}:\n    result = {}\n    return {}\n", first.of(xs), second.of("result"));
+    let program = format!("def {signature}:\n    result = {}\n    return {}\n", first.of(xs), second.of("result"));
     let probes = calls(&mut draft, &name, repetitive);
     draft.finish(name, description, program, probes)
 }
@@ -218,8 +217,7 @@ fn all_any(mut draft: Draft) -> Sketch {
     let description = draft.returns(&signature, &what);
     let changed = change.of(x);
     let operand = if changed.contains(' ') && !changed.ends_with(')') { format!("({changed})") } else { changed };
-    let program =
-        format!("def {signature}:\n    return {function}({} for {x} in {xs})\n", condition.of(&operand));
+    let program = format!("def {signature}:\n    return {function}({} for {x} in {xs})\n", condition.of(&operand));
     let probes = calls(&mut draft, &name, |draft| list(&draft.ints(3, -15, 70)));
     draft.finish(name, description, program, probes)
 }
@@ -256,7 +254,8 @@ fn conditional_map(mut draft: Draft) -> Sketch {
     );
     let description = draft.returns(&signature, &what);
     let program = format!(
-        "def {signature}:\n    result = []\n    for {x} in {xs}:\n        if {}:\n            result.append({})\n        \
+        "def {signature}:\n    result = []\n    for {x} in {xs}:\n        if \
+            {}:\n            result.append({})\n        \
          else:\n            result.append({})\n    return result\n",
         condition.of(x),
         yes.of(x),
@@ -323,7 +322,8 @@ fn neighbours(mut draft: Draft) -> Sketch {
     let what = format!("how many times a number in `{xs}` {}", put(words));
     let description = draft.returns(&signature, &what);
     let program = format!(
-        "def {signature}:\n    count = 0\n    for i in range(1, len({xs})):\n        if {}:\n            count += 1\n    \
+        "def {signature}:\n    count = 0\n    for i in range(1, len({xs})):\n        if {}:\n            count \
+            += 1\n    \
          return count\n",
         put(code)
     );

@@ -61,8 +61,7 @@ fn branch(mut draft: Draft) -> Sketch {
     let condition = text_condition(&mut draft);
     let (yes, no) = two_changes(&mut draft, text_change);
     let signature = format!("{name}({s})");
-    let what =
-        format!("`{s}` {} if it {}, and `{s}` {} otherwise", yes.phrase, condition.is, no.phrase);
+    let what = format!("`{s}` {} if it {}, and `{s}` {} otherwise", yes.phrase, condition.is, no.phrase);
     let description = draft.returns(&signature, &what);
     let program = format!(
         "def {signature}:\n    if {}:\n        return {}\n    return {}\n",
@@ -176,8 +175,7 @@ fn filter(mut draft: Draft) -> Sketch {
     let signature = format!("{name}({xs})");
     let what = format!("a list of the strings in `{xs}` {}, each {}", condition.that, change.phrase);
     let description = draft.returns(&signature, &what);
-    let program =
-        format!("def {signature}:\n    return [{} for {x} in {xs} if {}]\n", change.of(x), condition.of(x));
+    let program = format!("def {signature}:\n    return [{} for {x} in {xs} if {}]\n", change.of(x), condition.of(x));
     let probes = calls(&mut draft, &name, words);
     draft.finish(name, description, program, probes)
 }
@@ -260,8 +258,11 @@ fn label(mut draft: Draft) -> Sketch {
     let signature = format!("{name}({s}, {n})");
     let what = format!("`{s}` {}, then '{glue}', then `{n}` {}, as one string", text.phrase, number.phrase);
     let description = draft.returns(&signature, &what);
-    let program =
-        format!("def {signature}:\n    left = {}\n    right = {}\n    return f'{{left}}{glue}{{right}}'\n", text.of(s), number.of(n));
+    let program = format!(
+        "def {signature}:\n    left = {}\n    right = {}\n    return f'{{left}}{glue}{{right}}'\n",
+        text.of(s),
+        number.of(n)
+    );
     let probes = calls(&mut draft, &name, |draft| format!("{}, {}", text_input(draft), draft.int(-9, 60)));
     draft.finish(name, description, program, probes)
 }
@@ -298,10 +299,8 @@ fn pad(mut draft: Draft) -> Sketch {
     let (code, side) = draft.variant(&[("left", ("'#' + result", "left")), ("right", ("result + '#'", "right"))]);
     let width = draft.constant(5, 14);
     let signature = format!("{name}({s})");
-    let what = format!(
-        "`{s}` {} and then filled with '{fill}' on the {side} to at least {width} characters",
-        change.phrase
-    );
+    let what =
+        format!("`{s}` {} and then filled with '{fill}' on the {side} to at least {width} characters", change.phrase);
     let description = draft.returns(&signature, &what);
     let program = format!(
         "def {signature}:\n    result = {}\n    while len(result) < {width}:\n        result = {}\n    return result\n",
@@ -320,8 +319,7 @@ fn initials(mut draft: Draft) -> Sketch {
     let size = draft.constant(1, 3);
     let signature = format!("{name}({s})");
     let plural = if size == 1 { "first letter".to_owned() } else { format!("first {size} letters") };
-    let what =
-        format!("the {plural} of each word of `{s}`, joined with '{glue}', with the result {}", change.phrase);
+    let what = format!("the {plural} of each word of `{s}`, joined with '{glue}', with the result {}", change.phrase);
     let description = draft.returns(&signature, &what);
     let local = if s == "word" { "part" } else { "word" };
     let program = format!(
@@ -340,13 +338,12 @@ fn longest(mut draft: Draft) -> Sketch {
     let default = draft.word();
     let (sign, word) = draft.variant(&[("longest", (">", "longest")), ("shortest", ("<", "shortest"))]);
     let signature = format!("{name}({xs})");
-    let what = format!(
-        "the first {word} of the strings in `{xs}` {}, or '{default}' if there are none",
-        condition.that
-    );
+    let what =
+        format!("the first {word} of the strings in `{xs}` {}, or '{default}' if there are none", condition.that);
     let description = draft.returns(&signature, &what);
     let program = format!(
-        "def {signature}:\n    best = ''\n    for {x} in {xs}:\n        if {} and (best == '' or len({x}) {sign} len(best)):\n            \
+        "def {signature}:\n    best = ''\n    for {x} in {xs}:\n        if {} and (best == '' or len({x}) \
+            {sign} len(best)):\n            \
          best = {x}\n    return best or '{default}'\n",
         condition.of(x)
     );
