@@ -6,8 +6,9 @@
 mod failure;
 mod interrupt;
 mod place;
-#[allow(dead_code)]
 mod recipe;
+mod speech;
+mod stages;
 mod terminal;
 mod verbs;
 
@@ -24,6 +25,12 @@ struct Program {
 
 #[derive(Subcommand)]
 enum Verb {
+    Build(verbs::build::Arguments),
+    Train(verbs::train::Arguments),
+    Compress(verbs::compress::Arguments),
+    Evaluate(verbs::evaluate::Arguments),
+    Run(verbs::run::Arguments),
+    Complete(verbs::complete::Arguments),
     Prepare(verbs::prepare::Arguments),
     Inspect(verbs::inspect::Arguments),
     Doctor(verbs::doctor::Arguments),
@@ -33,6 +40,12 @@ enum Verb {
 impl Verb {
     fn run(self) -> anyhow::Result<()> {
         match self {
+            Self::Build(arguments) => verbs::build::run(arguments),
+            Self::Train(arguments) => verbs::train::run(arguments),
+            Self::Compress(arguments) => verbs::compress::run(arguments),
+            Self::Evaluate(arguments) => verbs::evaluate::run(arguments),
+            Self::Run(arguments) => verbs::run::run(arguments),
+            Self::Complete(arguments) => verbs::complete::run(arguments),
             Self::Prepare(arguments) => verbs::prepare::run(arguments),
             Self::Inspect(arguments) => verbs::inspect::run(arguments),
             Self::Doctor(arguments) => verbs::doctor::run(arguments),

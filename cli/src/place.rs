@@ -28,7 +28,8 @@ pub(crate) fn model_directory(name: &str) -> Result<PathBuf> {
         }
     }
     let shipped = if name == "tiny" { "base" } else { name };
-    if let Some(fixture) = fixtures().map(|fixtures| fixtures.join(shipped)).find(|path| path.join(CONFIG).is_file()) {
+    let places = fixtures().flat_map(|fixtures| [fixtures.join(shipped), fixtures.join("oracle").join(shipped)]);
+    if let Some(fixture) = places.into_iter().find(|path| path.join(CONFIG).is_file()) {
         return Ok(fixture);
     }
     Err(not_found(name, path).into())
@@ -71,7 +72,8 @@ fn known_models() -> Vec<String> {
         entries.filter_map(|entry| Some(entry.ok()?.path())).collect::<Vec<_>>()
     };
     let runs = children(RUNS.into()).into_iter().filter(|run| last_stage(run).is_some());
-    let shipped = fixtures().flat_map(children).filter(|path| path.join(CONFIG).is_file());
+    let shipped = fixtures().flat_map(|folder| [folder.join("oracle"), folder]).flat_map(children);
+    let shipped = shipped.filter(|path| path.join(CONFIG).is_file());
     let mut names: Vec<String> =
         runs.chain(shipped).filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect();
     names.sort();

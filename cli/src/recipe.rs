@@ -3,7 +3,7 @@
 
 use crate::failure::Problem;
 use anyhow::{Context, Result};
-use compress::{QuantizeRecipe, StoredFormat};
+use compress::QuantizeRecipe;
 use evaluate::EvaluateRecipe;
 use prepare::DataRecipe;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -22,7 +22,6 @@ pub(crate) struct Recipe {
     pub(crate) name: String,
     pub(crate) title: String,
     pub(crate) stages: Vec<Stage>,
-    /// Where relative paths in the recipe start: the working directory, as for every other verb.
     pub(crate) path: PathBuf,
 }
 
@@ -30,7 +29,8 @@ pub(crate) struct Recipe {
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) name: String,
-    /// The model it starts from: an earlier stage or any model by name. Unsaid, the model of the stage before.
+    /// The model it starts from: an earlier stage or any model by name. Unsaid, the model of the stage before, and for the
+    /// first stage the base model that comes with the program.
     pub(crate) from: Option<String>,
     pub(crate) work: Work,
 }
@@ -71,14 +71,14 @@ macro_rules! stage_table {
 stage_table! {
     /// A model from nothing: its shape, its tokenizer, and what it reads.
     Pretrain {
-        /// The config.json of the new model.
+        /// The config.json of the new model: beside the recipe, or a path from the working directory.
         config: PathBuf,
         #[serde(default)]
         tokenizer: TokenizerSource,
         data: DataRecipe,
         train: TrainRecipe,
-        #[serde(default = "bf16")]
-        save: StoredFormat,
+        #[serde(default)]
+        save: SaveFormat,
     }
 }
 
@@ -87,8 +87,8 @@ stage_table! {
     Training {
         data: DataRecipe,
         train: TrainRecipe,
-        #[serde(default = "bf16")]
-        save: StoredFormat,
+        #[serde(default)]
+        save: SaveFormat,
     }
 }
 
@@ -102,8 +102,8 @@ stage_table! {
         /// Tokens of it, at most.
         #[serde(default = "calibration_tokens")]
         tokens: usize,
-        #[serde(default = "bf16")]
-        save: StoredFormat,
+        #[serde(default)]
+        save: SaveFormat,
     }
 }
 
@@ -136,18 +136,23 @@ pub(crate) struct TokenizerSource {
     /// A model whose tokenizer is taken as it is; unsaid, one is trained on the stage's data with as many tokens as the
     /// config has rows.
     pub(crate) from: Option<String>,
-    /// Documents of each source to train it on, at most.
+    /// Katas to train it on, at most.
     pub(crate) documents: usize,
 }
 
 impl Default for TokenizerSource {
     fn default() -> Self {
-        Self { from: None, documents: 20_000 }
+        Self { from: None, documents: 10_000 }
     }
 }
 
-fn bf16() -> StoredFormat {
-    StoredFormat::Bf16
+/// What a stage's weights are stored as, before any quantization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SaveFormat {
+    F32,
+    #[default]
+    Bf16,
 }
 
 fn calibration_tokens() -> usize {
@@ -173,8 +178,26 @@ impl Work {
         !matches!(self, Self::Evaluate(_))
     }
 
+    pub(crate) fn seed(&self) -> u64 {
+        match self {
+            Self::Pretrain(work) => work.train.seed,
+            Self::Sft(work) | Self::Recover(work) => work.train.seed,
+            Self::Prune(work) => work.data.seed,
+            Self::Quantize(_) => 0,
+            Self::Evaluate(work) => work.measure.seed,
+        }
+    }
+
     pub(crate) fn is_training(&self) -> bool {
         matches!(self, Self::Pretrain(_) | Self::Sft(_) | Self::Recover(_))
+    }
+}
+
+impl Pretrain {
+    /// The config file, looked for beside the recipe first.
+    pub(crate) fn config_path(&self, recipe: &Path) -> PathBuf {
+        let beside = recipe.parent().map(|folder| folder.join(&self.config)).filter(|path| path.is_file());
+        beside.unwrap_or_else(|| self.config.clone())
     }
 }
 
@@ -220,7 +243,7 @@ impl Recipe {
             return problem("there is no stage".into(), "add a [[stage]] with a kind");
         }
         let mut names = BTreeSet::new();
-        for (index, stage) in self.stages.iter().enumerate() {
+        for stage in &self.stages {
             let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
             if stage.name.is_empty() || stage.name.starts_with('.') || !stage.name.chars().all(good) {
                 let hint = "a name becomes a folder: letters, digits, '-', '_' and '.'";
@@ -229,11 +252,6 @@ impl Recipe {
             if !names.insert(&stage.name) {
                 let hint = "give each stage a name of its own: name = \"…\"";
                 return problem(format!("two stages are called {:?}", stage.name), hint);
-            }
-            let earlier = self.stages[..index].iter().any(|stage| stage.work.makes_a_model());
-            if !matches!(stage.work, Work::Pretrain(_)) && stage.from.is_none() && !earlier {
-                let hint = "say from = \"…\" (a model), or begin with a stage of kind pretrain";
-                return problem(format!("the stage {:?} has no model to start from", stage.name), hint);
             }
             let of = || format!("{}, stage {:?}", self.path.display(), stage.name);
             match &stage.work {

@@ -31,6 +31,7 @@ pub(crate) struct Meter {
     what: String,
     unit: &'static str,
     total: u64,
+    first: u64,
     done: u64,
     began: Instant,
     last_line: Instant,
@@ -39,14 +40,22 @@ pub(crate) struct Meter {
 
 impl Meter {
     pub(crate) fn new(what: impl Into<String>, total: u64, unit: &'static str) -> Self {
+        Self::starting_at(what, 0, total, unit)
+    }
+
+    /// Of work that was begun before; what was done then says nothing about the rate.
+    pub(crate) fn starting_at(what: impl Into<String>, first: u64, total: u64, unit: &'static str) -> Self {
         let what = what.into();
         let bar = io::stderr().is_terminal().then(|| {
             let style = "{msg:28} {percent:>3} % ▕{bar:24}▏ {human_pos}/{human_len} {prefix} · {eta} left";
             let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::new(total).with_style(style.progress_chars("█▌ ")).with_message(what.clone())
+            ProgressBar::new(total)
+                .with_position(first)
+                .with_style(style.progress_chars("█▌ "))
+                .with_message(what.clone())
         });
         let now = Instant::now();
-        Self { what, unit, total, done: 0, began: now, last_line: now, bar }
+        Self { what, unit, total, first, done: first, began: now, last_line: now, bar }
     }
 
     /// `done` of the total is done; `detail` is whatever else is worth a glance.
@@ -73,15 +82,15 @@ impl Meter {
 
     fn rate(&self) -> String {
         let seconds = self.began.elapsed().as_secs_f64();
-        if self.done == 0 || seconds <= 0.0 {
+        if self.done <= self.first || seconds <= 0.0 {
             return "…".into();
         }
-        let rate = self.done as f64 / seconds;
+        let rate = (self.done - self.first) as f64 / seconds;
         if rate >= 1.0 { format!("{rate:.1}/s") } else { format!("{:.1} s each", 1.0 / rate) }
     }
 
     fn time_left(&self) -> Option<String> {
-        let share = self.done as f64 / self.total.max(1) as f64;
+        let share = self.done.saturating_sub(self.first) as f64 / self.total.saturating_sub(self.first).max(1) as f64;
         let seconds = self.began.elapsed().as_secs_f64() * (1.0 / share - 1.0);
         (share > 0.0 && seconds.is_finite()).then(|| duration_in_words(Duration::from_secs_f64(seconds.max(0.0))))
     }

@@ -1,6 +1,12 @@
 //! One file per verb: its arguments, and what it does.
 
+pub(crate) mod build;
+pub(crate) mod complete;
+pub(crate) mod compress;
 pub(crate) mod doctor;
+pub(crate) mod evaluate;
 pub(crate) mod inspect;
 pub(crate) mod prepare;
+pub(crate) mod run;
 pub(crate) mod sandbox_worker;
+pub(crate) mod train;

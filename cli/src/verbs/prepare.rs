@@ -1,14 +1,12 @@
 //! `lateen prepare`: training data as files that people can read.
 
-use crate::failure::Interrupted;
-use crate::interrupt;
 use crate::terminal::{Meter, say};
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
-use environment::{EpisodeKind, Split, task};
-use std::io::Write;
+use environment::{EpisodeKind, Split};
+use prepare::{KataMix, KataRecipe, measured_tasks};
+use std::cell::RefCell;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 /// Write training data as JSON lines
 #[derive(Args)]
@@ -27,11 +25,11 @@ enum What {
 struct Kata {
     /// How many episodes
     #[arg(long, default_value_t = 1000)]
-    count: u64,
-    /// The file to write, or - for standard output
+    count: usize,
+    /// The file to write
     #[arg(long)]
     out: PathBuf,
-    /// Only these kinds; all of them in turn if none is given
+    /// Only these kinds; all of them in the usual mix if none is given
     #[arg(long = "kind", value_name = "KIND", value_delimiter = ',')]
     kinds: Vec<KindName>,
     /// Which part of the world
@@ -93,35 +91,34 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
 }
 
 fn write_katas(kata: &Kata) -> Result<()> {
-    let cancelled = interrupt::listen("stopping; no file is written")?;
-    let kinds: Vec<EpisodeKind> = match kata.kinds.is_empty() {
-        true => EpisodeKind::ALL.to_vec(),
-        false => kata.kinds.iter().map(|&kind| kind.into()).collect(),
+    let wanted = |kind: KindName| kata.kinds.is_empty() || kata.kinds.contains(&kind);
+    let of = |kind: KindName, usual: f64| match (wanted(kind), kata.kinds.is_empty()) {
+        (false, _) => 0.0,
+        (true, true) => usual,
+        (true, false) => 1.0,
     };
-    let mut meter = Meter::new("drawing katas", kata.count, "episodes");
-    let mut fill = |out: &mut dyn Write| -> std::io::Result<()> {
-        for index in 0..kata.count {
-            if cancelled.load(Ordering::Relaxed) {
-                return Err(std::io::ErrorKind::Interrupted.into());
-            }
-            let kind = kinds[(index % kinds.len() as u64) as usize];
-            let seed = kata.seed.wrapping_mul(0x1_0000_0000).wrapping_add(index);
-            serde_json::to_writer(&mut *out, &task(kind, kata.split.into(), seed).record())?;
-            out.write_all(b"\n")?;
-            meter.set(index + 1, "");
-        }
-        Ok(())
+    let usual = KataMix::default();
+    let mix = KataMix {
+        solve: of(KindName::Solve, usual.solve),
+        replay: of(KindName::Replay, usual.replay),
+        debugging: of(KindName::Debugging, usual.debugging),
+        review: of(KindName::Review, usual.review),
+        fill_in_the_middle: of(KindName::FillInTheMiddle, usual.fill_in_the_middle),
+        reasoning: of(KindName::Reasoning, usual.reasoning),
     };
-    let written = if kata.out.as_os_str() == "-" {
-        fill(&mut std::io::stdout().lock()).map_err(anyhow::Error::from)
-    } else {
-        formats::write_atomically(&kata.out, fill).map_err(anyhow::Error::from)
-    };
+    let recipe = KataRecipe { episodes: kata.count, mix, ..KataRecipe::default() };
+    let meter = RefCell::new(Meter::new("drawing katas", kata.count as u64, "episodes"));
+    let at = |done: usize, _| meter.borrow_mut().set(done as u64, "");
+    // Tasks that are measured may be written out too, but not into training data.
+    let measured = if kata.split == SplitName::Train { measured_tasks(64, kata.seed) } else { Vec::new() };
+    let report = recipe.write_episodes(kata.split.into(), kata.seed, &measured, &kata.out, &at)?;
     drop(meter);
-    if cancelled.load(Ordering::Relaxed) {
-        return Err(Interrupted { hint: String::new() }.into());
+    say(&format!("{} episodes in {}", report.episodes, kata.out.display()));
+    for (kind, count) in &report.by_kind {
+        say(&format!("  {count:>7} {kind}"));
     }
-    written?;
-    say(&format!("{} episodes in {}", kata.count, kata.out.display()));
+    if report.contaminated > 0 {
+        say(&format!("  {} left out, because they share something with tasks that are measured", report.contaminated));
+    }
     Ok(())
 }

@@ -1,0 +1,242 @@
+//! What a build is made of: one folder per stage, made again only when something it depends on has changed.
+
+mod measuring;
+mod shrinking;
+mod training;
+mod watching;
+
+pub(crate) use measuring::{read_reports, write_page};
+pub(crate) use shrinking::{calibrate, save_model};
+pub(crate) use watching::{Preparing, SystemRoots};
+
+use crate::failure::{Interrupted, Problem};
+use crate::place::{self, RUNS};
+use crate::recipe::{Recipe, SaveFormat, Stage, Work};
+use crate::terminal::say;
+use anyhow::{Context, Result};
+use evaluate::table::duration_in_words;
+use formats::{Manifest, hash_bytes, hash_file};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// What a recipe starts from that does not say.
+const BASE: &str = "base";
+
+/// A recipe with the folder that it fills.
+pub(crate) struct Build<'a> {
+    pub(crate) recipe: &'a Recipe,
+    pub(crate) folder: PathBuf,
+    pub(crate) cancelled: &'static AtomicBool,
+}
+
+/// One stage with all that it reads.
+pub(crate) struct Job<'a> {
+    pub(crate) build: &'a Build<'a>,
+    pub(crate) stage: &'a Stage,
+    pub(crate) directory: PathBuf,
+    /// The model that it starts from; a pretraining has none.
+    pub(crate) from: Option<PathBuf>,
+    /// Models of stages before, by name.
+    pub(crate) earlier: Vec<(String, PathBuf)>,
+}
+
+/// What happened to a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Kept,
+    Made,
+}
+
+impl<'a> Build<'a> {
+    pub(crate) fn new(recipe: &'a Recipe, cancelled: &'static AtomicBool) -> Self {
+        Self { recipe, folder: Path::new(RUNS).join(&recipe.name), cancelled }
+    }
+
+    /// `runs/<recipe>/<nn>-<stage>`.
+    pub(crate) fn directory(&self, index: usize) -> PathBuf {
+        self.folder.join(format!("{:02}-{}", index + 1, self.recipe.stages[index].name))
+    }
+
+    /// Models of the stages before `index`, in order.
+    fn earlier(&self, index: usize) -> Vec<(String, PathBuf)> {
+        let stages = self.recipe.stages[..index].iter().enumerate();
+        let models = stages.filter(|(_, stage)| stage.work.makes_a_model());
+        models.map(|(at, stage)| (stage.name.clone(), self.directory(at))).collect()
+    }
+
+    pub(crate) fn job(&'a self, index: usize) -> Result<Job<'a>> {
+        let stage = &self.recipe.stages[index];
+        let earlier = self.earlier(index);
+        let from = match (&stage.work, &stage.from) {
+            (Work::Pretrain(_) | Work::Evaluate(_), None) => None,
+            (_, Some(name)) => Some(find_model(name, &earlier)?),
+            (_, None) => match earlier.last() {
+                Some((_, directory)) => Some(directory.clone()),
+                None => Some(place::model_directory(BASE)?),
+            },
+        };
+        if let Some(from) = from.as_ref().filter(|from| !from.join("config.json").is_file()) {
+            let hint = format!("lateen build {}", self.recipe.path.display());
+            return Err(Problem::new(format!("{} holds no model yet", from.display()), hint).into());
+        }
+        Ok(Job { build: self, stage, directory: self.directory(index), from, earlier })
+    }
+
+    /// Removes what earlier builds made, and nothing else.
+    pub(crate) fn clear(&self) -> Result<()> {
+        for index in 0..self.recipe.stages.len() {
+            remove_stage(&self.directory(index))?;
+        }
+        Ok(())
+    }
+}
+
+/// The folder of an earlier stage, or of any model.
+pub(crate) fn find_model(name: &str, earlier: &[(String, PathBuf)]) -> Result<PathBuf> {
+    match earlier.iter().find(|(stage, _)| stage == name) {
+        Some((_, directory)) => Ok(directory.clone()),
+        None => place::model_directory(name),
+    }
+}
+
+impl Job<'_> {
+    /// Makes the stage, unless its folder holds just what it would make.
+    pub(crate) fn run(&self) -> Result<Outcome> {
+        let wanted = self.manifest()?;
+        let name = self.directory.display();
+        match Manifest::read(&self.directory)? {
+            Some(found) if found.matches(&wanted) => {
+                say(&format!("{name}: done before"));
+                return Ok(Outcome::Kept);
+            }
+            Some(found) if found.can_resume(&wanted) => say(&format!("{name}: continuing")),
+            Some(found) => {
+                let why = found.difference(&wanted).unwrap_or_default();
+                say(&format!("{name}: making it again: {why}"));
+                remove_stage(&self.directory)?;
+            }
+            None => {
+                remove_stage(&self.directory)?;
+                say(&format!("{name}: {}", self.stage.work.kind()));
+            }
+        }
+        Manifest { finished: false, ..wanted.clone() }.write(&self.directory)?;
+        let began = Instant::now();
+        let mut metrics = self.work()?;
+        metrics["seconds"] = json!(began.elapsed().as_secs_f64());
+        Manifest { metrics, ..wanted }.write(&self.directory)?;
+        say(&format!("{name}: done in {}", duration_in_words(began.elapsed())));
+        Ok(Outcome::Made)
+    }
+
+    fn work(&self) -> Result<Value> {
+        match &self.stage.work {
+            Work::Pretrain(work) => training::pretrain(self, work),
+            Work::Sft(work) | Work::Recover(work) => training::continue_training(self, work),
+            Work::Prune(work) => shrinking::prune(self, work),
+            Work::Quantize(work) => shrinking::quantize(self, work),
+            Work::Evaluate(work) => measuring::measure(self, work),
+        }
+    }
+
+    /// The model that the stage starts from.
+    pub(crate) fn source(&self) -> Result<&Path> {
+        let missing =
+            || Problem::new(format!("the stage {:?} has no model to start from", self.stage.name), "say from");
+        Ok(self.from.as_deref().ok_or_else(missing)?)
+    }
+
+    /// Ends the stage early if Ctrl-C was pressed.
+    pub(crate) fn check_interrupt(&self) -> Result<()> {
+        match self.build.cancelled.load(Ordering::Relaxed) {
+            true => Err(self.interrupted("nothing of this stage is lost that was saved").into()),
+            false => Ok(()),
+        }
+    }
+
+    pub(crate) fn interrupted(&self, state: &str) -> Interrupted {
+        Interrupted { hint: format!("{state}; to go on: lateen build {}", self.build.recipe.path.display()) }
+    }
+
+    /// The manifest that the finished stage would have.
+    fn manifest(&self) -> Result<Manifest> {
+        let recipe = serde_json::to_vec(&self.stage.work)?;
+        let mut inputs = BTreeMap::new();
+        if let Some(from) = &self.from {
+            inputs.insert("model".to_owned(), hash_model(from)?);
+        }
+        let mut file = |name: String, path: &Path| -> Result<()> {
+            let hash = hash_file(path).with_context(|| format!("the stage {:?} reads it", self.stage.name))?;
+            inputs.insert(name, hash);
+            Ok(())
+        };
+        let data = match &self.stage.work {
+            Work::Pretrain(work) => {
+                file("config".into(), &work.config_path(&self.build.recipe.path))?;
+                Some(&work.data)
+            }
+            Work::Sft(work) | Work::Recover(work) => Some(&work.data),
+            Work::Prune(work) => Some(&work.data),
+            Work::Quantize(_) | Work::Evaluate(_) => None,
+        };
+        for source in data.into_iter().flat_map(|data| &data.sources) {
+            if let prepare::SourceRecipe::Jsonl(jsonl) = source {
+                file(jsonl.path.display().to_string(), &jsonl.path)?;
+            }
+        }
+        if let Work::Evaluate(work) = &self.stage.work {
+            for (name, directory) in measuring::subjects(self, work)? {
+                inputs.insert(name, hash_model(&directory)?);
+            }
+        }
+        Ok(Manifest {
+            stage: self.stage.work.kind().to_owned(),
+            recipe_hash: hash_bytes(&recipe),
+            inputs,
+            commit: option_env!("LATEEN_COMMIT").unwrap_or(env!("CARGO_PKG_VERSION")).to_owned(),
+            seed: self.stage.work.seed(),
+            metrics: Value::Null,
+            finished: true,
+        })
+    }
+}
+
+/// The hash of what a model is: its config, weights and text files, not the reports and checkpoints beside them.
+pub(crate) fn hash_model(directory: &Path) -> Result<String> {
+    let reading = || format!("cannot list {}", directory.display());
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(directory).with_context(reading)? {
+        let path = entry.with_context(reading)?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let text = ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+        if text.contains(&name) || name.starts_with("model") && name.ends_with(".safetensors") {
+            files.insert(name.to_owned(), hash_file(&path)?);
+        }
+    }
+    Ok(hash_bytes(&serde_json::to_vec(&files)?))
+}
+
+/// Removes a stage's folder. One without a manifest was not made by a build, and is left alone.
+fn remove_stage(directory: &Path) -> Result<()> {
+    let empty = || std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none());
+    if !directory.exists() || empty() {
+        return Ok(());
+    }
+    if !directory.join(formats::manifest::MANIFEST).is_file() {
+        let message = format!("{} is there, but no build made it (it has no manifest)", directory.display());
+        return Err(Problem::new(message, "move it away, or give the stage another name").into());
+    }
+    std::fs::remove_dir_all(directory).with_context(|| format!("cannot remove {}", directory.display()))
+}
+
+impl SaveFormat {
+    pub(crate) fn format(self) -> numeric::Format {
+        match self {
+            Self::F32 => numeric::Format::F32,
+            Self::Bf16 => numeric::Format::Bf16,
+        }
+    }
+}

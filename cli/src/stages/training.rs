@@ -1,0 +1,112 @@
+//! Stages that train: from nothing, or from a model.
+
+use super::watching::{Preparing, SystemRoots, Training as Watched};
+use super::{Job, save_model};
+use crate::failure::Problem;
+use crate::place::{open_model, open_text};
+use crate::recipe::{Pretrain, SaveFormat, Training};
+use anyhow::{Context, Result};
+use models::adapter::{self, LoraConfig};
+use models::{Config, Loading, Model};
+use prepare::{DataRecipe, Dataset, Fit};
+use serde_json::{Value, json};
+use std::path::Path;
+use text::{Renderer, Template, Tokenizer};
+use train::{Ending, Method, Run, Supervised, TrainRecipe};
+
+/// A new model, taught from nothing.
+pub(super) fn pretrain(job: &Job<'_>, work: &Pretrain) -> Result<Value> {
+    let path = work.config_path(&job.build.recipe.path);
+    let reading = || format!("cannot use the configuration {}", path.display());
+    let text = std::fs::read_to_string(&path).with_context(reading)?;
+    let mut config = Config::from_json(&text).with_context(reading)?;
+    let (tokenizer, template) = new_text(job, work, config.vocab_size)?;
+    let (tokens, rows) = (tokenizer.vocabulary_size(), config.vocab_size);
+    if tokens > rows {
+        let message = format!("the tokenizer has {tokens} tokens, {} only {rows}", path.display());
+        return Err(Problem::new(message, "raise its vocab_size").into());
+    }
+    job.check_interrupt()?;
+    config.set_extra("eos_token_id", json!(tokenizer.end_tokens()));
+    config.set_extra("pad_token_id", json!(tokenizer.pad_token()));
+    let model = Model::random(config, work.train.seed);
+    Lesson { job, data: &work.data, recipe: &work.train, save: work.save }.teach(model, &tokenizer, &template)
+}
+
+/// The tokenizer of a new model: another model's, the one that an interrupted run made, or a new one.
+fn new_text(job: &Job<'_>, work: &Pretrain, size: usize) -> Result<(Tokenizer, Template)> {
+    if let Some(name) = &work.tokenizer.from {
+        // A folder with a tokenizer and no model is enough.
+        let is_folder = Path::new(name).join("tokenizer.json").is_file();
+        return open_text(&if is_folder { name.into() } else { super::find_model(name, &job.earlier)? });
+    }
+    if job.directory.join("tokenizer.json").is_file() {
+        return open_text(&job.directory);
+    }
+    let (template, watch) = (Template::embedded(), Preparing::default());
+    let vocabulary = prepare::Vocabulary { size, episodes: work.tokenizer.documents };
+    let tokenizer = prepare::train_tokenizer(vocabulary, &work.data, &template, &SystemRoots, &watch)
+        .with_context(|| format!("cannot train the tokenizer of the stage {:?}", job.stage.name))?;
+    template.save(&job.directory)?;
+    tokenizer.save(&job.directory)?;
+    Ok((tokenizer, template))
+}
+
+pub(super) fn continue_training(job: &Job<'_>, work: &Training) -> Result<Value> {
+    let from = job.source()?;
+    let model = open_model(from, Loading::F32)?;
+    let (tokenizer, template) = open_text(from)?;
+    Lesson { job, data: &work.data, recipe: &work.train, save: work.save }.teach(model, &tokenizer, &template)
+}
+
+/// One training run of a stage.
+struct Lesson<'a> {
+    job: &'a Job<'a>,
+    data: &'a DataRecipe,
+    recipe: &'a TrainRecipe,
+    save: SaveFormat,
+}
+
+impl Lesson<'_> {
+    fn teach(&self, mut model: Model, tokenizer: &Tokenizer, template: &Template) -> Result<Value> {
+        let job = self.job;
+        let renderer = Renderer::new(tokenizer, template);
+        let dataset = self.load(&renderer)?;
+        job.check_interrupt()?;
+        let run = Run {
+            title: &format!("{}: {}", job.build.recipe.title, job.stage.name),
+            recipe: self.recipe,
+            samples: &dataset.samples,
+            validation: &dataset.validation,
+            directory: &job.directory,
+            cancelled: job.build.cancelled,
+        };
+        let mut watched = Watched::new(&job.stage.name);
+        let summary = train::train(&run, &mut model, &mut Supervised, &mut watched)?;
+        drop(watched);
+        if summary.ending == Ending::Interrupted {
+            return Err(job.interrupted(&format!("saved after step {}", summary.step)).into());
+        }
+        if let Method::Lora(lora) = &self.recipe.method {
+            let config = LoraConfig { rank: lora.rank, alpha: lora.alpha, targets: lora.targets.clone() };
+            adapter::save_peft(&model, &config, &job.directory.join("adapter"))?;
+            adapter::merge(&mut model);
+        }
+        save_model(&model, tokenizer, template, &job.directory, self.save)?;
+        // What they would resume is done, and they are three times the model.
+        train::checkpoint::remove_all(&job.directory)?;
+        Ok(json!({
+            "steps": summary.step,
+            "loss": summary.loss,
+            "validation": summary.validation,
+            "parameters": model.parameter_count(),
+            "data": dataset.statistics,
+        }))
+    }
+
+    fn load(&self, renderer: &Renderer<'_>) -> Result<Dataset> {
+        let fit = Fit { sequence_length: self.recipe.sequence_length, packing: self.recipe.packing };
+        let dataset = prepare::load(self.data, renderer, fit, &SystemRoots, &Preparing::default());
+        dataset.with_context(|| format!("cannot prepare the data of the stage {:?}", self.job.stage.name))
+    }
+}

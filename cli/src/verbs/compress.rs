@@ -1,0 +1,122 @@
+//! `lateen compress`: fewer experts and fewer bits, from flags.
+
+use crate::failure::Problem;
+use crate::interrupt;
+use crate::place::{Speaking, model_directory};
+use crate::recipe::SaveFormat;
+use crate::stages::{Preparing, SystemRoots, calibrate, save_model};
+use crate::terminal::{put, say};
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use compress::{Plan, QuantizeRecipe, StoredFormat};
+use evaluate::table::bytes_in_words;
+use models::{Loading, Model};
+use prepare::{DataRecipe, Fit, JsonlRecipe, KataRecipe, Packing, SourceRecipe};
+use std::path::PathBuf;
+
+/// Make a model smaller: drop experts, store weights in fewer bits
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// A model folder, a run, or the name of a fixture
+    model: String,
+    /// The folder to write
+    #[arg(long)]
+    out: PathBuf,
+    /// Experts that stay in each layer
+    #[arg(long, value_name = "N", conflicts_with = "plan")]
+    keep: Option<usize>,
+    /// Drop what this plan says (the plan.json of an earlier pruning, possibly edited)
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    /// Watch the experts on the lines of this file instead of katas
+    #[arg(long, value_name = "FILE.jsonl")]
+    data: Option<PathBuf>,
+    /// Tokens to watch the experts on
+    #[arg(long, default_value_t = 100_000)]
+    tokens: usize,
+    /// Store projections and experts in this format
+    #[arg(long, value_name = "FORMAT")]
+    quantize: Option<FormatName>,
+    /// Routers and their gates
+    #[arg(long, value_name = "FORMAT", default_value = "q8-0")]
+    router: FormatName,
+    /// Embeddings, head and thin projections
+    #[arg(long, value_name = "FORMAT", default_value = "bf16")]
+    rest: FormatName,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FormatName {
+    F32,
+    Bf16,
+    #[value(name = "q8-0", alias = "q8_0")]
+    Q8_0,
+    Mxfp4,
+    Nvfp4,
+}
+
+impl From<FormatName> for StoredFormat {
+    fn from(name: FormatName) -> Self {
+        match name {
+            FormatName::F32 => Self::F32,
+            FormatName::Bf16 => Self::Bf16,
+            FormatName::Q8_0 => Self::Q8_0,
+            FormatName::Mxfp4 => Self::Mxfp4,
+            FormatName::Nvfp4 => Self::Nvfp4,
+        }
+    }
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
+    let prunes = arguments.keep.is_some() || arguments.plan.is_some();
+    if !prunes && arguments.quantize.is_none() {
+        let hint = "say --keep N to drop experts, --quantize FORMAT for fewer bits, or both";
+        return Err(Problem::new("nothing is to be done", hint).into());
+    }
+    if arguments.out.join("config.json").exists() {
+        let message = format!("{} holds a model already", arguments.out.display());
+        return Err(Problem::new(message, "give another --out, or remove it first").into());
+    }
+    let from = model_directory(&arguments.model)?;
+    interrupt::listen("")?;
+    let loading = if prunes { Loading::F32 } else { Loading::Stored };
+    let mut speaking = Speaking::open(&from.display().to_string(), loading)?;
+    let before = Model::open(&from, Loading::Stored).map(|model| model.bytes())?;
+    std::fs::create_dir_all(&arguments.out).with_context(|| format!("cannot make {}", arguments.out.display()))?;
+    if prunes {
+        let plan = plan_of(&arguments, &speaking)?;
+        formats::write_json(arguments.out.join("plan.json"), &plan)?;
+        compress::prune(&mut speaking.model, &plan)?;
+    }
+    if let Some(format) = arguments.quantize {
+        let recipe = QuantizeRecipe {
+            experts: format.into(),
+            projections: format.into(),
+            router: arguments.router.into(),
+            rest: arguments.rest.into(),
+        };
+        compress::quantize(&mut speaking.model, &recipe);
+    }
+    save_model(&speaking.model, &speaking.tokenizer, &speaking.template, &arguments.out, SaveFormat::Bf16)?;
+    let after = Model::open(&arguments.out, Loading::Stored).map(|model| model.bytes())?;
+    say(&format!("{} became {}", bytes_in_words(before as u64), bytes_in_words(after as u64)));
+    put(&format!("{}\n", arguments.out.display()))?;
+    Ok(())
+}
+
+fn plan_of(arguments: &Arguments, speaking: &Speaking) -> Result<Plan> {
+    if let Some(path) = &arguments.plan {
+        return Ok(formats::read_json(path)?);
+    }
+    let keep = arguments.keep.unwrap_or(usize::MAX);
+    let source = match &arguments.data {
+        Some(path) => SourceRecipe::Jsonl(JsonlRecipe { path: path.clone(), kind: None, repeat: 1.0, share_max: None }),
+        // About 150 tokens an episode, so that there are enough and not many more.
+        None => SourceRecipe::Kata(KataRecipe { episodes: arguments.tokens / 100 + 1, ..KataRecipe::default() }),
+    };
+    let recipe = DataRecipe { validation: 0, sources: vec![source], ..DataRecipe::default() };
+    let fit = Fit { sequence_length: 2048, packing: Packing::BestFit };
+    let dataset = prepare::load(&recipe, &speaking.renderer(), fit, &SystemRoots, &Preparing::default())?;
+    let statistics = calibrate(&speaking.model, &dataset.samples, arguments.tokens);
+    Ok(Plan::drop_least_salient(&speaking.model, &statistics, keep)?)
+}
