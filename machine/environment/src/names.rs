@@ -26,8 +26,13 @@ const QUALITIES: &[&str] = &[
 
 fn nouns(role: Role) -> &'static [&'static str] {
     match role {
-        Role::Number => &["value", "score", "total", "number", "amount", "level", "rate", "price", "size", "rank"],
-        Role::Numbers => &["values", "scores", "totals", "numbers", "amounts", "levels", "rates", "prices", "series"],
+        Role::Number => &[
+            "value", "score", "total", "number", "amount", "level", "rate", "price", "size", "rank", "speed", "weight",
+        ],
+        Role::Numbers => &[
+            "values", "scores", "totals", "numbers", "amounts", "levels", "rates", "prices", "series", "weights",
+            "sizes",
+        ],
         Role::Text => &["text", "label", "title", "name", "line", "code", "tag", "message", "word", "note"],
         Role::Words => &["words", "labels", "titles", "names", "lines", "codes", "tags", "messages", "notes"],
         Role::Table => &["table", "index", "counts", "groups", "stock", "map", "record", "entries"],

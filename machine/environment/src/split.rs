@@ -35,8 +35,8 @@ impl Split {
 }
 
 /// The split of a kata of a family that training may see. A pair of operations is reserved as a whole, in every
-/// family: then whatever its constants, training has not composed these two. Otherwise the program decides, without its names, so
-/// that two families that happen to write the same program cannot disagree.
+/// family: then whatever its constants, training has not composed these two. Otherwise the program decides, without
+/// its names, so that two families that happen to write the same program cannot disagree.
 pub(crate) fn split_of(operations: &[&str], program: &str) -> Split {
     if let [first, second, ..] = operations {
         match hash(&["pair", first, second]) % 16 {
