@@ -1,5 +1,5 @@
-//! Prints the time of each kernel for one training batch of the tiny model (4096 tokens packed from uneven sequences) and
-//! for one decoded token. `cargo run --release -p kernels --example kernel_speed [-- part-of-a-name]`
+//! Prints the time of each kernel for one training batch of the tiny model (4096 tokens packed from uneven sequences)
+//! and for one decoded token. `cargo run --release -p kernels --example kernel_speed [-- part-of-a-name]`
 #![allow(clippy::print_stdout, reason = "a program for a person to read")]
 
 use std::time::Instant;

@@ -20,7 +20,8 @@ pub struct AdamW {
     pub weight_decay: f32,
 }
 
-/// One step with the gradient `gradient·gradient_scale` (the scale carries clipping and averaging); `step` counts from 1.
+/// One step with the gradient `gradient·gradient_scale` (the scale carries clipping and averaging). `step` counts
+/// from 1.
 pub fn step(
     parameter: &mut [f32],
     first: &mut [f32],

@@ -1,7 +1,7 @@
 //! Attention backwards, one query head of one span per task; probabilities are recomputed from log_sum_exp.
 //!
-//! Transposed as in `forward.rs`: with P and dP = v·dout over [keys, queries], dS = P·(dP − ⟨dout, out⟩). The sums for keys
-//! and values are kept per query head, and joined over the group afterwards.
+//! Transposed as in `forward.rs`: with P and dP = v·dout over [keys, queries], dS = P·(dP − ⟨dout, out⟩). The sums for
+//! keys and values are kept per query head, and joined over the group afterwards.
 
 use super::tile::{Columns, KEYS, KeyTile, QUERIES, Span, key_rows, key_tiles, scores};
 use super::{Inputs, Saved, Shape};

@@ -1,7 +1,7 @@
 //! Attention forwards, a tile of queries at a time over tiles of keys, with a softmax that is corrected as it goes.
 //!
-//! Everything is transposed, [keys, queries] and [D, queries]: maxima and sums then run down the lanes, and keys and values
-//! are read as they lie.
+//! Everything is transposed, [keys, queries] and [D, queries]: maxima and sums then run down the lanes, and keys and
+//! values are read as they lie.
 
 use super::tile::{Columns, KEYS, KeyTile, QUERIES, Span, key_rows, key_tiles, scores};
 use super::{Inputs, Shape};

@@ -2,8 +2,9 @@
 //!
 //! T queries, L ≥ T keys, Hq query heads, Hkv key heads (Hq a multiple), D head width. q, out, dout, dq [T, Hq, D];
 //! k, v, dk, dv [L, Hkv, D]; log_sum_exp [T, Hq]. Query t sees the keys 0..=L − T + t. out and log_sum_exp are written,
-//! gradients are added to. In the packed forms the tokens of several sequences follow each other, L = T for each, and no
-//! sequence sees another. Shapes that do not fit are a panic.
+//! gradients are added to. In the packed forms the tokens of several sequences follow each other, L = T for each, and
+//! no sequence sees another. Shapes that do not fit, and more than 64 query heads per key head, are a panic.
+//! Against f64: 3e-6 of 1 + |x| forwards, 2e-5 backwards.
 
 mod backward;
 mod forward;

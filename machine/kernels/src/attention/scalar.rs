@@ -39,7 +39,8 @@ pub fn forward<R: Real>(out: &mut [R], log_sum_exp: &mut [R], [q, k, v]: [&[R]; 
     }
 }
 
-/// With P the probabilities and dP = dout·vᵀ: dS = P·(dP − ⟨dout, out⟩); dq += scale·dS k, dk += scale·dSᵀ q, dv += Pᵀ dout.
+/// With P the probabilities and dP = dout·vᵀ: dS = P·(dP − ⟨dout, out⟩); dq += scale·dS k, dk += scale·dSᵀ q, dv += Pᵀ
+/// dout.
 pub fn backward<R: Real>(
     [dq, dk, dv]: [&mut [R]; 3],
     [dout, out, log_sum_exp]: [&[R]; 3],

@@ -1,4 +1,5 @@
-//! Both ways forwards and the one backwards against the definition in f64, that against differences, packed against separate.
+//! Both ways forwards and the one backwards against the definition in f64; that against differences; packed sequences
+//! against separate ones.
 
 use super::*;
 use crate::simd::testing::{assert_close, assert_gradient, for_every_level, poisoned, random, weighted_sum, wide};

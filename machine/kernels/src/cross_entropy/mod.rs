@@ -1,8 +1,8 @@
-//! Losses over the vocabulary: cross entropy against targets, divergence from a teacher; forwards and backwards at once.
+//! Losses over the vocabulary: cross entropy against targets, divergence from a teacher; both directions at once.
 //!
-//! T rows, V vocabulary. logits [T, V]; losses, targets, weights [T]. Losses are in nats and unweighted; a row of weight 0
-//! or of target [`IGNORED`] costs nothing, has loss 0 and gradient 0. A target ≥ V otherwise is a panic. Logits
-//! are finite. Against f64: 2e-6 of 1 + |loss|, and 1e-6·weight for each gradient.
+//! T rows, V vocabulary. logits [T, V]; losses, targets, weights [T]. Losses are in nats and unweighted; a row of
+//! weight 0 or of target [`IGNORED`] costs nothing, has loss 0 and gradient 0. A target ≥ V otherwise is a panic.
+//! Logits are finite. Against f64: 2e-6 of 1 + |loss|, and 1e-6·weight for each gradient.
 
 pub mod scalar;
 #[cfg(test)]

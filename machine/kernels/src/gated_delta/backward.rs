@@ -1,8 +1,9 @@
-//! The chunked form, backwards, from the state before each chunk; chunks and the adjoint of the state go from last to first.
+//! The chunked form, backwards, from the state before each chunk; chunks and the adjoint of the state go from last to
+//! first.
 //!
-//! Notation as in `chunked.rs`: S, S₁ the states around a chunk, D the adjoint of S₁, Γ_ij = e^{c_i − c_j}, E = v − e^c·(K S),
-//! (I − M) N = beta·E with M = −strict_lower(beta·Γ⊙K Kᵀ), B = lower(Γ⊙Q Kᵀ), out = e^c·(Q S) + B N,
-//! S₁ = e^{c_n} S + (e^{c_n − c}·K)ᵀ N. Derived by hand from these:
+//! Notation as in `chunked.rs`: S, S₁ the states around a chunk, D the adjoint of S₁, Γ_ij = e^{c_i − c_j},
+//! E = v − e^c·(K S), (I − M) N = beta·E with M = −strict_lower(beta·Γ⊙K Kᵀ), B = lower(Γ⊙Q Kᵀ),
+//! out = e^c·(Q S) + B N, S₁ = e^{c_n} S + (e^{c_n − c}·K)ᵀ N. Derived by hand from these:
 //!
 //! dN = Bᵀ dout + e^{c_n − c}·(K D);  (I − M)ᵀ Z = dN;  dv = beta·Z;  F = e^c·dout;  G = −beta·e^c·Z
 //! dQ = F Sᵀ + (Γ⊙dB) K with dB = lower(dout Nᵀ)

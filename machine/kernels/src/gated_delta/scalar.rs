@@ -34,7 +34,8 @@ pub fn step<R: Real>(out: &mut [R], [q, k, v, g, beta]: [&[R]; 5], state: &mut [
     }
 }
 
-/// The adjoint of [`step`] from the initial state, with no gradient into the final one; adds to `[dq, dk, dv, dg, dbeta]`.
+/// The adjoint of [`step`] from the initial state, with no gradient into the final one; adds to `[dq, dk, dv, dg,
+/// dbeta]`.
 pub fn backward<R: Real>(
     gradients: [&mut [R]; 5],
     dout: &[R],

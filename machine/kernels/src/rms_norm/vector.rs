@@ -71,7 +71,9 @@ fn backward<S: Simd>(s: S, dx: &mut [f32], dweight: &mut [f32], dy: &[f32], x: &
         backward_row(s, dx_w, dweight, dy_w, x_w, norm);
     }
 }
-variants! { fn backward_rows(dx: &mut [f32], dweight: &mut [f32], dy: &[f32], x: &[f32], norm: &Norm) = backward }
+variants! {
+    fn backward_rows(dx: &mut [f32], dweight: &mut [f32], dy: &[f32], x: &[f32], norm: &Norm) = backward
+}
 
 #[inline(always)]
 fn gated_backward<S: Simd>(
@@ -101,5 +103,6 @@ fn gated_backward<S: Simd>(
     }
 }
 variants! {
-    fn gated_backward_rows(gradients: [&mut [f32]; 3], dy: &[f32], x: &[f32], gate: &[f32], norm: &Norm) = gated_backward
+    fn gated_backward_rows(gradients: [&mut [f32]; 3], dy: &[f32], x: &[f32], gate: &[f32], norm: &Norm) =
+        gated_backward
 }

@@ -2,8 +2,8 @@
 
 use crate::real::Real;
 
-/// Rotates entries (j, j + R/2) of the first R of each head by the angle position·theta^(−2j/R); `direction` −1 undoes it.
-/// The angle itself is an f32, as in the models that were trained with it.
+/// Rotates entries (j, j + R/2) of the first R of each head by the angle position·theta^(−2j/R); `direction` −1 undoes
+/// it. The angle itself is an f32, as in the models that were trained with it.
 pub fn apply<R: Real>(x: &mut [R], positions: &[u32], [heads, head_dim]: [usize; 2], rope: &super::Rope, direction: R) {
     let half = rope.rotary_dim / 2;
     for (x_hd, &position) in x.chunks_exact_mut(heads * head_dim).zip(positions) {

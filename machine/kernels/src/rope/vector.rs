@@ -5,8 +5,9 @@ use crate::simd::{Simd, variants};
 
 /// Sine and cosine to about one unit in the last place of f32, for |angle| < 2^30.
 ///
-/// Written without branches, so that a loop of it becomes vectors. The angle is brought to ±π/4 in f64, where subtracting
-/// multiples of π/2 from even a large angle loses nothing that shows; the polynomials are those of Cephes' sinf and cosf.
+/// Written without branches, so that a loop of it becomes vectors. The angle is brought to ±π/4 in f64, where
+/// subtracting multiples of π/2 from even a large angle loses nothing that shows; the polynomials are those of Cephes'
+/// sinf and cosf.
 #[inline(always)]
 pub(super) fn sine_cosine(angle: f32) -> (f32, f32) {
     // Adding 1.5·2^52 rounds to a whole number, whose low bits are then the quadrant.

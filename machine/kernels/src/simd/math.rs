@@ -4,7 +4,8 @@ use super::Simd;
 
 /// e^x to about one unit in the last place; 0 from −104 down, infinity from 89 up; what is not a number stays so.
 ///
-/// x = n·ln 2 + r with |r| ≤ ln 2 / 2; ln 2 is split in two (Cody and Waite) so that r is exact, and e^r is Cephes' polynomial.
+/// x = n·ln 2 + r with |r| ≤ ln 2 / 2; ln 2 is split in two (Cody and Waite) so that r is exact, and e^r is Cephes'
+/// polynomial.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     // The bound comes first, so that a NaN in x passes.

@@ -1,8 +1,8 @@
 //! Vectors of f32: a kernel is written once over [`Simd`] and instantiated for each instruction set by [`variants!`].
 //!
-//! A [`Level`] names an instruction set that this machine has; only detection makes the ones above `Portable`, so holding
-//! one is the proof that its instructions may run. Code generic over `Simd` is `#[inline(always)]` down to the wrappers
-//! that `variants!` writes, since only there are the instructions switched on.
+//! A [`Level`] names an instruction set that this machine has; only detection makes the ones above `Portable`, so
+//! holding one is the proof that its instructions may run. Code generic over `Simd` is `#[inline(always)]` down to the
+//! wrappers that `variants!` writes, since only there are the instructions switched on.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

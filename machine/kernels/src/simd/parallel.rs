@@ -23,7 +23,8 @@ pub(crate) fn for_each<T: Send>(tasks: impl IntoIterator<Item = T>, run: impl Fn
     }
 }
 
-/// As [`for_each`], but on this thread also when all of the tasks together (`values` of about a nanosecond) are too little.
+/// As [`for_each`], but on this thread also when all of the tasks together (`values` of about a nanosecond) are too
+/// little.
 pub(crate) fn for_each_worth<T: Send>(values: usize, tasks: Vec<T>, run: impl Fn(T) + Sync + Send) {
     if values < VALUES_PER_TASK {
         tasks.into_iter().for_each(run);
@@ -55,7 +56,8 @@ pub(crate) struct Disjoint<'a> {
     slice: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: it stands for a `&mut [f32]`, which may go to and be shared between threads; `part` has a contract of its own.
+// SAFETY: it stands for a `&mut [f32]`, which may go to and be shared between threads; `part` has a contract of its
+// own.
 unsafe impl Send for Disjoint<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Disjoint<'_> {}

@@ -1,7 +1,7 @@
 //! Products of small matrices that live in the first-level caches: tiles of attention and of the delta rule.
 //!
-//! C_MN (+)= A_MK · B_KN. The rows of C and B are contiguous and `c_row` and `b_row` apart; A is read one value at a time and
-//! so may have any strides, which makes a product with a transposed A as fast as one without.
+//! C_MN (+)= A_MK · B_KN. The rows of C and B are contiguous and `c_row` and `b_row` apart; A is read one value at a
+//! time and so may have any strides, which makes a product with a transposed A as fast as one without.
 
 use super::Simd;
 
@@ -81,7 +81,7 @@ pub(super) fn run<S: Simd>(s: S, product: &Product, c: &mut [f32], a: Strided, b
 /// As in `run`, from `corner` on.
 #[inline(always)]
 unsafe fn panel<S: Simd, const N: usize>(s: S, product: &Product, mut corner: Corner, a: Strided, width: usize) {
-    // As many rows as keep the sums in registers.
+    // As many rows as keep the sums in registers: six of four vectors, four of three, eight of two.
     let tall = if N * S::LANES / 8 <= if S::LANES == 16 { 4 } else { 1 } { 8 } else { 4 };
     let mut left = product.m;
     while left > 0 {
@@ -89,6 +89,8 @@ unsafe fn panel<S: Simd, const N: usize>(s: S, product: &Product, mut corner: Co
         let done = unsafe {
             if left >= 8 && tall == 8 {
                 tile::<S, 8, N>(s, product, corner, a, width)
+            } else if N == 4 && left >= 6 {
+                tile::<S, 6, N>(s, product, corner, a, width)
             } else if left >= 4 {
                 tile::<S, 4, N>(s, product, corner, a, width)
             } else if left >= 2 {
