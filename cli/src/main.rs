@@ -1,7 +1,7 @@
 //! `lateen`: teaches, shrinks and runs coding models on machines people own. One verb, one file under `verbs/`.
 //!
-//! Plain data goes to standard output, talk to standard error. Exit codes: 0 done, 1 failed, 2 used wrongly, 130 stopped
-//! by Ctrl-C.
+//! Plain data goes to standard output, talk to standard error. Exit codes: 0 done, 1 failed, 2 used wrongly, 130
+//! stopped by Ctrl-C.
 
 mod failure;
 mod interrupt;

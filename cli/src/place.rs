@@ -4,15 +4,15 @@ use crate::failure::Problem;
 use anyhow::{Context, Result};
 use models::{Loading, Model};
 use std::path::{Path, PathBuf};
-use text::{Renderer, Template, Tokenizer};
+use text::{Message, RenderOptions, Renderer, Role, Template, Tokenizer, ToolCall, ToolDefinition};
 
 /// Where `lateen build` writes.
 pub(crate) const RUNS: &str = "runs";
 
 const CONFIG: &str = "config.json";
 
-/// The model folder that `name` means. Tried in this order: the folder of that name, `runs/<name>` (a stage, or the last
-/// finished stage of a run), the models that come with the program. `tiny` without a run is the base model.
+/// The model folder that `name` means. Tried in this order: the folder of that name, `runs/<name>` (a stage, or the
+/// last finished stage of a run), the models that come with the program. `tiny` without a run is the base model.
 pub(crate) fn model_directory(name: &str) -> Result<PathBuf> {
     let path = Path::new(name);
     if path.join(CONFIG).is_file() {
@@ -46,15 +46,17 @@ fn not_found(name: &str, path: &Path) -> Problem {
     Problem::new(message, format!("give a folder with a {CONFIG}, or the name of a run or a fixture: {known}"))
 }
 
-/// The newest stage of a run that holds a model; folders are named `01-base`, `02-sft`, … and an unfinished one is not it.
+/// The stage of a run that holds the model that was finished last: after a change in the middle of a recipe, folders
+/// with higher numbers may be old.
 fn last_stage(run: &Path) -> Option<PathBuf> {
-    let mut stages: Vec<PathBuf> = std::fs::read_dir(run).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    stages.sort();
-    let finished = |stage: &PathBuf| {
-        let manifest = formats::Manifest::read(stage).ok().flatten();
-        stage.join(CONFIG).is_file() && manifest.is_none_or(|manifest| manifest.finished)
+    let stages = std::fs::read_dir(run).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let finished = |stage: PathBuf| {
+        let manifest = formats::Manifest::read(&stage).ok().flatten().filter(|manifest| manifest.finished)?;
+        let when = std::fs::metadata(stage.join(formats::manifest::MANIFEST)).ok()?.modified().ok()?;
+        let holds_model = stage.join(CONFIG).is_file() && !manifest.stage.is_empty();
+        holds_model.then_some((when, stage))
     };
-    stages.into_iter().rev().find(finished)
+    stages.filter_map(finished).max().map(|(_, stage)| stage)
 }
 
 /// Folders of models that come with the program: beside the working directory's project, or the program's own.
@@ -115,10 +117,48 @@ pub(crate) fn open_model(directory: &Path, loading: Loading) -> Result<Model> {
 }
 
 pub(crate) fn open_text(directory: &Path) -> Result<(Tokenizer, Template)> {
-    let reading = || format!("cannot read the tokenizer of {}", directory.display());
-    let tokenizer = Tokenizer::open(directory).with_context(reading)?;
-    let template = Template::open(directory).with_context(reading)?;
-    Ok((tokenizer, template))
+    let hint = "a model folder needs tokenizer.json and chat_template.jinja: copy them from the model that this \
+                one was made from";
+    let problem = |error| {
+        let message = format!("cannot read the tokenizer and template of {}", directory.display());
+        Problem::new(message, hint).because(anyhow::Error::from(error))
+    };
+    let tokenizer = Tokenizer::open(directory).map_err(problem)?;
+    let template = Template::open(directory).map_err(problem)?;
+    let own = Template::embedded();
+    let marked = template.has_generation_blocks() || !writes_the_same(&template, &own, &tokenizer);
+    Ok((tokenizer, if marked { template } else { own }))
+}
+
+/// Whether two templates write the same text for a conversation that has everything. A released template does not mark
+/// what the assistant says, which training and perplexity have to know; ours does, and may stand in for one that it
+/// equals.
+fn writes_the_same(one: &Template, other: &Template, tokenizer: &Tokenizer) -> bool {
+    let mut calling = Message::new(Role::Assistant, "I look.");
+    let arguments = serde_json::Map::from_iter([("path".to_owned(), "a.py".into()), ("line".to_owned(), 3.into())]);
+    calling.tool_calls.push(ToolCall { name: "read_file".into(), arguments });
+    let schema = serde_json::json!({
+        "type": "object", "required": ["path"],
+        "properties": { "path": { "type": "string", "description": "where" }, "line": { "type": "integer" } },
+    });
+    let tool = ToolDefinition { name: "read_file".into(), description: "Reads.".into(), parameters: schema };
+    let messages = [
+        Message::new(Role::System, "Be brief."),
+        Message::new(Role::User, "What is in a.py?"),
+        calling,
+        Message::new(Role::Tool, "x = 1"),
+        Message::new(Role::Assistant, "An assignment."),
+        Message::new(Role::User, "Thanks."),
+    ];
+    let written = |template: &Template, tools: &[ToolDefinition]| {
+        let rendered = template.render(&messages, tools, &RenderOptions::prompt(), tokenizer);
+        rendered.ok().map(|rendered| rendered.text)
+    };
+    let equal = |tools: &[ToolDefinition]| {
+        let text = written(one, tools);
+        text.is_some() && text == written(other, tools)
+    };
+    equal(&[]) && equal(&[tool])
 }
 
 /// A sandbox whose programs run in processes of their own, which are this program again.

@@ -1,5 +1,5 @@
-//! Recipes: a TOML file with the stages of a build, in order. Every stage is a typed table; a key that nobody knows is an
-//! error with its place in the file, because a misspelt key would otherwise be a silent default.
+//! Recipes: a TOML file with the stages of a build, in order. Every stage is a typed table; a key that nobody knows is
+//! an error with its place in the file, because a misspelt key would otherwise be a silent default.
 
 use crate::failure::Problem;
 use anyhow::{Context, Result};
@@ -29,8 +29,8 @@ pub(crate) struct Recipe {
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) name: String,
-    /// The model it starts from: an earlier stage or any model by name. Unsaid, the model of the stage before, and for the
-    /// first stage the base model that comes with the program.
+    /// The model it starts from: an earlier stage or any model by name. Unsaid, the model of the stage before, and for
+    /// the first stage the base model that comes with the program.
     pub(crate) from: Option<String>,
     pub(crate) work: Work,
 }
@@ -50,7 +50,8 @@ pub(crate) enum Work {
 const KINDS: [&str; 6] = ["pretrain", "sft", "prune", "recover", "quantize", "evaluate"];
 
 /// A stage's table: what the stage itself asks for, and the three keys that every stage may have, which are read
-/// beforehand. Those are no part of a stage's hash: a name changes nothing, and the model it starts from is hashed itself.
+/// beforehand. Those are no part of a stage's hash: a name changes nothing, and the model it starts from is hashed
+/// itself.
 macro_rules! stage_table {
     ($(#[$about:meta])* $name:ident { $($(#[$field_about:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$about])*
@@ -286,8 +287,8 @@ struct Header {
     from: Option<String>,
 }
 
-/// The second reading: each stage as the type that its kind asks for. Types are read straight from the file, not by way of
-/// a buffer, so that an error knows its place.
+/// The second reading: each stage as the type that its kind asks for. Types are read straight from the file, not by
+/// way of a buffer, so that an error knows its place.
 struct Document<'a>(&'a [String]);
 
 impl<'de> DeserializeSeed<'de> for Document<'_> {

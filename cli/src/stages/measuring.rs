@@ -64,9 +64,8 @@ pub(super) fn measure(job: &Job<'_>, work: &Evaluation) -> Result<Value> {
     write_json(job.directory.join(REPORTS), &reports)?;
     write_page(&job.directory.join(PAGE), &job.build.recipe.title, &reports)?;
     let passed = |report: &Report| report.passed(environment::Split::Test).map(|rate| rate.rate);
-    Ok(
-        json!({ "pass_at_1": reports.iter().map(|r| json!({ "stage": r.model, "rate": passed(r) })).collect::<Vec<_>>() }),
-    )
+    let rates: Vec<Value> = reports.iter().map(|r| json!({ "stage": r.model, "rate": passed(r) })).collect();
+    Ok(json!({ "pass_at_1": rates }))
 }
 
 fn measure_one(job: &Job<'_>, work: &Evaluation, name: &str, path: &Path, teacher: Option<&Path>) -> Result<Report> {

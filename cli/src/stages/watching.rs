@@ -1,4 +1,5 @@
-//! The pipeline's watchers: progress of preparation and training as people see it, and where this machine keeps sources.
+//! The pipeline's watchers: progress of preparation and training as people see it, and where this machine keeps
+//! sources.
 
 use crate::terminal::Meter;
 use prepare::Roots;

@@ -5,7 +5,7 @@ use crate::interrupt;
 use crate::place::open_model;
 use crate::recipe::{Recipe, Work};
 use crate::stages::{Build, read_reports, write_page};
-use crate::terminal::{peak_memory_bytes, put, say};
+use crate::terminal::{peak_memory_bytes, put, put_json, say};
 use anyhow::Result;
 use clap::Args;
 use evaluate::table::{bytes_in_words, duration_in_words};
@@ -25,6 +25,9 @@ pub(crate) struct Arguments {
     /// Stop after this stage
     #[arg(long, value_name = "STAGE")]
     until: Option<String>,
+    /// Print the table as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
@@ -42,7 +45,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         build.job(index)?.run()?;
     }
     let reports = reports(&build, last)?;
-    put(&comparison(&reports).to_text())?;
+    match arguments.json {
+        true => put_json(&reports)?,
+        false => put(&comparison(&reports).to_text())?,
+    }
     let page = build.folder.join("report.html");
     write_page(&page, &recipe.title, &reports)?;
     let peak = peak_memory_bytes().map_or_else(String::new, |peak| format!(", peak memory {}", bytes_in_words(peak)));

@@ -45,13 +45,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     if arguments.json {
         put_json(&checks)?;
     } else {
-        let mut table = Table::new(&["", "found", "time"]);
+        let mut table = Table::new(&["check", "found", "time"]);
         for check in &checks {
             let mark = if check.good { "ok  " } else { "BAD " };
             let time = duration_in_words(Duration::from_secs_f64(check.seconds));
             table.push(vec![format!("{mark}{}", check.name), check.found.clone(), time]);
         }
-        put(&table.to_text())?;
+        put(&table.to_list())?;
     }
     if failed > 0 {
         bail!("{failed} of {} checks failed", checks.len());

@@ -101,7 +101,7 @@ fn describe(name: &str, with_tensors: bool, json: bool) -> Result<()> {
     if json {
         return put_json(&description);
     }
-    put(&description.summary().to_text())?;
+    put(&description.summary().to_list())?;
     if with_tensors {
         put("\n")?;
         put(&description.tensor_table().to_text())?;
@@ -109,18 +109,48 @@ fn describe(name: &str, with_tensors: bool, json: bool) -> Result<()> {
     Ok(())
 }
 
+/// Tensors as the model sees them: the parts of a quantized one, stored side by side, are one line.
+fn logical_tensors(tensors: &Tensors) -> Vec<TensorLine> {
+    let mut lines: Vec<TensorLine> = Vec::new();
+    let mut parts: BTreeMap<String, u64> = BTreeMap::new();
+    for tensor in tensors.tensors() {
+        let bytes = tensor.bytes.len() as u64;
+        let whole = tensor.name.strip_suffix("_global_scale").or(tensor.name.strip_suffix("_scale"));
+        let has_whole = |name: &&str| tensors.contains(name) || tensors.contains(&format!("{name}_packed"));
+        if let Some(name) = whole.filter(has_whole) {
+            *parts.entry(name.to_owned()).or_default() += bytes;
+            continue;
+        }
+        let mut shape = tensor.shape.to_vec();
+        let name = match tensor.name.strip_suffix("_packed") {
+            Some(name) => {
+                // Two values in a byte.
+                shape.last_mut().into_iter().for_each(|columns| *columns *= 2);
+                name
+            }
+            None => tensor.name,
+        };
+        let scale = tensors.get(&format!("{name}_scale")).ok().map(|scale| scale.dtype);
+        let format = match (tensor.dtype, scale) {
+            (DType::U8, Some(DType::U8)) => "MXFP4",
+            (DType::U8, Some(_)) => "NVFP4",
+            (DType::I8, Some(_)) => "Q8_0",
+            (plain, _) => plain.name(),
+        };
+        lines.push(TensorLine { name: name.to_owned(), format: format.to_owned(), shape, bytes });
+    }
+    lines.iter_mut().for_each(|line| line.bytes += parts.get(&line.name).copied().unwrap_or(0));
+    lines
+}
+
 impl Description {
     fn of(directory: &Path, config: &Config, tensors: &Tensors) -> Self {
+        let lines = logical_tensors(tensors);
         let mut formats = BTreeMap::new();
-        let mut lines = Vec::new();
-        let mut parameters = 0;
-        for tensor in tensors.tensors() {
-            let bytes = tensor.bytes.len() as u64;
-            let format = tensor.dtype.name().to_owned();
-            *formats.entry(format.clone()).or_insert(0) += bytes;
-            parameters += tensor.shape.iter().map(|&n| n as u64).product::<u64>();
-            lines.push(TensorLine { name: tensor.name.to_owned(), format, shape: tensor.shape.to_vec(), bytes });
+        for line in &lines {
+            *formats.entry(line.format.clone()).or_insert(0) += line.bytes;
         }
+        let parameters = lines.iter().map(|line| line.shape.iter().map(|&n| n as u64).product::<u64>()).sum();
         let layers_with = |mixer| config.layers.iter().filter(|layer| layer.mixer == mixer).count();
         Self {
             directory: directory.to_owned(),
@@ -141,7 +171,7 @@ impl Description {
     }
 
     fn summary(&self) -> Table {
-        let mut table = Table::new(&["", ""]);
+        let mut table = Table::new(&["property", "value"]);
         let mut line = |name: &str, value: String| table.push(vec![name.to_owned(), value]);
         line("folder", self.directory.display().to_string());
         line("architecture", self.model_type.clone());

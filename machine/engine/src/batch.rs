@@ -224,8 +224,8 @@ impl Slot {
     }
 }
 
-/// Continues one session, synced to its prompt, calling `on_token` for each token as it comes; `Break` or the flag ends it early,
-/// and the session keeps what was computed. After an error it is empty.
+/// Continues one session, synced to its prompt, calling `on_token` for each token as it comes; `Break` or the flag
+/// ends it early, and the session keeps what was computed. After an error it is empty.
 pub fn generate(
     model: &Model,
     settings: Settings,

@@ -28,7 +28,8 @@ pub enum EngineError {
     )]
     NotFinite { position: usize },
     #[error(
-        "the prompt has {found} tokens and the model reads at most {wanted}: shorten the prompt, nothing is cut silently"
+        "the prompt has {found} tokens and the model reads at most {wanted}: \
+         shorten the prompt, nothing is cut silently"
     )]
     PromptTooLong { found: usize, wanted: usize },
     #[error("sampling: {name} is {found}, it must be {wanted}")]

@@ -1,7 +1,7 @@
 //! Evaluation: perplexity, divergence from a teacher, tasks solved, parity with a reference, speed.
 //!
-//! Everything here returns a typed report that can be written as JSON; [`Table`] and [`table::page`] turn reports into what
-//! people read. Nothing prints.
+//! Everything here returns a typed report that can be written as JSON; [`Table`] and [`table::page`] turn reports into
+//! what people read. Nothing prints.
 
 mod divergence;
 mod parity;

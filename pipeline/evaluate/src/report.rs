@@ -81,7 +81,10 @@ pub fn evaluate(
     progress: &mut dyn FnMut(TaskProgress),
 ) -> Result<Report, EvaluateError> {
     let model = subject.model;
-    let held_out = kata_samples(&subject.renderer, Split::Test, recipe.perplexity_tasks, recipe.seed)?;
+    // A template that does not mark what the assistant says leaves nothing to measure the perplexity of.
+    let is_marked = subject.renderer.template().has_generation_blocks();
+    let count = if is_marked { recipe.perplexity_tasks } else { 0 };
+    let held_out = kata_samples(&subject.renderer, Split::Test, count, recipe.seed)?;
     let with_text = !held_out.is_empty();
     let perplexity = with_text.then(|| perplexity(model, &held_out)).transpose()?;
     let teacher = teacher.filter(|_| with_text);

@@ -21,27 +21,24 @@ impl Table {
 
     /// Columns as wide as their widest cell, two spaces between them, a rule under the headings.
     pub fn to_text(&self) -> String {
-        let lines = || std::iter::once(&self.headings).chain(&self.rows);
-        let widths: Vec<usize> = (0..self.headings.len())
-            .map(|column| lines().map(|line| line[column].chars().count()).max().unwrap_or(0))
-            .collect();
-        let mut out = String::new();
-        for (index, line) in lines().enumerate() {
-            let mut text = String::new();
-            for (column, (cell, &width)) in line.iter().zip(&widths).enumerate() {
-                let gap = " ".repeat(width - cell.chars().count());
-                let between = if column == 0 { "" } else { "  " };
-                text.push_str(between);
-                text.push_str(&if column == 0 { format!("{cell}{gap}") } else { format!("{gap}{cell}") });
-            }
-            out.push_str(text.trim_end());
-            out.push('\n');
-            if index == 0 {
-                out.push_str(&widths.iter().map(|&width| "─".repeat(width)).collect::<Vec<_>>().join("  "));
-                out.push('\n');
-            }
-        }
-        out
+        let widths = self.widths(std::iter::once(&self.headings).chain(&self.rows));
+        let rule = widths.iter().map(|&width| "─".repeat(width)).collect::<Vec<_>>().join("  ");
+        let aligned = |line: &Vec<String>| aligned(line, &widths, |column| column > 0);
+        let rows: String = self.rows.iter().map(aligned).collect();
+        format!("{}{rule}\n{rows}", aligned(&self.headings))
+    }
+
+    /// The rows alone, everything to the left: for names and what they stand for.
+    pub fn to_list(&self) -> String {
+        let widths = self.widths(self.rows.iter());
+        self.rows.iter().map(|line| aligned(line, &widths, |_| false)).collect()
+    }
+
+    fn widths<'a>(&self, lines: impl Iterator<Item = &'a Vec<String>>) -> Vec<usize> {
+        lines.fold(vec![0; self.headings.len()], |mut widths, line| {
+            widths.iter_mut().zip(line).for_each(|(width, cell)| *width = cell.chars().count().max(*width));
+            widths
+        })
     }
 
     pub fn to_html(&self) -> String {
@@ -52,6 +49,15 @@ impl Table {
         let rows: String = self.rows.iter().map(|row| line(row, "td")).collect();
         format!("<table>\n<thead>{}</thead>\n<tbody>\n{rows}</tbody>\n</table>\n", line(&self.headings, "th"))
     }
+}
+
+/// One line, without spaces at its end.
+fn aligned(line: &[String], widths: &[usize], is_right: impl Fn(usize) -> bool) -> String {
+    let cells = line.iter().zip(widths).enumerate().map(|(column, (cell, &width))| {
+        let gap = " ".repeat(width - cell.chars().count());
+        if is_right(column) { format!("{gap}{cell}") } else { format!("{cell}{gap}") }
+    });
+    format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
 }
 
 /// A whole page: a title, and parts that are HTML already.
@@ -67,7 +73,8 @@ pub fn page(title: &str, parts: &[String]) -> String {
     let title = escape(title);
     let head = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
-         <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head>\n<body>\n<h1>{title}</h1>\n"
+         <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head>\n\
+         <body>\n<h1>{title}</h1>\n"
     );
     format!("{head}{}</body></html>\n", parts.concat())
 }
@@ -137,6 +144,7 @@ mod tests {
         let wanted = "stage        size  pass@1\n─────────  ──────  ──────\nbase       8.1 MB   3.0 %\n\
                       künstlich       —  61.5 %\n";
         assert_eq!(table.to_text(), wanted);
+        assert_eq!(table.to_list(), "base       8.1 MB  3.0 %\nkünstlich  —       61.5 %\n");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! All tries through one batch. Judges work on threads of their own: a program that loops for a second must not stop the
-//! model.
+//! All tries through one batch. Judges work on threads of their own: a program that loops for a second must not stop
+//! the model.
 
 use super::attempt::{Attempt, Judging, Next};
 use super::report::Outcome;

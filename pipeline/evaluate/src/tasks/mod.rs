@@ -1,8 +1,8 @@
 //! Tasks solved: many at once through one batch, judged beside it while the batch goes on.
 //!
-//! Every task is tried once greedily, which is what pass@1 means here, and as often as wanted with a temperature, which is
-//! what pass@k for k > 1 needs. A replay is an agent's loop: generate, call tools, append their results, until the model
-//! calls no more or its turns are used up; then its repository is judged.
+//! Every task is tried once greedily, which is what pass@1 means here, and as often as wanted with a temperature,
+//! which is what pass@k for k > 1 needs. A replay is an agent's loop: generate, call tools, append their results,
+//! until the model calls no more or its turns are used up; then its repository is judged.
 
 mod attempt;
 mod drive;

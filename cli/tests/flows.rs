@@ -1,0 +1,225 @@
+//! What people do with the program, from end to end, on a model that knows nothing.
+
+mod support;
+
+use formats::TensorFile;
+use models::{Loading, Model};
+use serde_json::Value;
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+use support::{Folder, fixtures, good, lateen, run};
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[test]
+fn inspect_tells_what_a_model_is() {
+    let folder = Folder::new("inspect");
+    folder.model("model");
+    let text = good(&folder, &["inspect", "model"]);
+    assert!(text.contains("architecture       qwen3_next") && text.contains("2 (1 attention, 1 delta)"), "{text}");
+    let found = json(&good(&folder, &["inspect", "model", "--json"]));
+    let model = Model::open(&folder.join("model"), Loading::Stored).expect("it opens");
+    assert_eq!(found["parameters"], model.parameter_count());
+    assert_eq!(found["experts_per_layer"], serde_json::json!([4, 4]));
+
+    good(&folder, &["compress", "model", "--out", "small", "--quantize", "mxfp4", "--router", "mxfp4"]);
+    let small = json(&good(&folder, &["inspect", "small", "--json"]));
+    assert_eq!(small["parameters"], model.parameter_count(), "fewer bits are not fewer parameters");
+    assert!(small["bytes"].as_u64() < found["bytes"].as_u64());
+    let tensors = good(&folder, &["inspect", "small", "--tensors"]);
+    assert!(tensors.contains("MXFP4") && !tensors.contains("weight_scale"), "{tensors}");
+}
+
+/// The contract that scripts rely on.
+#[test]
+fn logits_and_gradients_are_those_of_the_reference() {
+    let folder = Folder::new("numbers");
+    let oracle = fixtures().join("oracle/qwen3_next");
+    let reference = TensorFile::open(oracle.join("fixtures.safetensors")).expect("the fixture opens");
+    let ids = |name: &str| reference.get(name).expect("it is there").to_i64().expect("ids");
+    let sequences = [ids("seq0.input_ids"), ids("seq1.input_ids")];
+    folder.write("tokens.json", &serde_json::to_string(&sequences).expect("plain data"));
+    let model = oracle.display().to_string();
+    good(&folder, &["inspect", "logits", &model, "--tokens", "tokens.json", "--out", "logits.safetensors"]);
+    let found = TensorFile::open(folder.join("logits.safetensors")).expect("it was written");
+    for (index, sequence) in sequences.iter().enumerate() {
+        let ours = found.get(&format!("logits.{index}")).expect("it is there");
+        assert_eq!(ours.shape, [sequence.len(), 512]);
+        let wanted = reference.get(&format!("seq{index}.logits")).expect("it is there").to_f32();
+        let worst = ours.to_f32().iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-3, "sequence {index} differs by {worst}");
+    }
+
+    good(&folder, &["inspect", "gradients", &model, "--tokens", "tokens.json", "--out", "gradients.safetensors"]);
+    let found = TensorFile::open(folder.join("gradients.safetensors")).expect("it was written");
+    let loss = found.get("loss").expect("it is there").to_f32()[0];
+    let wanted = (36.0 * 6.897_629 + 129.0 * 6.821_197) / 165.0;
+    assert!((loss - wanted).abs() < 1e-4, "loss {loss}, wanted {wanted}");
+    let mut compared = 0;
+    for tensor in reference.tensors().filter(|tensor| tensor.name.starts_with("grad.")) {
+        let ours = found.get(tensor.name).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(ours.shape, tensor.shape, "{}", tensor.name);
+        let wanted = tensor.to_f32();
+        let scale = wanted.iter().fold(1e-6, |largest: f32, value| largest.max(value.abs()));
+        let worst = ours.to_f32().iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 2e-3 * scale.max(1e-3), "{} differs by {worst} of {scale}", tensor.name);
+        compared += 1;
+    }
+    assert!(compared > 50, "only {compared} gradients were compared");
+    let text = good(&folder, &["evaluate", &model, "--parity", &format!("{model}/fixtures.safetensors")]);
+    assert!(text.contains("167 tokens compared") && text.contains("same top token      100.0 %"), "{text}");
+}
+
+#[test]
+fn run_answers_and_says_how_long_it_took() {
+    let folder = Folder::new("run");
+    folder.model("model");
+    let output = run(&folder, &["run", "model", "Say", "something", "--max-tokens", "6", "--verbose"]);
+    assert!(output.status.success());
+    let said = support::errors(&output);
+    for line in ["total duration:", "load duration:", "prompt eval rate:", "eval count:", "eval rate:"] {
+        assert!(said.contains(line), "{said}");
+    }
+    let sampled = ["run", "model", "x", "--max-tokens", "9", "--temperature", "1", "--seed", "4"];
+    assert_eq!(good(&folder, &sampled), good(&folder, &sampled), "a seed decides");
+
+    let mut child = lateen(&folder)
+        .args(["run", "model", "--max-tokens", "3"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    child.stdin.take().expect("a pipe").write_all(b"a prompt from a pipe").expect("it is read");
+    assert!(child.wait_with_output().expect("it ends").status.success());
+    assert!(support::bad(&folder, 1, &["run", "model"]).contains("the prompt is empty"));
+    assert!(support::bad(&folder, 1, &["run", "model", "x", "--top-p", "3"]).contains("top_p is 3"));
+}
+
+#[test]
+fn complete_fills_a_hole_from_flags_and_from_a_pipe() {
+    let folder = Folder::new("complete");
+    folder.model("model");
+    let flags = ["complete", "model", "--prefix-text", "def f(", "--suffix-text", "): pass\n", "--max-tokens", "5"];
+    let found = json(&good(&folder, &[flags.as_slice(), &["--json"]].concat()));
+    assert!(found["tokens"].as_u64().is_some_and(|tokens| tokens <= 5));
+    let mut child = lateen(&folder)
+        .args(["complete", "model", "--max-tokens", "5", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    child.stdin.take().expect("a pipe").write_all(b"def f(<|cursor|>): pass\n").expect("it is read");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(json(&String::from_utf8_lossy(&output.stdout))["text"], found["text"]);
+}
+
+#[test]
+fn episodes_are_written_and_can_be_measured() {
+    let folder = Folder::new("episodes");
+    folder.model("model");
+    let write = |out: &str, seed: &str| {
+        good(&folder, &["prepare", "kata", "--count", "6", "--kind", "solve,review", "--seed", seed, "--out", out]);
+        fs::read_to_string(folder.join(out)).expect("it was written")
+    };
+    let (one, two) = (write("a.jsonl", "1"), write("b.jsonl", "1"));
+    assert_eq!(one, two);
+    assert_ne!(one, write("c.jsonl", "2"));
+    assert!(one.lines().map(json).all(|line| line["kind"] == "solve" || line["kind"] == "review"));
+
+    let common = ["evaluate", "model", "--teacher", "model", "--count", "1", "--max-tokens", "4", "--data", "a.jsonl"];
+    let found = json(&good(&folder, &[common.as_slice(), &["--json", "--html", "page.html"]].concat()));
+    assert_eq!(found["tasks"]["cells"].as_array().map(Vec::len), Some(12));
+    assert!(found["divergence"]["mean"].as_f64().is_some_and(|mean| mean < 1e-6), "a model is its own teacher");
+    assert!(found["data"]["all"]["perplexity"].as_f64().is_some_and(|perplexity| perplexity > 1.0));
+    assert!(fs::read_to_string(folder.join("page.html")).is_ok_and(|page| page.contains("pass@1")));
+}
+
+const RECIPE: &str = r#"
+title = "A build for a test"
+
+[[stage]]
+kind = "pretrain"
+name = "base"
+config = "config.json"
+tokenizer.from = "text"
+[stage.train]
+steps = 4
+batch_tokens = 256
+sequence_length = 256
+learning_rate = 1e-3
+[stage.data]
+validation = 2
+[[stage.data.source]]
+type = "kata"
+episodes = 24
+
+[[stage]]
+kind = "prune"
+keep = 2
+tokens = 400
+[stage.data]
+validation = 0
+[[stage.data.source]]
+type = "kata"
+episodes = 6
+
+[[stage]]
+kind = "quantize"
+formats = { experts = "mxfp4", projections = "q8_0" }
+
+[[stage]]
+kind = "evaluate"
+teacher = "base"
+measure = { count = 1, max_tokens = 4, perplexity_tasks = 1, kinds = ["solve", "fill_in_the_middle"] }
+"#;
+
+#[test]
+fn a_build_makes_each_stage_once_and_again_after_a_change() {
+    let folder = Folder::new("build");
+    let text = folder.model("text");
+    fs::remove_file(text.join("config.json")).expect("only its tokenizer is wanted");
+    folder.write("config.json", &support::config(512));
+    folder.write("small.toml", RECIPE);
+    let output = run(&folder, &["build", "small.toml"]);
+    let said = support::errors(&output);
+    assert!(output.status.success(), "{said}");
+    let table = String::from_utf8_lossy(&output.stdout);
+    for word in ["stage", "experts", "pass@1 (test)", "unseen families", "FIM", "perplexity", "tokens/s", "quantize"] {
+        assert!(table.contains(word), "{table}");
+    }
+    let stages = ["01-base", "02-prune", "03-quantize", "04-evaluate"];
+    assert!(stages.iter().all(|stage| folder.join("runs/small").join(stage).join("manifest.json").is_file()));
+    assert!(folder.join("runs/small/report.html").is_file());
+    assert!(!folder.join("runs/small/01-base/checkpoints").exists(), "what they would resume is done");
+
+    let again = run(&folder, &["build", "small.toml", "--json"]);
+    assert_eq!(support::errors(&again).matches("done before").count(), 4, "{}", support::errors(&again));
+    assert_eq!(json(&String::from_utf8_lossy(&again.stdout)).as_array().map(Vec::len), Some(3));
+
+    folder.write("small.toml", &RECIPE.replace("keep = 2", "keep = 3"));
+    let third = support::errors(&run(&folder, &["build", "small.toml"]));
+    assert_eq!(third.matches("done before").count(), 1, "{third}");
+    assert!(third.contains("02-prune: making it again: its part of the recipe has changed"), "{third}");
+    assert!(third.contains("03-quantize: making it again: its input model has changed"), "{third}");
+
+    assert!(good(&folder, &["inspect", "small"]).contains("03-quantize"), "a run's name means its last model");
+    assert!(good(&folder, &["train", "small.toml", "base"]).contains("01-base"));
+    good(&folder, &["run", "small/01-base", "hello", "--max-tokens", "2"]);
+}
+
+#[test]
+fn the_sandbox_holds_and_the_doctor_says_so() {
+    let folder = Folder::new("doctor");
+    folder.model("model");
+    let checks = json(&good(&folder, &["doctor", "--model", "model", "--json"]));
+    let names: Vec<&str> =
+        checks.as_array().expect("a list").iter().filter_map(|check| check["name"].as_str()).collect();
+    assert_eq!(names, ["program", "processor", "memory", "disk", "model", "sandbox"]);
+    assert!(checks.as_array().expect("a list").iter().all(|check| check["good"] == true), "{checks}");
+    let output = run(&folder, &["doctor", "--model", "nothing"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("BAD model"));
+}
