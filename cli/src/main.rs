@@ -7,6 +7,7 @@ mod failure;
 mod interrupt;
 mod place;
 mod recipe;
+mod shipped;
 mod speech;
 mod stages;
 mod terminal;

@@ -32,6 +32,11 @@ pub(crate) fn model_directory(name: &str) -> Result<PathBuf> {
     if let Some(fixture) = places.into_iter().find(|path| path.join(CONFIG).is_file()) {
         return Ok(fixture);
     }
+    if shipped == "base"
+        && let Some(unpacked) = crate::shipped::base()?
+    {
+        return Ok(unpacked);
+    }
     Err(not_found(name, path).into())
 }
 

@@ -379,7 +379,7 @@ impl Place<'_> {
         let message = error.message();
         let hint = match similar_key(message) {
             Some(key) => format!("did you mean {key}?"),
-            None => "every key of a recipe is described in docs/recipes.md".to_owned(),
+            None => "recipes/tiny.toml shows a whole recipe".to_owned(),
         };
         self.at(error.span(), message, &hint)
     }

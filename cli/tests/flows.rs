@@ -210,6 +210,54 @@ fn a_build_makes_each_stage_once_and_again_after_a_change() {
     good(&folder, &["run", "small/01-base", "hello", "--max-tokens", "2"]);
 }
 
+/// Waits until the file has so many lines.
+fn wait_for_lines(path: &std::path::Path, lines: usize) {
+    for _ in 0..600 {
+        if fs::read_to_string(path).is_ok_and(|text| text.lines().count() >= lines) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    panic!("{} never had {lines} lines", path.display());
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_a_training_run_and_the_next_one_goes_on() {
+    let folder = Folder::new("interrupt");
+    let text = folder.model("text");
+    fs::remove_file(text.join("config.json")).expect("only its tokenizer is wanted");
+    folder.write("config.json", &support::config(512));
+    folder.write("long.toml", &RECIPE.replace("steps = 4", "steps = 100_000"));
+    let metrics = folder.join("runs/long/01-base/metrics.jsonl");
+    let mut done = 0;
+    for wanted in [4, 9] {
+        let child = lateen(&folder)
+            .args(["build", "long.toml"])
+            .stderr(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        wait_for_lines(&metrics, done + wanted);
+        let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        assert!(kill.expect("kill starts").success());
+        let output = child.wait_with_output().expect("it ends");
+        let said = support::errors(&output);
+        assert_eq!(output.status.code(), Some(130), "{said}");
+        assert!(said.contains("hint: saved after step") && said.contains("lateen build long.toml"), "{said}");
+        assert_eq!(said.contains("resumed at step"), done > 0, "{said}");
+        done = fs::read_to_string(&metrics).expect("it is there").lines().count();
+    }
+    let steps: Vec<u64> = fs::read_to_string(&metrics)
+        .expect("it is there")
+        .lines()
+        .map(json)
+        .filter(|line| line["event"] == "step")
+        .filter_map(|line| line["step"].as_u64())
+        .collect();
+    assert_eq!(steps, (1..=steps.len() as u64).collect::<Vec<_>>(), "no step is taken twice or left out");
+}
+
 #[test]
 fn the_sandbox_holds_and_the_doctor_says_so() {
     let folder = Folder::new("doctor");

@@ -1,7 +1,6 @@
 //! `lateen compress`: fewer experts and fewer bits, from flags.
 
 use crate::failure::Problem;
-use crate::interrupt;
 use crate::place::{Speaking, model_directory};
 use crate::recipe::SaveFormat;
 use crate::stages::{Preparing, SystemRoots, calibrate, save_model};
@@ -78,7 +77,6 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         return Err(Problem::new(message, "give another --out, or remove it first").into());
     }
     let from = model_directory(&arguments.model)?;
-    interrupt::listen("")?;
     let loading = if prunes { Loading::F32 } else { Loading::Stored };
     let mut speaking = Speaking::open(&from.display().to_string(), loading)?;
     let before = Model::open(&from, Loading::Stored).map(|model| model.bytes())?;

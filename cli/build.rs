@@ -1,0 +1,39 @@
+//! Puts the base model into the program, where the project has one, so that it can be tried without any file beside it.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+fn main() -> io::Result<()> {
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/base");
+    // Cargo watches the folder above too: it is there before the model is.
+    println!("cargo::rerun-if-changed=../fixtures/base");
+    println!("cargo::rerun-if-changed=build.rs");
+    let mut files: Vec<PathBuf> = match fs::read_dir(&base) {
+        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_file()).collect(),
+        Err(_) => Vec::new(),
+    };
+    files.sort();
+    if !files.iter().any(|path| path.ends_with("config.json")) {
+        files.clear();
+    }
+    let mut fingerprint = 0xCBF2_9CE4_8422_2325_u64;
+    let mut list = String::new();
+    for path in &files {
+        let bytes = fs::read(path)?;
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        for &byte in name.as_bytes().iter().chain(&bytes) {
+            fingerprint = (fingerprint ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
+        }
+        let path = path.canonicalize()?;
+        writeln!(list, "    ({name:?}, include_bytes!({path:?})),").map_err(io::Error::other)?;
+    }
+    let source = format!(
+        "/// Name and content of each file of the base model; empty where the project had none.\n\
+         pub(crate) const FILES: &[(&str, &[u8])] = &[\n{list}];\n\
+         /// Changes when any of the files does.\n\
+         pub(crate) const FINGERPRINT: &str = \"{fingerprint:016x}\";\n"
+    );
+    let out = env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("cargo gives build scripts an OUT_DIR"))?;
+    fs::write(Path::new(&out).join("shipped.rs"), source)
+}
