@@ -2,8 +2,8 @@
 //! with PEFT.
 //!
 //! On disk each adapter is `base_model.model.{module}.lora_{A,B}.weight`, an expert's projection like any other module.
-//! PEFT's fused layout (`…mlp.experts.base_layer.lora_A` and so on) is read too: A is `[E·r, in]` with row `e·r + j`, B is
-//! `[out, r·E]` with column `j·E + e`; gate and up share an A there, and B's rows are gate first.
+//! PEFT's fused layout (`…mlp.experts.base_layer.lora_A` and so on) is read too: A is `[E·r, in]` with row `e·r + j`,
+//! B is `[out, r·E]` with column `j·E + e`; gate and up share an A there, and B's rows are gate first.
 
 use crate::{Model, ModelError};
 use formats::{TensorFile, TensorPlan};
@@ -47,8 +47,8 @@ fn adapter(module: &str, scale: f32, a: Matrix, b: Matrix) -> Adapter {
     Adapter { a: parameter("A", a), b: parameter("B", b), scale }
 }
 
-/// Freezes the model and adds fresh adapters: A uniform within ±1/√in (PEFT's start), B zero, so that nothing changes yet.
-/// Returns how many maps got one.
+/// Freezes the model and adds fresh adapters: A uniform within ±1/√in (PEFT's start), B zero, so that nothing changes
+/// yet. Returns how many maps got one.
 pub fn attach(model: &mut Model, config: &LoraConfig, seed: u64) -> Result<usize, ModelError> {
     model.weights.visit_mut(&mut |parameter| parameter.trained = false);
     let rng = Rng::new(seed);

@@ -206,8 +206,8 @@ impl Config {
         self.layers.iter().filter_map(count).collect()
     }
 
-    /// The file in the dialect of transformers 5, unknown keys kept. Layers with different numbers of experts are beyond
-    /// that dialect: the largest number is written there and the whole list under `lateen.experts_per_layer`.
+    /// The file in the dialect of transformers 5, unknown keys kept. Layers with different numbers of experts are
+    /// beyond that dialect: the largest number is written there and the whole list under `lateen.experts_per_layer`.
     pub fn to_json(&self) -> String {
         let mut out = self.source.clone();
         for old in ["rope_theta", "partial_rotary_factor", "rope_scaling", "full_attention_interval", "torch_dtype"] {

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | Q8_0  | `weight` I8 `[rows, columns]`, `weight_scale` F16 `[rows, columns/32]` |
 //! | MXFP4 | `weight_packed` U8 `[rows, columns/2]`, `weight_scale` U8 (E8M0) `[rows, columns/32]` |
-//! | NVFP4 | `weight_packed` U8 `[rows, columns/2]`, `weight_scale` F8_E4M3 `[rows, columns/16]`, `weight_global_scale` F32 `[1]` (the reciprocal of our tensor scale) |
+//! | NVFP4 | `weight_packed` U8 `[rows, columns/2]`, `weight_scale` F8_E4M3 `[rows, columns/16]`, and |
+//! |       | `weight_global_scale` F32 `[1]`, the reciprocal of our tensor scale |
 //!
 //! A packed byte holds two neighbouring columns, the even one in the low nibble.
 

@@ -1,5 +1,5 @@
-//! The family against the oracle: logits, hidden states, routing, gradients, optimizer steps, greedy tokens and adapters of
-//! tiny models, made with public libraries (fixtures/oracle, reference/).
+//! The family against the oracle: logits, hidden states, routing, gradients, optimizer steps, greedy tokens and
+//! adapters of tiny models, made with public libraries (fixtures/oracle, reference/).
 
 use formats::TensorFile;
 use kernels::adamw::{self, AdamW};

@@ -22,8 +22,8 @@ impl AlignedVec {
         self.lines.capacity() * LINE
     }
 
-    /// Makes it `len` long. What it held before stays where it was; new numbers are zero or left-overs of earlier use, so
-    /// that a block that shrinks and grows again is not written for nothing.
+    /// Makes it `len` long. What it held before stays where it was; new numbers are zero or left-overs of earlier use,
+    /// so that a block that shrinks and grows again is not written for nothing.
     pub fn resize(&mut self, len: usize) {
         let lines = len.div_ceil(LINE);
         if lines > self.lines.len() {
@@ -45,8 +45,8 @@ impl From<Vec<f32>> for AlignedVec {
 impl Deref for AlignedVec {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        // SAFETY: `Line` is repr(C) over sixteen f32, without padding, so `lines` is that many f32 in a row, all of them
-        // initialised; `resize` keeps `len` within them.
+        // SAFETY: `Line` is repr(C) over sixteen f32, without padding, so `lines` is that many f32 in a row, all of
+        // them initialised; `resize` keeps `len` within them.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
     }
 }

@@ -1,7 +1,8 @@
 //! The memory of activations: buffers that come from a small pool and go back to it.
 //!
-//! A forward pass asks for the same sizes again and again; fresh memory from the system would be paid for in page faults
-//! at every operation. Debug builds hand out NaN, so that an operation that forgets to write a part of its output fails.
+//! A forward pass asks for the same sizes again and again; fresh memory from the system would be paid for in page
+//! faults at every operation. Debug builds hand out NaN, so that an operation that forgets to write a part of its
+//! output fails.
 
 use numeric::AlignedVec;
 use rayon::prelude::*;

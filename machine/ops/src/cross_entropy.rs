@@ -1,7 +1,7 @@
 //! Losses over the vocabulary, a chunk of rows at a time: whole logits of a batch never exist.
 //!
-//! A loss ends a graph, so its gradient is taken while the logits are at hand: the same pass that gives the losses gives
-//! `dhidden` and adds to the head's gradient.
+//! A loss ends a graph, so its gradient is taken while the logits are at hand: the same pass that gives the losses
+//! gives `dhidden` and adds to the head's gradient.
 
 use crate::{Buffer, Gradients, Linear, Precision, Teacher, linear};
 use kernels::cross_entropy as kernel;

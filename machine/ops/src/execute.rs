@@ -72,7 +72,8 @@ pub trait Execute<'w> {
 
     fn add(&mut self, x: &Self::Value, y: &Self::Value) -> Self::Value;
 
-    /// −log p(target) of every row, in nats. What an executor that remembers will walk back from is `Σ weights · losses`.
+    /// −log p(target) of every row, in nats. What an executor that remembers will walk back from is `Σ weights ·
+    /// losses`.
     fn cross_entropy(&mut self, hidden: &Self::Value, head: &'w Linear, targets: &[u32], weights: &[f32]) -> Vec<f32>;
 
     /// KL(teacher ‖ this) of every row, in nats, over the whole vocabulary; weighted as in

@@ -3,8 +3,8 @@
 //! Legend: T tokens (rows), H hidden width, E experts. Every value is `[T, width]`, f32, row-major.
 //!
 //! [`Execute`] is the vocabulary. [`Infer`] runs the kernels and forgets; with a [`Statistics`] recorder it also counts
-//! ([`Observe`]); [`Tape`] runs the same kernels, remembers, and walks back. Each operation's forward and backward stand
-//! side by side in a file of their own.
+//! ([`Observe`]); [`Tape`] runs the same kernels, remembers, and walks back. Each operation's forward and backward
+//! stand side by side in a file of their own.
 
 pub mod attention;
 pub mod buffer;

@@ -1,7 +1,7 @@
 //! Linear maps, alone or one per group of rows: y = x·Wᵀ + bias + scale·(x·Aᵀ)·Bᵀ.
 //!
-//! Rows of x are sorted by group; group g uses `maps[g]` and the rows `offsets[g]..offsets[g + 1]`. A plain linear map is
-//! one group. An adapter is never multiplied out: its two thin products are grouped like the base's.
+//! Rows of x are sorted by group; group g uses `maps[g]` and the rows `offsets[g]..offsets[g + 1]`. A plain linear map
+//! is one group. An adapter is never multiplied out: its two thin products are grouped like the base's.
 
 use crate::{Adapter, Buffer, Gradients, Linear, Parameter, Precision};
 use kernels::gemm;

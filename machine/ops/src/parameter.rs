@@ -9,7 +9,8 @@ pub struct Parameter {
     pub id: usize,
     /// The name it has on disk.
     pub name: String,
-    /// The shape it has on disk: a convolution is `[C, 1, K]` there and a `C × K` matrix here, a vector `[n]` is `1 × n`.
+    /// The shape it has on disk: a convolution is `[C, 1, K]` there and a `C × K` matrix here, a vector `[n]` is `1 ×
+    /// n`.
     pub shape: Vec<usize>,
     /// Whether gradients are wanted for it.
     pub trained: bool,

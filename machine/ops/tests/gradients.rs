@@ -82,37 +82,36 @@ fn check<W>(
         );
         input_gradients.push(tape.backward(vec![(y, r.clone())], Some(vars[wanted])).expect("an input's gradient"));
     }
-    let step = 4e-3;
     for which in 0..inputs.len() {
         for index in (0..inputs[which].len()).step_by(3) {
-            let here = inputs[which][index];
-            let mut at = |value: f32| {
+            let slope = slope(inputs[which][index], |value| {
                 inputs[which][index] = value;
                 objective(weights, &inputs)
-            };
-            let slope = (at(here + step) - at(here - step)) / f64::from(2.0 * step);
-            inputs[which][index] = here;
+            });
             close(name, &format!("input {which}[{index}]"), input_gradients[which][index], slope);
         }
     }
     for which in 0..parameters(weights).len() {
-        let (id, len) = {
-            let parameter = &parameters(weights)[which];
-            (parameter.id, parameter.values().len())
-        };
+        let id = parameters(weights)[which].id;
         let gradient =
             gradients.get(id).unwrap_or_else(|| panic!("{name}: no gradient for parameter {which}")).to_vec();
-        for index in (0..len).step_by(2) {
+        for index in (0..gradient.len()).step_by(2) {
             let here = parameters(weights)[which].values()[index];
-            let mut at = |value: f32| {
+            let slope = slope(here, |value| {
                 parameters(weights)[which].matrix.as_f32_mut()[index] = value;
                 objective(weights, &inputs)
-            };
-            let slope = (at(here + step) - at(here - step)) / f64::from(2.0 * step);
-            at(here);
+            });
             close(name, &format!("parameter {which}[{index}]"), gradient[index], slope);
         }
     }
+}
+
+/// The central difference at `here`, which `at` is left at.
+fn slope(here: f32, mut at: impl FnMut(f32) -> f64) -> f64 {
+    let step = 4e-3;
+    let slope = (at(here + step) - at(here - step)) / f64::from(2.0 * step);
+    at(here);
+    slope
 }
 
 fn close(name: &str, place: &str, found: f32, slope: f64) {
@@ -381,24 +380,19 @@ fn losses() {
             _ => tape.divergence(&var, &head, teacher, &weights),
         };
         let dhidden = tape.backward(vec![], Some(var)).expect("the input's gradient");
-        let step = 4e-3;
         for index in 0..hidden.len() {
-            let here = hidden[index];
-            hidden[index] = here + step;
-            let up = objective(&hidden, &head);
-            hidden[index] = here - step;
-            let slope = (up - objective(&hidden, &head)) / f64::from(2.0 * step);
-            hidden[index] = here;
+            let slope = slope(hidden[index], |value| {
+                hidden[index] = value;
+                objective(&hidden, &head)
+            });
             close(kind, &format!("hidden[{index}]"), dhidden[index], slope);
         }
         let gradient = gradients.get(head.weight.id).expect("the head is trained").to_vec();
         for index in 0..gradient.len() {
-            let here = head.weight.values()[index];
-            head.weight.matrix.as_f32_mut()[index] = here + step;
-            let up = objective(&hidden, &head);
-            head.weight.matrix.as_f32_mut()[index] = here - step;
-            let slope = (up - objective(&hidden, &head)) / f64::from(2.0 * step);
-            head.weight.matrix.as_f32_mut()[index] = here;
+            let slope = slope(head.weight.values()[index], |value| {
+                head.weight.matrix.as_f32_mut()[index] = value;
+                objective(&hidden, &head)
+            });
             close(kind, &format!("head[{index}]"), gradient[index], slope);
         }
     }

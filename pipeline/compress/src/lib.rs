@@ -1,7 +1,7 @@
 //! Compression: observe, plan, prune, quantize.
 //!
-//! [`observe`] runs calibration tokens and counts; [`Plan::drop_least_salient`] decides from the counts what stays, as a
-//! file one can read and edit; [`prune`] carries it out; [`quantize`] rounds what is left.
+//! [`observe`] runs calibration tokens and counts; [`Plan::drop_least_salient`] decides from the counts what stays, as
+//! a file one can read and edit; [`prune`] carries it out; [`quantize`] rounds what is left.
 
 mod observe;
 mod plan;

@@ -17,7 +17,8 @@ pub enum PlanError {
     Unobserved(usize),
 }
 
-/// One mixture layer: the experts that stay, in ascending order, and every expert's saliency, for whoever reads the file.
+/// One mixture layer: the experts that stay, in ascending order, and every expert's saliency, for whoever reads the
+/// file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerPlan {

@@ -28,7 +28,8 @@ impl StoredFormat {
     }
 }
 
-/// Which part of the model goes into which format. Vectors and the convolution stay f32: they are tiny and read by value.
+/// Which part of the model goes into which format. Vectors and the convolution stay f32: they are tiny and read by
+/// value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuantizeRecipe {

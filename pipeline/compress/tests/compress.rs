@@ -116,9 +116,11 @@ fn plans_that_do_not_fit_are_refused() {
 #[test]
 fn quantized_models_survive_a_file_and_stay_close() {
     let tokens = tokens();
-    for (format, columns_fit, tolerance) in
-        [(StoredFormat::Nvfp4, Format::Nvfp4, 0.5), (StoredFormat::Mxfp4, Format::Mxfp4, 0.6), (StoredFormat::Q8_0, Format::Q8_0, 0.05)]
-    {
+    for (format, columns_fit, tolerance) in [
+        (StoredFormat::Nvfp4, Format::Nvfp4, 0.5),
+        (StoredFormat::Mxfp4, Format::Mxfp4, 0.6),
+        (StoredFormat::Q8_0, Format::Q8_0, 0.05),
+    ] {
         let mut model = open("qwen3");
         let wanted = run(&model, &tokens);
         let before = model.bytes();

@@ -1,4 +1,7 @@
 //! Eight lanes of AVX2 with fused multiply-add.
+//!
+//! SAFETY: every unsafe method of `Simd` asks its caller for readable or writable memory, and reads or writes no
+//! more than that; a value of this type exists only where the instructions do.
 
 use std::arch::x86_64::*;
 

@@ -1,4 +1,7 @@
 //! Sixteen lanes of AVX-512 (F, DQ, BW, VL).
+//!
+//! SAFETY: every unsafe method of `Simd` asks its caller for readable or writable memory, and reads or writes no
+//! more than that; a value of this type exists only where the instructions do.
 
 use std::arch::x86_64::*;
 

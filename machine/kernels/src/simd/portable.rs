@@ -1,4 +1,7 @@
 //! Eight lanes as an array, which compilers turn into what the target has (NEON, SSE2).
+//!
+//! SAFETY: every unsafe method of `Simd` asks its caller for readable or writable memory, and reads or writes no
+//! more than that; a value of this type exists only where the instructions do.
 
 use super::{Product, Simd, Strided, product, transpose};
 

@@ -35,8 +35,8 @@ struct Walk<'g> {
 }
 
 impl<'w> Tape<'w, '_> {
-    /// Adds every trained parameter's gradient of all losses on the tape, plus, for each `(var, adjoint)` of `seeds`, of
-    /// `⟨var, adjoint⟩`. Returns the gradient of `input` if one is named.
+    /// Adds every trained parameter's gradient of all losses on the tape, plus, for each `(var, adjoint)` of `seeds`,
+    /// of `⟨var, adjoint⟩`. Returns the gradient of `input` if one is named.
     pub fn backward(self, seeds: Vec<(Var, Buffer)>, input: Option<Var>) -> Option<Buffer> {
         let Tape { precision, auxiliary_coefficient, mut nodes, gradients, .. } = self;
         let adjoints = Adjoints((0..nodes.len()).map(|_| None).collect());
