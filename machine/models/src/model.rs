@@ -122,7 +122,6 @@ fn architecture(model_type: ModelType) -> &'static str {
 }
 
 fn write_text(directory: &Path, name: &str, text: &str) -> Result<(), ModelError> {
-    use std::io::Write;
     formats::atomic::write_atomically(directory.join(name), |file| writeln!(file, "{text}"))?;
     Ok(())
 }

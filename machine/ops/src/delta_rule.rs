@@ -42,7 +42,7 @@ impl Widths {
 
 /// `width` columns of the convolved projection.
 fn part(qkv: &Buffer, from: usize, width: usize) -> Columns {
-    Columns::new(qkv.width, [from..from + width])
+    Columns::new(qkv.width, std::iter::once(from..from + width))
 }
 
 fn query_scale(shape: &DeltaShape) -> f32 {

@@ -388,12 +388,12 @@ fn losses() {
             close(kind, &format!("hidden[{index}]"), dhidden[index], slope);
         }
         let gradient = gradients.get(head.weight.id).expect("the head is trained").to_vec();
-        for index in 0..gradient.len() {
+        for (index, &found) in gradient.iter().enumerate() {
             let slope = slope(head.weight.values()[index], |value| {
                 head.weight.matrix.as_f32_mut()[index] = value;
                 objective(&hidden, &head)
             });
-            close(kind, &format!("head[{index}]"), gradient[index], slope);
+            close(kind, &format!("head[{index}]"), found, slope);
         }
     }
 }
