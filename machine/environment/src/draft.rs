@@ -3,7 +3,7 @@
 
 use numeric::Rng;
 
-use crate::names::{self, PEOPLE, Parameter, Role, WORDS};
+use crate::names::{self, PEOPLE, Parameter, Role, WORDS, capitalised};
 use crate::sandbox::Probe;
 
 /// A kata before its expected answers are known.
@@ -87,6 +87,9 @@ impl Draft {
 
     /// A word of the program (a label, a key).
     pub(crate) fn word(&mut self) -> &'static str {
+        if self.rng.chance(0.4) {
+            return names::invented(&mut self.rng, self.reserved);
+        }
         WORDS[self.rng.below(WORDS.len())]
     }
 
@@ -144,7 +147,7 @@ impl Draft {
     }
 
     pub(crate) fn input_word(&mut self) -> String {
-        let word = *self.rng.choose(WORDS);
+        let word = if self.rng.chance(0.2) { names::invented(&mut self.rng, false) } else { *self.rng.choose(WORDS) };
         if !self.letters.is_empty() && self.rng.chance(0.5) {
             let letter = *self.rng.choose(&self.letters);
             let others: Vec<&&str> = WORDS.iter().filter(|word| word.contains(letter)).collect();
@@ -194,11 +197,6 @@ pub(crate) fn calls(draft: &mut Draft, name: &str, mut arguments: impl FnMut(&mu
         }
     }
     probes
-}
-
-pub(crate) fn capitalised(word: &str) -> String {
-    let mut chars = word.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 pub(crate) fn list(values: &[i64]) -> String {
