@@ -45,6 +45,7 @@ impl Matrix {
                 }),
                 tensor_scale: 1.0,
             },
+            _ => Storage::Raw { format, bytes: bytes.to_vec() },
         };
         Ok(Self { rows, columns, storage })
     }
@@ -68,6 +69,7 @@ impl Matrix {
                 out.extend(b.scales);
                 out.extend(b.quants);
             }),
+            Storage::Raw { bytes, .. } => out.extend(bytes),
         }
         out
     }

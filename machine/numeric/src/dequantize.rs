@@ -1,7 +1,8 @@
 //! Stored numbers back to f32: the definition of what each format means.
 
 use crate::block::{BlockMxfp4, BlockNvfp4, BlockQ8};
-use crate::matrix::{Data, Matrix, MatrixView};
+use crate::ggml;
+use crate::matrix::{Data, Format, Matrix, MatrixView};
 use crate::minifloat::{E2M1_VALUES, E4M3_VALUES, e8m0_to_f32};
 use std::ops::Range;
 
@@ -37,6 +38,26 @@ impl BlockNvfp4 {
     }
 }
 
+/// Whole blocks of a format that is only read.
+fn dequantize_raw(format: Format, bytes: &[u8], out: &mut [f32]) {
+    fn each<const BYTES: usize, const COLUMNS: usize>(
+        bytes: &[u8],
+        out: &mut [f32],
+        dequantize: fn(&[u8; BYTES], &mut [f32; COLUMNS]),
+    ) {
+        bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0).for_each(|(block, out)| dequantize(block, out));
+    }
+    match format {
+        Format::Q4_0 => each(bytes, out, ggml::q4_0),
+        Format::Iq4Nl => each(bytes, out, ggml::iq4_nl),
+        Format::Iq4Xs => each(bytes, out, ggml::iq4_xs),
+        Format::Q4K => each(bytes, out, ggml::q4_k),
+        Format::Q5K => each(bytes, out, ggml::q5_k),
+        Format::Q6K => each(bytes, out, ggml::q6_k),
+        _ => panic!("{format:?} has a storage of its own"),
+    }
+}
+
 impl<'a> MatrixView<'a> {
     /// Row `row` as f32.
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
@@ -61,6 +82,10 @@ impl<'a> MatrixView<'a> {
                 let pairs = out.as_chunks_mut().0.iter_mut().zip(&v[blocks]);
                 pairs.for_each(|(o, b)| b.dequantize(tensor_scale, o));
             }
+            Data::Raw { format, bytes } => {
+                let size = format.block_bytes();
+                dequantize_raw(format, &bytes[blocks.start * size..blocks.end * size], out);
+            }
         }
     }
 
@@ -76,6 +101,10 @@ impl<'a> MatrixView<'a> {
             Data::Q8_0(v) => Data::Q8_0(&v[blocks]),
             Data::Mxfp4(v) => Data::Mxfp4(&v[blocks]),
             Data::Nvfp4 { blocks: v, tensor_scale } => Data::Nvfp4 { blocks: &v[blocks], tensor_scale },
+            Data::Raw { format, bytes } => {
+                let size = format.block_bytes();
+                Data::Raw { format, bytes: &bytes[blocks.start * size..blocks.end * size] }
+            }
         };
         MatrixView { rows: rows.end - rows.start, columns: self.columns, data }
     }

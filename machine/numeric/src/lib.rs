@@ -5,6 +5,7 @@ pub mod aligned;
 pub mod block;
 pub mod bytes;
 mod dequantize;
+pub mod ggml;
 pub mod matrix;
 pub mod minifloat;
 pub mod quantize;

@@ -12,6 +12,12 @@ pub enum Format {
     Q8_0,
     Mxfp4,
     Nvfp4,
+    Q4_0,
+    Iq4Nl,
+    Iq4Xs,
+    Q4K,
+    Q5K,
+    Q6K,
 }
 
 impl Format {
@@ -19,8 +25,9 @@ impl Format {
     pub fn block_columns(self) -> usize {
         match self {
             Format::F32 | Format::Bf16 | Format::F16 => 1,
-            Format::Q8_0 | Format::Mxfp4 => 32,
+            Format::Q8_0 | Format::Mxfp4 | Format::Q4_0 | Format::Iq4Nl => 32,
             Format::Nvfp4 => 64,
+            Format::Iq4Xs | Format::Q4K | Format::Q5K | Format::Q6K => 256,
         }
     }
 
@@ -32,7 +39,18 @@ impl Format {
             Format::Q8_0 => size_of::<BlockQ8>(),
             Format::Mxfp4 => size_of::<BlockMxfp4>(),
             Format::Nvfp4 => size_of::<BlockNvfp4>(),
+            Format::Q4_0 | Format::Iq4Nl => 18,
+            Format::Iq4Xs => 136,
+            Format::Q4K => 144,
+            Format::Q5K => 176,
+            Format::Q6K => 210,
         }
+    }
+
+    /// Whether we only read it: [`Storage::Raw`] holds such blocks as the file has them.
+    pub fn is_read_only(self) -> bool {
+        use Format::{Iq4Nl, Iq4Xs, Q4_0, Q4K, Q5K, Q6K};
+        matches!(self, Q4_0 | Iq4Nl | Iq4Xs | Q4K | Q5K | Q6K)
     }
 
     /// Bytes of a row of `columns`, which must be whole blocks.
@@ -51,7 +69,15 @@ pub enum Storage {
     F16(Vec<f16>),
     Q8_0(Vec<BlockQ8>),
     Mxfp4(Vec<BlockMxfp4>),
-    Nvfp4 { blocks: Vec<BlockNvfp4>, tensor_scale: f32 },
+    Nvfp4 {
+        blocks: Vec<BlockNvfp4>,
+        tensor_scale: f32,
+    },
+    /// Blocks of a format that is only read, as bytes: see [`crate::ggml`].
+    Raw {
+        format: Format,
+        bytes: Vec<u8>,
+    },
 }
 
 /// The numbers themselves, borrowed.
@@ -63,6 +89,7 @@ pub enum Data<'a> {
     Q8_0(&'a [BlockQ8]),
     Mxfp4(&'a [BlockMxfp4]),
     Nvfp4 { blocks: &'a [BlockNvfp4], tensor_scale: f32 },
+    Raw { format: Format, bytes: &'a [u8] },
 }
 
 /// `rows × columns`, row-major, rows made of whole blocks.
@@ -103,6 +130,7 @@ impl Matrix {
             Storage::Q8_0(v) => Data::Q8_0(v),
             Storage::Mxfp4(v) => Data::Mxfp4(v),
             Storage::Nvfp4 { blocks, tensor_scale } => Data::Nvfp4 { blocks, tensor_scale: *tensor_scale },
+            Storage::Raw { format, bytes } => Data::Raw { format: *format, bytes },
         };
         MatrixView { rows: self.rows, columns: self.columns, data }
     }
@@ -143,6 +171,7 @@ impl<'a> MatrixView<'a> {
             Data::Q8_0(_) => Format::Q8_0,
             Data::Mxfp4(_) => Format::Mxfp4,
             Data::Nvfp4 { .. } => Format::Nvfp4,
+            Data::Raw { format, .. } => format,
         }
     }
 
@@ -155,6 +184,7 @@ impl<'a> MatrixView<'a> {
             Data::Q8_0(v) => v.len(),
             Data::Mxfp4(v) => v.len(),
             Data::Nvfp4 { blocks, .. } => blocks.len(),
+            Data::Raw { format, bytes } => bytes.len() / format.block_bytes(),
         }
     }
 }

@@ -28,6 +28,7 @@ impl Matrix {
                 let blocks = values.as_chunks().0.iter().map(|v| BlockNvfp4::quantize(v, tensor_scale)).collect();
                 Storage::Nvfp4 { blocks, tensor_scale }
             }
+            _ => panic!("{format:?} is read, not written"),
         };
         Self { rows, columns, storage }
     }

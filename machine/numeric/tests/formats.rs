@@ -39,6 +39,7 @@ fn define(format: Format, bytes: &[u8], index: usize, tensor_scale: f64) -> f64 
             let code = block[4 + 8 * group + j % 8] >> (j / 8 * 4);
             tensor_scale * float(&[block[group]], 4, 3) * e2m1(code)
         }
+        _ => unreachable!("{format:?} is only read: tests/ggml.rs"),
     }
 }
 
@@ -83,6 +84,7 @@ fn rounding_errors_stay_within_each_format() {
                     // The widest gap is 2 of 6; a saturated 7.99 is off by 1.99 of 8.
                     Format::Mxfp4 => amax * 0.25,
                     Format::Nvfp4 => amax * 0.21,
+                    _ => unreachable!("{format:?} is only read"),
                 };
                 let error = (have[start + j] - v).abs();
                 assert!(error <= bound, "{format:?}: {v} became {} (bound {bound})", have[start + j]);

@@ -46,7 +46,9 @@ fn run(variant: &Variant, matrix: &MatrixView, row: usize, column_start: usize, 
     assert!(column_start.is_multiple_of(block) && out.len().is_multiple_of(block), "columns split a block");
     let start = row * matrix.columns + column_start;
     assert!((start + out.len()) / block <= matrix.blocks(), "the matrix is shorter than its shape says");
-    let columns = if column_start.is_multiple_of(32) { variant.columns } else { scalar::columns };
+    // Formats that are only read are run from packed panels; here, as bytes, they are rare enough for the definition.
+    let vector = column_start.is_multiple_of(32) && !matrix.format().is_read_only();
+    let columns = if vector { variant.columns } else { scalar::columns };
     // SAFETY: the variant runs on this machine, and the matrix has these columns.
     unsafe { columns(matrix, row, column_start, out) };
 }
