@@ -34,8 +34,8 @@ pub enum FormatsError {
     Truncated { path: PathBuf, wanted: u64, found: u64 },
 
     /// The header itself is not one.
-    #[error("{} is not a sound safetensors file: {problem}", path.display())]
-    BadHeader { path: PathBuf, problem: String },
+    #[error("{} is not a sound {format} file: {problem}", path.display())]
+    BadHeader { path: PathBuf, format: &'static str, problem: String },
 
     /// One tensor's entry contradicts itself or its neighbours.
     #[error("{}: tensor {tensor}: wanted {wanted}, found {found}", path.display())]
@@ -45,13 +45,9 @@ pub enum FormatsError {
     #[error("{}: no tensor named {tensor} among its {n_tensors}{hint}", path.display())]
     NoTensor { path: PathBuf, tensor: String, n_tensors: usize, hint: String },
 
-    /// The index names a shard that is not beside it.
-    #[error(
-        "{} names the shard {shard}, which is not there (for tensor {tensor}, among others); \
-         the download is incomplete",
-        index.display()
-    )]
-    NoShard { index: PathBuf, shard: String, tensor: String },
+    /// An index, or a first shard, names a shard that is not beside it.
+    #[error("{} names the shard {shard}, which is not there{detail}; the download is incomplete", index.display())]
+    NoShard { index: PathBuf, shard: String, detail: String },
 
     /// A JSON file that cannot be understood.
     #[error("{} is not what it should be: {problem}", path.display())]

@@ -36,7 +36,7 @@ pub(crate) struct Header {
 
 /// Reads and checks the header of `file`, the whole file's bytes.
 pub(crate) fn parse(path: &Path, file: &[u8]) -> Result<Header, FormatsError> {
-    let bad = |problem: String| FormatsError::BadHeader { path: path.to_owned(), problem };
+    let bad = |problem: String| FormatsError::BadHeader { path: path.to_owned(), format: "safetensors", problem };
     let file_bytes = file.len() as u64;
     let truncated = |wanted: u64| FormatsError::Truncated { path: path.to_owned(), wanted, found: file_bytes };
 

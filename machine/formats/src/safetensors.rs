@@ -2,11 +2,11 @@
 
 use crate::error::{FormatsError, shown};
 use crate::header::{self, HEADER_BYTES_MAX, Header};
+use crate::map::map;
 use crate::tensor::Tensor;
 use memmap2::Mmap;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The file of an unsharded model.
@@ -24,20 +24,7 @@ pub struct TensorFile {
 impl TensorFile {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, FormatsError> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(|source| FormatsError::from_io("open", path, source))?;
-        let kind = file.metadata().map_err(|source| FormatsError::from_io("look at", path, source))?;
-        if !kind.is_file() {
-            let source = io::Error::new(io::ErrorKind::InvalidInput, "it is not a plain file");
-            return Err(FormatsError::from_io("map", path, source));
-        }
-        // An empty file cannot be mapped everywhere, and has nothing to say.
-        if kind.len() < 8 {
-            return Err(FormatsError::Truncated { path: path.to_owned(), wanted: 8, found: kind.len() });
-        }
-        // SAFETY: the map is read-only and private to this struct. Nothing of ours changes a file in place (writers
-        // rename whole files over old ones, which leaves the mapped one alone); a stranger who does is outside what a
-        // map can guard against, as with any program that maps a file.
-        let map = unsafe { Mmap::map(&file) }.map_err(|source| FormatsError::from_io("map", path, source))?;
+        let map = map(path, 8)?;
         let header = header::parse(path, &map)?;
         Ok(Self { path: path.to_owned(), map, header })
     }
@@ -128,8 +115,8 @@ impl Tensors {
         for (&shard, &tensor) in &shards {
             let place = path.join(shard);
             if !place.exists() {
-                let (shard, tensor) = (shard.to_owned(), shown(tensor));
-                return Err(FormatsError::NoShard { index: index.to_owned(), shard, tensor });
+                let detail = format!(" (for tensor {}, among others)", shown(tensor));
+                return Err(FormatsError::NoShard { index: index.to_owned(), shard: shard.to_owned(), detail });
             }
             files.push(TensorFile::open(&place)?);
         }
@@ -219,7 +206,12 @@ fn read_limited(path: &Path, bytes_max: u64) -> Result<Vec<u8>, FormatsError> {
 }
 
 /// The commonest cause of a missing name is a prefix too many or too few, so look for a name that ends alike.
-fn no_tensor<'a>(path: &Path, name: &str, names: impl Iterator<Item = &'a str>, n_tensors: usize) -> FormatsError {
+pub(crate) fn no_tensor<'a>(
+    path: &Path,
+    name: &str,
+    names: impl Iterator<Item = &'a str>,
+    n_tensors: usize,
+) -> FormatsError {
     let alike = |other: &&str| !name.is_empty() && (other.ends_with(name) || name.ends_with(*other));
     let hint = match names.into_iter().find(alike) {
         Some(other) => format!("; there is {}", shown(other)),

@@ -1,0 +1,25 @@
+//! Mapping a file into memory, once for every format.
+
+use crate::error::FormatsError;
+use memmap2::Mmap;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// Maps the file at `path`, which must be a plain file of at least `bytes_least` bytes.
+pub(crate) fn map(path: &Path, bytes_least: u64) -> Result<Mmap, FormatsError> {
+    let file = File::open(path).map_err(|source| FormatsError::from_io("open", path, source))?;
+    let kind = file.metadata().map_err(|source| FormatsError::from_io("look at", path, source))?;
+    if !kind.is_file() {
+        let source = io::Error::new(io::ErrorKind::InvalidInput, "it is not a plain file");
+        return Err(FormatsError::from_io("map", path, source));
+    }
+    // An empty file cannot be mapped everywhere, and has nothing to say.
+    if kind.len() < bytes_least {
+        return Err(FormatsError::Truncated { path: path.to_owned(), wanted: bytes_least, found: kind.len() });
+    }
+    // SAFETY: the map is read-only and private to its owner. Nothing of ours changes a file in place (writers rename
+    // whole files over old ones, which leaves the mapped one alone); a stranger who does is outside what a map can
+    // guard against, as with any program that maps a file.
+    unsafe { Mmap::map(&file) }.map_err(|source| FormatsError::from_io("map", path, source))
+}
