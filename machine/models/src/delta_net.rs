@@ -1,6 +1,6 @@
 //! Gated DeltaNet: a short convolution, the gated delta rule, a gated norm. Its state does not grow.
 
-use crate::weights::DeltaWeights;
+use crate::weights::{DeltaInput, DeltaWeights};
 use ops::{DeltaState, Execute, Spans};
 
 pub(crate) fn run<'w, E: Execute<'w>>(
@@ -10,9 +10,14 @@ pub(crate) fn run<'w, E: Execute<'w>>(
     spans: &Spans,
     x: &E::Value,
 ) -> E::Value {
-    let qkvz = e.linear(x, &w.qkvz);
+    let (qkv, z) = match &w.input {
+        DeltaInput::Grouped { qkvz, qkv_columns, z_columns } => {
+            let qkvz = e.linear(x, qkvz);
+            (e.columns(&qkvz, qkv_columns), e.columns(&qkvz, z_columns))
+        }
+        DeltaInput::Split { qkv, z } => (e.linear(x, qkv), e.linear(x, z)),
+    };
     let ba = e.linear(x, &w.ba);
-    let [qkv, z] = [&w.qkv_columns, &w.z_columns].map(|columns| e.columns(&qkvz, columns));
     let [b, a] = [&w.b_columns, &w.a_columns].map(|columns| e.columns(&ba, columns));
     let qkv = e.causal_conv(&qkv, &w.conv, spans, states);
     let y = e.delta_rule(&qkv, &b, &a, &w.gates, spans, states);

@@ -10,6 +10,7 @@ mod delta_net;
 mod error;
 mod feed_forward;
 mod forward;
+mod gguf;
 mod gradient;
 mod model;
 mod source;
@@ -26,5 +27,5 @@ pub use gradient::{Examples, GradientOptions, Record, loss_and_gradients, losses
 pub use model::{Loading, Model};
 pub use state::{LayerState, State};
 pub use weights::{
-    AttentionWeights, DeltaWeights, FeedForward, LayerWeights, Mixer, MoeWeights, SharedExpert, Weights,
+    AttentionWeights, DeltaInput, DeltaWeights, FeedForward, LayerWeights, Mixer, MoeWeights, SharedExpert, Weights,
 };

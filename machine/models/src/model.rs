@@ -1,7 +1,10 @@
-//! A model in memory: opened from a directory, started at random, saved as a directory that `transformers` loads.
+//! A model in memory: opened from a directory or a GGUF file, started at random, saved as a directory that
+//! `transformers` loads.
 
+use crate::gguf::GgufSource;
 use crate::source::{Checkpoint, Random};
 use crate::{Config, ModelError, ModelType, Weights, store};
+use formats::Gguf;
 use formats::safetensors::Tensors;
 use numeric::Format;
 use ops::Parameter;
@@ -27,14 +30,27 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a Hugging Face directory. Names and shapes are checked against the config before anything runs.
-    pub fn open(directory: &Path, loading: Loading) -> Result<Self, ModelError> {
+    /// Opens a Hugging Face directory, or a GGUF file. Names and shapes are checked against the config before anything
+    /// runs.
+    pub fn open(path: &Path, loading: Loading) -> Result<Self, ModelError> {
+        if path.is_file() {
+            return Self::from_gguf(&Gguf::open(path)?, loading);
+        }
+        let directory = path;
         let path = directory.join("config.json");
         let problem = |problem: String| ModelError::Config { path: path.clone(), problem };
         let text = std::fs::read_to_string(&path).map_err(|error| problem(error.to_string()))?;
         let config = Config::from_json(&text).map_err(|error| problem(error.to_string()))?;
         let tensors = Tensors::open(directory)?;
         let weights = Weights::bind(&config, &mut Checkpoint::new(&tensors, loading))?;
+        Ok(Self { config, weights })
+    }
+
+    /// Takes the model out of a GGUF file. Its tensors are all looked at before the first is copied.
+    pub fn from_gguf(gguf: &Gguf, loading: Loading) -> Result<Self, ModelError> {
+        let config = Config::from_gguf(gguf)?;
+        GgufSource::check(gguf, &config)?;
+        let weights = Weights::bind(&config, &mut GgufSource::new(gguf, &config, loading))?;
         Ok(Self { config, weights })
     }
 
@@ -58,6 +74,12 @@ impl Model {
     pub fn save(&self, directory: &Path, plain: Format) -> Result<(), ModelError> {
         let parameters = self.parameters();
         assert!(parameters.iter().all(|p| !p.name.contains(".lora_")), "merge adapters before the model is saved");
+        if self.config.model_type == ModelType::Qwen3Next && self.weights.final_norm.offset == 0.0 {
+            let problem = "it is laid out as in GGUF, which transformers would misread; save the model of the \
+                           directory that the file was made from";
+            let name = self.weights.final_norm.weight.name.clone();
+            return Err(ModelError::Tensor { name, problem: problem.into() });
+        }
         store::write(&parameters, plain, |plan| Ok(plan.create_model(directory, SHARD_BYTES_MAX)?))?;
         let mut config = self.config.clone();
         let dtype = match plain {

@@ -1,9 +1,9 @@
 //! Where a model's parameters come from: a checkpoint, or a random start.
 
 use crate::model::Loading;
-use crate::{ModelError, store};
+use crate::{ModelError, ModelType, store};
 use formats::safetensors::Tensors;
-use numeric::{Format, Matrix, Rng, Storage};
+use numeric::{Format, Matrix, Rng};
 use ops::Parameter;
 
 /// How a parameter starts when there is no checkpoint.
@@ -23,9 +23,19 @@ pub(crate) enum Initial {
 /// Gives parameters by name; whoever asks says the shape.
 pub(crate) trait Source {
     fn parameter(&mut self, name: String, shape: &[usize], initial: Initial) -> Result<Parameter, ModelError>;
+
+    /// What is added to the stored weight of a norm: qwen3_next keeps its norms centred on zero.
+    fn norm_offset(&self, model_type: ModelType) -> f32 {
+        if model_type == ModelType::Qwen3Next { 1.0 } else { 0.0 }
+    }
+
+    /// Whether the delta layer of this name has its input projection in two parts.
+    fn splits_delta_input(&self, _name: &str) -> bool {
+        false
+    }
 }
 
-fn named(id: usize, name: String, shape: &[usize], matrix: Matrix) -> Parameter {
+pub(crate) fn named(id: usize, name: String, shape: &[usize], matrix: Matrix) -> Parameter {
     Parameter { id, name, shape: shape.to_vec(), trained: true, matrix }
 }
 
@@ -143,15 +153,20 @@ impl<'a> Checkpoint<'a> {
 impl Source for Checkpoint<'_> {
     fn parameter(&mut self, name: String, shape: &[usize], _: Initial) -> Result<Parameter, ModelError> {
         let matrix = self.matrix(&name, shape)?;
-        let (rows, columns) = (matrix.rows, matrix.columns);
+        self.next += 1;
+        Ok(named(self.next - 1, name, shape, self.loading.of(shape, matrix)))
+    }
+}
+
+impl Loading {
+    /// The matrix of a tensor of this shape as it is kept in memory.
+    pub(crate) fn of(self, shape: &[usize], matrix: Matrix) -> Matrix {
         // Norms, gates and the convolution are read value by value everywhere: they are always f32.
         let by_value = shape.len() != 2;
-        let matrix = match self.loading {
-            Loading::Stored if !by_value => matrix,
+        match self {
+            Self::Stored if !by_value => matrix,
             _ if matrix.format() == Format::F32 => matrix,
-            _ => Matrix { rows, columns, storage: Storage::F32(matrix.to_f32()) },
-        };
-        self.next += 1;
-        Ok(named(self.next - 1, name, shape, matrix))
+            _ => Matrix::from_f32(matrix.rows, matrix.columns, matrix.to_f32()),
+        }
     }
 }

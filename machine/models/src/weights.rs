@@ -1,7 +1,7 @@
 //! What a model is made of, and the one place where its tensors' names and shapes are written down.
 
 use crate::source::{Initial, Source};
-use crate::{AttentionConfig, Config, DeltaConfig, FeedForwardKind, MixerKind, ModelError, ModelType};
+use crate::{AttentionConfig, Config, DeltaConfig, FeedForwardKind, MixerKind, ModelError};
 use ops::{AttentionShape, Columns, Conv, DeltaGates, DeltaShape, Expert, Linear, Moe, Norm, Parameter, Rope};
 
 #[derive(Debug, Clone)]
@@ -42,18 +42,24 @@ pub struct AttentionWeights {
     pub rope: Rope,
 }
 
+/// The projection into a delta layer, as a file has it. The two halves of a split one may be in different formats.
+#[derive(Debug, Clone)]
+pub enum DeltaInput {
+    /// One map with rows `[q | k | v… | z…]` per key head, to be taken apart.
+    Grouped { qkvz: Linear, qkv_columns: Columns, z_columns: Columns },
+    /// Two maps, each in the order that is used: all of q, k and v; all of z.
+    Split { qkv: Linear, z: Linear },
+}
+
 #[derive(Debug, Clone)]
 pub struct DeltaWeights {
-    /// Rows `[q | k | v… | z…]` per key head.
-    pub qkvz: Linear,
+    pub input: DeltaInput,
     /// Rows `[b… | a…]` per key head.
     pub ba: Linear,
     pub conv: Conv,
     pub gates: DeltaGates,
     pub norm: Norm,
     pub output: Linear,
-    pub qkv_columns: Columns,
-    pub z_columns: Columns,
     pub b_columns: Columns,
     pub a_columns: Columns,
 }
@@ -117,9 +123,9 @@ impl<S: Source> Binder<'_, S> {
         Ok(Linear { weight, bias, adapter: None })
     }
 
-    /// A norm of the residual stream or of heads: zero-centred in qwen3_next.
+    /// A norm of the residual stream or of heads.
     fn norm(&mut self, name: &str, width: usize) -> Result<Norm, ModelError> {
-        let offset = if self.config.model_type == ModelType::Qwen3Next { 1.0 } else { 0.0 };
+        let offset = self.source.norm_offset(self.config.model_type);
         let weight = self.parameter(format!("{name}.weight"), &[width], Initial::Constant(1.0 - offset))?;
         Ok(Norm { weight, offset, epsilon: self.config.rms_norm_epsilon })
     }
@@ -176,7 +182,18 @@ impl<S: Source> Binder<'_, S> {
         let DeltaShape { key_heads, value_heads, key_dim, value_dim } = shape;
         let (keys, values) = (key_heads * key_dim, value_heads * value_dim);
         let channels = 2 * keys + values;
-        let qkvz = self.linear(&format!("{name}.in_proj_qkvz"), [channels + values, width], false)?;
+        let columns = DeltaColumns::of(&shape);
+        let input = match self.source.splits_delta_input(name) {
+            true => DeltaInput::Split {
+                qkv: self.linear(&format!("{name}.in_proj_qkv"), [channels, width], false)?,
+                z: self.linear(&format!("{name}.in_proj_z"), [values, width], false)?,
+            },
+            false => DeltaInput::Grouped {
+                qkvz: self.linear(&format!("{name}.in_proj_qkvz"), [channels + values, width], false)?,
+                qkv_columns: columns.qkv,
+                z_columns: columns.z,
+            },
+        };
         let ba = self.linear(&format!("{name}.in_proj_ba"), [2 * value_heads, width], false)?;
         let conv_shape = [channels, 1, delta.kernel];
         let conv = Conv { weight: self.parameter(format!("{name}.conv1d.weight"), &conv_shape, Initial::Conv)? };
@@ -185,16 +202,13 @@ impl<S: Source> Binder<'_, S> {
         let weight = self.parameter(format!("{name}.norm.weight"), &[value_dim], Initial::Constant(1.0))?;
         let norm = Norm { weight, offset: 0.0, epsilon: self.config.rms_norm_epsilon };
         let output = self.linear(&format!("{name}.out_proj"), [width, values], false)?;
-        let columns = DeltaColumns::of(&shape);
         Ok(DeltaWeights {
-            qkvz,
+            input,
             ba,
             conv,
             gates: DeltaGates { a_log, dt_bias, shape },
             norm,
             output,
-            qkv_columns: columns.qkv,
-            z_columns: columns.z,
             b_columns: columns.b,
             a_columns: columns.a,
         })
@@ -298,7 +312,13 @@ macro_rules! walk {
                             }
                         }
                         Mixer::Delta(w) => {
-                            linear(&$($mutable)? w.qkvz, visit);
+                            match &$($mutable)? w.input {
+                                DeltaInput::Grouped { qkvz, .. } => linear(qkvz, visit),
+                                DeltaInput::Split { qkv, z } => {
+                                    linear(qkv, visit);
+                                    linear(z, visit);
+                                }
+                            }
                             linear(&$($mutable)? w.ba, visit);
                             visit(&$($mutable)? w.conv.weight);
                             visit(&$($mutable)? w.gates.a_log);
@@ -349,7 +369,11 @@ impl Weights {
                 }
                 Mixer::Delta(w) => {
                     let w = &mut **w;
-                    all.extend([&mut w.qkvz, &mut w.ba, &mut w.output]);
+                    match &mut w.input {
+                        DeltaInput::Grouped { qkvz, .. } => all.push(qkvz),
+                        DeltaInput::Split { qkv, z } => all.extend([qkv, z]),
+                    }
+                    all.extend([&mut w.ba, &mut w.output]);
                 }
             }
             match &mut layer.feed_forward {

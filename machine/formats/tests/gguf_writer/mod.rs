@@ -1,6 +1,9 @@
 //! A small writer of GGUF files for tests, which can also write what no writer should. Other crates' tests use it too.
 #![allow(dead_code, reason = "each test program uses its own part of this file")]
 
+use formats::Gguf;
+use formats::gguf::{Value, name_of};
+
 /// A file in the making. Everything is public: a test may spoil any of it.
 #[derive(Clone)]
 pub(crate) struct GgufWriter {
@@ -31,9 +34,65 @@ pub(crate) fn array(kind: u32, elements: &[Vec<u8>]) -> Vec<u8> {
     [&kind.to_le_bytes()[..], &(elements.len() as u64).to_le_bytes(), &elements.concat()].concat()
 }
 
+/// The number of a value's kind, and its bytes.
+fn encoded(value: Value<'_>) -> (u32, Vec<u8>) {
+    let bytes = match value {
+        Value::U8(v) => vec![v],
+        Value::I8(v) => v.to_le_bytes().to_vec(),
+        Value::U16(v) => v.to_le_bytes().to_vec(),
+        Value::I16(v) => v.to_le_bytes().to_vec(),
+        Value::U32(v) => v.to_le_bytes().to_vec(),
+        Value::I32(v) => v.to_le_bytes().to_vec(),
+        Value::F32(v) => v.to_le_bytes().to_vec(),
+        Value::Bool(v) => vec![u8::from(v)],
+        Value::String(v) => string(v),
+        Value::Array(v) => array(v.kind as u32, &v.values().map(|value| encoded(value).1).collect::<Vec<_>>()),
+        Value::U64(v) => v.to_le_bytes().to_vec(),
+        Value::I64(v) => v.to_le_bytes().to_vec(),
+        Value::F64(v) => v.to_le_bytes().to_vec(),
+    };
+    (value.kind() as u32, bytes)
+}
+
+/// The number that a file has for a kind of tensor.
+pub(crate) fn tensor_kind(name: &str) -> u32 {
+    let known = [("F32", 0), ("F16", 1), ("Q4_0", 2), ("Q8_0", 8), ("Q4_K", 12), ("Q5_K", 13), ("Q6_K", 14)];
+    let newer = [("IQ4_NL", 20), ("IQ4_XS", 23), ("BF16", 30), ("MXFP4", 39), ("NVFP4", 40)];
+    let found = known.iter().chain(&newer).find(|kind| kind.0 == name);
+    found.unwrap_or_else(|| panic!("no kind of tensor is called {name}")).1
+}
+
 impl GgufWriter {
     pub(crate) fn new() -> Self {
         Self { version: 3, alignment: 32, keys: Vec::new(), tensors: Vec::new() }
+    }
+
+    /// All of a file that was read, to be changed.
+    pub(crate) fn copy_of(file: &Gguf) -> Self {
+        let mut writer = Self::new();
+        for key in file.keys() {
+            let (kind, bytes) = encoded(file.value(key).expect("every key has its value"));
+            writer.key(key, kind, bytes);
+        }
+        for tensor in file.tensors() {
+            writer.tensor(tensor.name, tensor_kind(name_of(tensor.format)), tensor.shape, tensor.bytes.to_vec());
+        }
+        writer
+    }
+
+    pub(crate) fn entry(&mut self, name: &str) -> &mut GgufEntry {
+        let entry = self.tensors.iter_mut().find(|entry| entry.name == name);
+        entry.unwrap_or_else(|| panic!("no tensor {name} to change"))
+    }
+
+    pub(crate) fn without_key(mut self, name: &str) -> Self {
+        self.keys.retain(|key| key.0 != name);
+        self
+    }
+
+    pub(crate) fn without_tensor(mut self, name: &str) -> Self {
+        self.tensors.retain(|entry| entry.name != name);
+        self
     }
 
     pub(crate) fn key(&mut self, name: &str, kind: u32, bytes: Vec<u8>) -> &mut Self {
