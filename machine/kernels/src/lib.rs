@@ -12,6 +12,7 @@ pub mod cross_entropy;
 pub mod delta_gate;
 pub mod gated_delta;
 pub mod l2_norm;
+pub(crate) mod packed;
 pub mod real;
 pub mod rms_norm;
 pub mod rope;

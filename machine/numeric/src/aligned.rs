@@ -58,6 +58,36 @@ impl DerefMut for AlignedVec {
     }
 }
 
+/// Bytes whose first lies on a 64-byte boundary.
+#[derive(Debug, Clone, Default)]
+pub struct AlignedBytes {
+    numbers: AlignedVec,
+    len: usize,
+}
+
+impl AlignedBytes {
+    pub fn zeros(len: usize) -> Self {
+        let mut numbers = AlignedVec::default();
+        numbers.resize(len.div_ceil(4));
+        Self { numbers, len }
+    }
+}
+
+impl Deref for AlignedBytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `numbers` are at least `len` initialised bytes, and any bytes are u8.
+        unsafe { std::slice::from_raw_parts(self.numbers.as_ptr().cast(), self.len) }
+    }
+}
+
+impl DerefMut for AlignedBytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, the borrow of `self` is exclusive, and any bytes are an f32.
+        unsafe { std::slice::from_raw_parts_mut(self.numbers.as_mut_ptr().cast(), self.len) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

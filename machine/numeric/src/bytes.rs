@@ -2,6 +2,7 @@
 
 use crate::block::{BlockMxfp4, BlockNvfp4, BlockQ8};
 use crate::matrix::{Format, Matrix, Storage};
+use crate::packed::Packed;
 use half::{bf16, f16};
 use thiserror::Error;
 
@@ -70,6 +71,9 @@ impl Matrix {
                 out.extend(b.quants);
             }),
             Storage::Raw { bytes, .. } => out.extend(bytes),
+            Storage::Packed(packed) => {
+                (0..self.rows).for_each(|row| out.extend(packed.view().blocks_of_row(row, self.columns)));
+            }
         }
         out
     }
@@ -77,7 +81,7 @@ impl Matrix {
     /// The same blocks under another tensor-wide scale; only NVFP4 has one.
     pub fn with_tensor_scale(mut self, scale: f32) -> Self {
         match &mut self.storage {
-            Storage::Nvfp4 { tensor_scale, .. } => *tensor_scale = scale,
+            Storage::Nvfp4 { tensor_scale, .. } | Storage::Packed(Packed { tensor_scale, .. }) => *tensor_scale = scale,
             _ => panic!("{:?} has no tensor-wide scale", self.format()),
         }
         self

@@ -86,6 +86,10 @@ impl<'a> MatrixView<'a> {
                 let size = format.block_bytes();
                 dequantize_raw(format, &bytes[blocks.start * size..blocks.end * size], out);
             }
+            Data::Packed(packed) => {
+                let unpacked = self.unpacked_row(&packed, row);
+                unpacked.view().dequantize_columns(0, column_start, out);
+            }
         }
     }
 
@@ -105,6 +109,7 @@ impl<'a> MatrixView<'a> {
                 let size = format.block_bytes();
                 Data::Raw { format, bytes: &bytes[blocks.start * size..blocks.end * size] }
             }
+            Data::Packed(_) => panic!("a packed matrix is used whole"),
         };
         MatrixView { rows: rows.end - rows.start, columns: self.columns, data }
     }

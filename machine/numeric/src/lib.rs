@@ -8,11 +8,13 @@ mod dequantize;
 pub mod ggml;
 pub mod matrix;
 pub mod minifloat;
+pub mod packed;
 pub mod quantize;
 pub mod rng;
 
-pub use aligned::AlignedVec;
+pub use aligned::{AlignedBytes, AlignedVec};
 pub use bytes::BytesError;
 pub use half::{bf16, f16};
 pub use matrix::{Data, Format, Matrix, MatrixView, Storage};
+pub use packed::{PANEL, Packed, PackedView};
 pub use rng::Rng;

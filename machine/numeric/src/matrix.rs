@@ -1,6 +1,7 @@
 //! A matrix whose numbers are stored in one of the known formats.
 
 use crate::block::{BlockMxfp4, BlockNvfp4, BlockQ8};
+use crate::packed::{PANEL, Packed, PackedView};
 use half::{bf16, f16};
 
 /// How a matrix's numbers are stored.
@@ -78,6 +79,8 @@ pub enum Storage {
         format: Format,
         bytes: Vec<u8>,
     },
+    /// Any block format in the layout of the kernels.
+    Packed(Packed),
 }
 
 /// The numbers themselves, borrowed.
@@ -90,6 +93,7 @@ pub enum Data<'a> {
     Mxfp4(&'a [BlockMxfp4]),
     Nvfp4 { blocks: &'a [BlockNvfp4], tensor_scale: f32 },
     Raw { format: Format, bytes: &'a [u8] },
+    Packed(PackedView<'a>),
 }
 
 /// `rows × columns`, row-major, rows made of whole blocks.
@@ -131,6 +135,7 @@ impl Matrix {
             Storage::Mxfp4(v) => Data::Mxfp4(v),
             Storage::Nvfp4 { blocks, tensor_scale } => Data::Nvfp4 { blocks, tensor_scale: *tensor_scale },
             Storage::Raw { format, bytes } => Data::Raw { format: *format, bytes },
+            Storage::Packed(packed) => Data::Packed(packed.view()),
         };
         MatrixView { rows: self.rows, columns: self.columns, data }
     }
@@ -152,7 +157,10 @@ impl Matrix {
 
     /// Bytes the numbers take in memory.
     pub fn bytes(&self) -> usize {
-        self.rows * self.format().row_bytes(self.columns)
+        match &self.storage {
+            Storage::Packed(packed) => packed.bytes(),
+            _ => self.rows * self.format().row_bytes(self.columns),
+        }
     }
 }
 
@@ -171,7 +179,7 @@ impl<'a> MatrixView<'a> {
             Data::Q8_0(_) => Format::Q8_0,
             Data::Mxfp4(_) => Format::Mxfp4,
             Data::Nvfp4 { .. } => Format::Nvfp4,
-            Data::Raw { format, .. } => format,
+            Data::Raw { format, .. } | Data::Packed(PackedView { format, .. }) => format,
         }
     }
 
@@ -185,6 +193,9 @@ impl<'a> MatrixView<'a> {
             Data::Mxfp4(v) => v.len(),
             Data::Nvfp4 { blocks, .. } => blocks.len(),
             Data::Raw { format, bytes } => bytes.len() / format.block_bytes(),
+            Data::Packed(packed) => {
+                packed.panels(self.columns) * PANEL * (self.columns / packed.format.block_columns())
+            }
         }
     }
 }

@@ -1,0 +1,304 @@
+//! AVX-512 with VNNI: lanes are the sixteen rows of a panel, four columns a step.
+//!
+//! SAFETY: runs only where `Cpu` has found AVX-512 VNNI; a part's panels, rows and tokens are those of its job, whose
+//! sizes `run_with` has checked; activations have whole groups, which rows of whole blocks ensure.
+
+use super::activations::Row;
+use super::unpack::{Iq4, Iq4Xs, Mxfp4, Nvfp4, Q4, Q4K, Q5K, Q6K, Q8, Unpack};
+use super::{MANY, Part};
+use numeric::{AlignedVec, Format, PANEL};
+use std::arch::x86_64::*;
+
+/// # Safety
+/// The machine has AVX-512 VNNI; the part's sizes agree.
+pub(super) unsafe fn multiply(part: &Part) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        match part.weight.format {
+            Format::Q8_0 => panels::<Q8>(part),
+            Format::Q4_0 => panels::<Q4>(part),
+            Format::Iq4Nl => panels::<Iq4>(part),
+            Format::Mxfp4 => panels::<Mxfp4>(part),
+            Format::Nvfp4 => panels::<Nvfp4>(part),
+            Format::Q4K => panels::<Q4K>(part),
+            Format::Q5K => panels::<Q5K>(part),
+            Format::Q6K => panels::<Q6K>(part),
+            Format::Iq4Xs => panels::<Iq4Xs>(part),
+            Format::F32 | Format::Bf16 | Format::F16 => unreachable!("plain numbers are not packed"),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c")]
+unsafe fn panels<U: Unpack>(part: &Part) {
+    let tokens = part.x.tokens();
+    // SAFETY: as promised by the caller.
+    unsafe {
+        if tokens >= MANY {
+            return many::<U>(part);
+        }
+        for panel in part.panels.clone() {
+            match tokens {
+                0 => {}
+                1 => few::<U, 1>(part, panel),
+                2 => few::<U, 2>(part, panel),
+                3 => few::<U, 3>(part, panel),
+                4 => few::<U, 4>(part, panel),
+                5 => few::<U, 5>(part, panel),
+                6 => few::<U, 6>(part, panel),
+                7 => few::<U, 7>(part, panel),
+                _ => few::<U, 8>(part, panel),
+            }
+        }
+    }
+}
+
+/// Four activations, the same for every row.
+#[inline(always)]
+unsafe fn four(codes: *const i8) -> __m512i {
+    // SAFETY: as promised by the caller.
+    unsafe { _mm512_set1_epi32(codes.cast::<i32>().read_unaligned()) }
+}
+
+/// What a sub-group's integer sum starts from: the offset's share, where codes have one.
+#[inline(always)]
+unsafe fn start<U: Unpack>(x: &Row, sub: usize) -> __m512i {
+    if U::MINIMA {
+        // SAFETY: inlined where AVX-512 is enabled.
+        return unsafe { _mm512_setzero_si512() };
+    }
+    // SAFETY: as promised by the caller.
+    unsafe { _mm512_set1_epi32(*x.sums.add(sub)) }
+}
+
+/// One panel by T tokens, codes straight from memory.
+#[inline(always)]
+unsafe fn few<U: Unpack, const T: usize>(part: &Part, panel: usize) {
+    let columns = part.x.columns;
+    let (codes, scales) = part.weight.panel(panel, columns);
+    let (mut codes, mut scales) = (codes.as_ptr(), scales.as_ptr());
+    let unpack = U::new(&part.weight);
+    let x: [Row; T] = std::array::from_fn(|t| part.x.row(t));
+    let subs = 32 / U::SUB;
+    // SAFETY: within the streams of the panel and the rows of x, group by group.
+    unsafe {
+        let mut totals = [_mm512_setzero_ps(); T];
+        for group in 0..columns / U::GROUP {
+            let head = unpack.head(scales);
+            scales = scales.add(U::GROUP_BYTES);
+            let mut sums = [_mm512_setzero_ps(); T];
+            for step in 0..U::GROUP / 32 {
+                _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(4096).cast());
+                _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(4096 + 64).cast());
+                _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(4096 + 128).cast());
+                _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(4096 + 192).cast());
+                let weights = unpack.codes(codes);
+                codes = codes.add(U::STEP_BYTES);
+                for half in 0..subs {
+                    let (local, column) = (step * subs + half, group * U::GROUP + step * 32 + half * U::SUB);
+                    let weights = &weights[half * U::SUB / 4..(half + 1) * U::SUB / 4];
+                    let scale = U::scale(&head, local);
+                    for t in 0..T {
+                        let mut dot = start::<U>(&x[t], column / U::SUB);
+                        for (j, &weight) in weights.iter().enumerate() {
+                            dot = _mm512_dpbusd_epi32(dot, weight, four(x[t].codes.add(column + 4 * j)));
+                        }
+                        sums[t] = add_scaled::<U>(sums[t], dot, scale, &x[t], column, &head, local);
+                    }
+                }
+            }
+            for t in 0..T {
+                totals[t] = _mm512_fmadd_ps(sums[t], _mm512_set1_ps(*x[t].scales.add(group)), totals[t]);
+            }
+        }
+        for (t, total) in totals.into_iter().enumerate() {
+            store(part, t, panel, total);
+        }
+    }
+}
+
+/// Adds a sub-group's integer sum to the group's sum of a token.
+#[inline(always)]
+unsafe fn add_scaled<U: Unpack>(
+    sum: __m512,
+    dot: __m512i,
+    scale: __m512,
+    x: &Row,
+    column: usize,
+    head: &U::Head,
+    local: usize,
+) -> __m512 {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, sum);
+        if !U::MINIMA {
+            return sum;
+        }
+        let codes = _mm512_set1_ps(*x.sums.add(column / U::SUB) as f32);
+        _mm512_fnmadd_ps(U::minimum(head, local), codes, sum)
+    }
+}
+
+#[inline(always)]
+unsafe fn store(part: &Part, token: usize, panel: usize, total: __m512) {
+    // SAFETY: as promised by the caller; masked to the panel's rows.
+    unsafe {
+        let (to, rows) = part.output(token, panel);
+        let mask = ((1u32 << rows) - 1) as u16;
+        let before = if part.accumulate { _mm512_maskz_loadu_ps(mask, to) } else { _mm512_setzero_ps() };
+        _mm512_mask_storeu_ps(to, mask, _mm512_add_ps(before, total));
+    }
+}
+
+/// Columns that are unpacked at a time: their codes stay in the first cache while all tokens pass.
+const RUN: usize = 256;
+
+/// Two panels' codes of a run of columns, one byte each, and their scales.
+#[repr(C, align(64))]
+struct Unpacked {
+    codes: [[__m512i; RUN / 4]; 2],
+    scales: [[__m512; RUN / 16]; 2],
+    minima: [[__m512; RUN / 32]; 2],
+}
+
+/// Panels two at a time, by any number of tokens.
+#[inline(always)]
+unsafe fn many<U: Unpack>(part: &Part) {
+    let (columns, tokens) = (part.x.columns, part.x.tokens());
+    let mut tile = AlignedVec::default();
+    tile.resize(2 * PANEL * tokens);
+    // SAFETY: all zeros is a value of plain vectors.
+    let mut unpacked: Unpacked = unsafe { std::mem::zeroed() };
+    for first in part.panels.clone().step_by(2) {
+        let pair = 2.min(part.panels.end - first);
+        tile.fill(0.0);
+        for from in (0..columns).step_by(RUN) {
+            let run = RUN.min(columns - from);
+            // SAFETY: within the panels' streams and the rows of x.
+            unsafe {
+                for p in 0..pair {
+                    unpack_run::<U>(part, first + p, from, run, p, &mut unpacked);
+                }
+                if pair == 2 {
+                    tokens_of_run::<U, 2>(part, &unpacked, from, run, &mut tile);
+                } else {
+                    tokens_of_run::<U, 1>(part, &unpacked, from, run, &mut tile);
+                }
+            }
+        }
+        for token in 0..tokens {
+            for p in 0..pair {
+                // SAFETY: the tile holds two panels a token.
+                unsafe {
+                    store(part, token, first + p, _mm512_load_ps(tile[(2 * token + p) * PANEL..].as_ptr()));
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn unpack_run<U: Unpack>(part: &Part, panel: usize, from: usize, run: usize, p: usize, unpacked: &mut Unpacked) {
+    let (codes, scales) = part.weight.panel(panel, part.x.columns);
+    let unpack = U::new(&part.weight);
+    // SAFETY: the run lies within the panel.
+    unsafe {
+        let codes = codes.as_ptr().add(from / 32 * U::STEP_BYTES);
+        for step in 0..run / 32 {
+            let weights = unpack.codes(codes.add(step * U::STEP_BYTES));
+            unpacked.codes[p][8 * step..8 * step + 8].copy_from_slice(&weights);
+        }
+        let scales = scales.as_ptr().add(from / U::GROUP * U::GROUP_BYTES);
+        let subs = U::GROUP / U::SUB;
+        for group in 0..run / U::GROUP {
+            let head = unpack.head(scales.add(group * U::GROUP_BYTES));
+            for sub in 0..subs {
+                unpacked.scales[p][group * subs + sub] = U::scale(&head, sub);
+                if U::MINIMA {
+                    unpacked.minima[p][group * subs + sub] = U::minimum(&head, sub);
+                }
+            }
+        }
+    }
+}
+
+/// All tokens, six at a time.
+#[inline(always)]
+unsafe fn tokens_of_run<U: Unpack, const P: usize>(
+    part: &Part,
+    unpacked: &Unpacked,
+    from: usize,
+    run: usize,
+    tile: &mut [f32],
+) {
+    let tokens = part.x.tokens();
+    let mut token = 0;
+    while token < tokens {
+        let tile = &mut tile[2 * PANEL * token..];
+        // SAFETY: as promised by the caller.
+        token += unsafe {
+            match tokens - token {
+                1 => micro::<U, P, 1>(part, unpacked, token, from, run, tile),
+                2 => micro::<U, P, 2>(part, unpacked, token, from, run, tile),
+                3 => micro::<U, P, 3>(part, unpacked, token, from, run, tile),
+                4 => micro::<U, P, 4>(part, unpacked, token, from, run, tile),
+                5 => micro::<U, P, 5>(part, unpacked, token, from, run, tile),
+                _ => micro::<U, P, 6>(part, unpacked, token, from, run, tile),
+            }
+        };
+    }
+}
+
+/// P panels by T tokens over a run of columns; returns T. The same order of operations as [`few`].
+#[inline(always)]
+unsafe fn micro<U: Unpack, const P: usize, const T: usize>(
+    part: &Part,
+    unpacked: &Unpacked,
+    token: usize,
+    from: usize,
+    run: usize,
+    tile: &mut [f32],
+) -> usize {
+    let x: [Row; T] = std::array::from_fn(|t| part.x.row(token + t));
+    let vectors = U::SUB / 4;
+    // SAFETY: within the unpacked run, the rows of x and the tile.
+    unsafe {
+        for group in 0..run / U::GROUP {
+            let mut sums = [[_mm512_setzero_ps(); P]; T];
+            for local in 0..U::GROUP / U::SUB {
+                let sub = group * (U::GROUP / U::SUB) + local;
+                let column = from + sub * U::SUB;
+                let mut dots: [[__m512i; P]; T] = std::array::from_fn(|t| [start::<U>(&x[t], column / U::SUB); P]);
+                for j in 0..vectors {
+                    let weights: [__m512i; P] = std::array::from_fn(|p| unpacked.codes[p][sub * vectors + j]);
+                    for t in 0..T {
+                        let four = four(x[t].codes.add(column + 4 * j));
+                        for p in 0..P {
+                            dots[t][p] = _mm512_dpbusd_epi32(dots[t][p], weights[p], four);
+                        }
+                    }
+                }
+                for t in 0..T {
+                    for p in 0..P {
+                        let scaled = _mm512_cvtepi32_ps(dots[t][p]);
+                        sums[t][p] = _mm512_fmadd_ps(scaled, unpacked.scales[p][sub], sums[t][p]);
+                    }
+                    if U::MINIMA {
+                        let codes = _mm512_set1_ps(*x[t].sums.add(column / U::SUB) as f32);
+                        for p in 0..P {
+                            sums[t][p] = _mm512_fnmadd_ps(unpacked.minima[p][sub], codes, sums[t][p]);
+                        }
+                    }
+                }
+            }
+            for t in 0..T {
+                let scale = _mm512_set1_ps(*x[t].scales.add(from / U::GROUP + group));
+                for p in 0..P {
+                    let at = tile.as_mut_ptr().add((2 * t + p) * PANEL);
+                    _mm512_store_ps(at, _mm512_fmadd_ps(sums[t][p], scale, _mm512_load_ps(at)));
+                }
+            }
+        }
+    }
+    T
+}

@@ -1,0 +1,180 @@
+//! `y_TN (+)= x_TK · W_NKᵀ` with W in a packed block format and x rounded to signed bytes: the product of running a
+//! quantized model.
+//!
+//! T tokens, K columns (whole blocks), N rows of the weight. x is rounded in groups of 256 columns for the formats of
+//! such blocks, of 32 for the others; bytes are multiplied and added exactly, in 32 bits, over each of the weight's
+//! sub-groups of 16 or 32 columns; the sub-groups' sums are scaled and added in f32. One token is bound by the bytes of
+//! the weight, many by the machine's byte products. The order of every sum depends on K and the format alone: not on T,
+//! N or the threads. Error against the rounded x: at most about 2e-6 · √(K/32) · |w||x|. Writes all of `y`; reads it
+//! only to accumulate.
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod scalar;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod unpack;
+
+use crate::cpu::Cpu;
+use activations::Activations;
+use numeric::{Format, PANEL, PackedView};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Bytes of weight below which one thread is done sooner than others are woken.
+const PARALLEL_BYTES: usize = 1 << 18;
+
+/// Bytes of weight, times tokens in [`MANY`]s, that a task is worth.
+const TASK_BYTES: usize = 1 << 16;
+
+/// From this many tokens on, weights are unpacked once for all of them.
+const MANY: usize = 9;
+
+/// How a format's numbers come about: value = scale · code − minimum, with one scale to `sub` columns, and a minimum
+/// that is either stored or `offset` scales.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Class {
+    /// Columns to one scale of the activations.
+    group: usize,
+    /// Columns to one scale of the weight.
+    sub: usize,
+    /// 0 where minima are stored.
+    offset: i32,
+}
+
+impl Class {
+    fn of(format: Format) -> Self {
+        let (group, sub, offset) = match format {
+            Format::Q8_0 | Format::Iq4Nl => (32, 32, 128),
+            Format::Q4_0 => (32, 32, 8),
+            Format::Mxfp4 => (32, 32, 16),
+            Format::Nvfp4 => (32, 16, 16),
+            Format::Q4K | Format::Q5K => (256, 32, 0),
+            Format::Q6K => (256, 16, 32),
+            Format::Iq4Xs => (256, 32, 128),
+            Format::F32 | Format::Bf16 | Format::F16 => panic!("{format:?} is not packed"),
+        };
+        Self { group, sub, offset }
+    }
+}
+
+/// One product: some rows of `x` times one weight of `rows` rows.
+pub(crate) struct Job<'a> {
+    pub(crate) x: &'a [f32],
+    pub(crate) weight: PackedView<'a>,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) y: &'a mut [f32],
+}
+
+/// Part of a job: some panels of the weight, for all tokens.
+struct Part<'a> {
+    x: &'a Activations,
+    weight: PackedView<'a>,
+    panels: Range<usize>,
+    rows: usize,
+    y: Output,
+    accumulate: bool,
+}
+
+/// The job's whole output. Parts write different columns of it.
+#[derive(Clone, Copy)]
+struct Output(*mut f32);
+
+// SAFETY: parts write disjoint elements, and the job's `&mut` outlives them.
+unsafe impl Send for Output {}
+// SAFETY: as above.
+unsafe impl Sync for Output {}
+
+impl Part<'_> {
+    /// Where a panel's outputs for a token begin, and how many there are.
+    ///
+    /// # Safety
+    /// `panel` is one of the part's, `token` one of the job's.
+    #[inline(always)]
+    unsafe fn output(&self, token: usize, panel: usize) -> (*mut f32, usize) {
+        let row = panel * PANEL;
+        // SAFETY: as promised by the caller.
+        (unsafe { self.y.0.add(token * self.rows + row) }, PANEL.min(self.rows - row))
+    }
+}
+
+struct Variant {
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests report which variants ran"))]
+    name: &'static str,
+    runs_on: fn(&Cpu) -> bool,
+    multiply: unsafe fn(&Part),
+}
+
+/// Slowest first: the last that runs here wins.
+static VARIANTS: &[Variant] = &[
+    Variant { name: "scalar", runs_on: |_| true, multiply: scalar::multiply },
+    #[cfg(target_arch = "x86_64")]
+    Variant { name: "avx512_vnni", runs_on: |cpu| cpu.avx512_vnni, multiply: avx512::multiply },
+];
+
+/// Computes all jobs.
+pub(crate) fn run(jobs: Vec<Job>, accumulate: bool) {
+    let cpu = Cpu::get();
+    let variant = VARIANTS.iter().rev().find(|v| (v.runs_on)(cpu)).expect("the scalar variant runs everywhere");
+    run_with(variant, jobs, accumulate);
+}
+
+fn run_with(variant: &Variant, jobs: Vec<Job>, accumulate: bool) {
+    let inputs = Inputs::of(&jobs);
+    let bytes: usize = jobs.iter().map(|job| job.weight.codes.len()).sum();
+    let parallel = bytes >= PARALLEL_BYTES && rayon::current_num_threads() > 1;
+    let mut parts = Vec::with_capacity(jobs.len());
+    for (index, job) in jobs.into_iter().enumerate() {
+        let Job { weight, rows, columns, y, .. } = job;
+        let x = inputs.of_job(index);
+        assert_eq!(y.len(), x.tokens() * rows, "the job's sizes differ");
+        let panels = rows.div_ceil(PANEL);
+        assert_eq!(weight.panels(columns), panels, "the weight has other rows");
+        let panel_bytes = (weight.codes.len() / panels.max(1)) * x.tokens().div_ceil(MANY).max(1);
+        let step = if parallel { (TASK_BYTES / panel_bytes.max(1)).max(2).next_multiple_of(2) } else { panels.max(1) };
+        let y = Output(y.as_mut_ptr());
+        for start in (0..panels).step_by(step) {
+            let panels = start..(start + step).min(panels);
+            parts.push(Part { x, weight, panels, rows, y, accumulate });
+        }
+    }
+    // SAFETY: the variant runs on this machine; the parts' sizes were checked above.
+    let compute = |part: &Part| unsafe { (variant.multiply)(part) };
+    if parallel {
+        parts.par_iter().with_max_len(1).for_each(compute);
+    } else {
+        parts.iter().for_each(compute);
+    }
+}
+
+/// The jobs' rounded rows; jobs that read the same rows in the same way share them.
+struct Inputs {
+    distinct: Vec<Activations>,
+    of_job: Vec<usize>,
+}
+
+impl Inputs {
+    fn of(jobs: &[Job]) -> Self {
+        let mut keys: Vec<(*const f32, usize, Class)> = Vec::new();
+        let mut inputs = Self { distinct: Vec::new(), of_job: Vec::with_capacity(jobs.len()) };
+        for job in jobs {
+            let class = Class::of(job.weight.format);
+            assert!(job.x.len().is_multiple_of(job.columns), "rows of x have another width");
+            let key = (job.x.as_ptr(), job.x.len(), class);
+            let index = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
+                keys.push(key);
+                inputs.distinct.push(Activations::quantize(job.x, job.columns, class));
+                keys.len() - 1
+            });
+            inputs.of_job.push(index);
+        }
+        inputs
+    }
+
+    fn of_job(&self, job: usize) -> &Activations {
+        &self.distinct[self.of_job[job]]
+    }
+}

@@ -1,0 +1,111 @@
+//! Every variant against the definition, and the definition against dequantized weights in f64.
+
+use super::{Job, VARIANTS, run_with};
+use crate::cpu::Cpu;
+use numeric::{Data, Format, Matrix, Rng};
+
+const FORMATS: [Format; 9] = [
+    Format::Q8_0,
+    Format::Q4_0,
+    Format::Iq4Nl,
+    Format::Iq4Xs,
+    Format::Mxfp4,
+    Format::Nvfp4,
+    Format::Q4K,
+    Format::Q5K,
+    Format::Q6K,
+];
+
+/// Random bits of a format, with scales that are numbers.
+fn random_matrix(format: Format, rows: usize, columns: usize, rng: &mut Rng) -> Matrix {
+    let mut bytes: Vec<u8> = (0..rows * format.row_bytes(columns)).map(|_| rng.below(256) as u8).collect();
+    for block in bytes.chunks_exact_mut(format.block_bytes()) {
+        let half = numeric::f16::from_f32((0.01 * rng.normal()) as f32).to_le_bytes();
+        match format {
+            Format::Mxfp4 => block[0] = 120 + rng.below(8) as u8,
+            Format::Nvfp4 => block[..4].iter_mut().for_each(|scale| *scale &= 0x77),
+            Format::Q6K => block[208..].copy_from_slice(&half),
+            _ => block[..2].copy_from_slice(&half),
+        }
+        if matches!(format, Format::Q4K | Format::Q5K) {
+            block[2..4].copy_from_slice(&half);
+        }
+    }
+    let matrix = Matrix::from_le_bytes(rows, columns, format, &bytes).unwrap();
+    if format == Format::Nvfp4 { matrix.with_tensor_scale(0.013) } else { matrix }
+}
+
+fn product(variant: &super::Variant, x: &[f32], matrix: &Matrix, before: Option<&[f32]>) -> Vec<f32> {
+    let Data::Packed(weight) = matrix.view().data else { panic!("the matrix is not packed") };
+    let mut y = before.map_or_else(|| vec![f32::NAN; x.len() / matrix.columns * matrix.rows], <[f32]>::to_vec);
+    let job = Job { x, weight, rows: matrix.rows, columns: matrix.columns, y: &mut y };
+    run_with(variant, vec![job], before.is_some());
+    y
+}
+
+#[test]
+fn every_variant_is_the_definition_in_another_order() {
+    let mut ran = Vec::new();
+    for variant in VARIANTS.iter().filter(|v| (v.runs_on)(Cpu::get())) {
+        ran.push(variant.name);
+        for format in FORMATS {
+            let columns = format.block_columns() * if format.block_columns() == 256 { 2 } else { 11 };
+            for (tokens, rows) in [(1, 37), (2, 16), (3, 61), (5, 5), (8, 33), (9, 67), (23, 47)] {
+                let mut rng = Rng::new((tokens * rows) as u64);
+                let matrix = random_matrix(format, rows, columns, &mut rng);
+                let x: Vec<f32> = (0..tokens * columns).map(|_| rng.normal() as f32).collect();
+                let packed = matrix.packed();
+                let have = product(variant, &x, &packed, None);
+                let want = product(&VARIANTS[0], &x, &packed, None);
+                let size = want.iter().fold(0f32, |a, b| a.max(b.abs()));
+                for (have, want) in have.iter().zip(&want) {
+                    assert!((have - want).abs() <= 4e-6 * size, "{} {format:?}: {have}, not {want}", variant.name);
+                }
+                let twice = product(variant, &x, &packed, Some(&have));
+                assert!(twice.iter().zip(&have).all(|(twice, once)| *twice == once + once), "{format:?} adds");
+            }
+        }
+    }
+    let vnni = Cpu::get().avx512_vnni;
+    assert_eq!(ran.contains(&"avx512_vnni"), vnni, "ran {ran:?}");
+}
+
+#[test]
+fn the_definition_is_the_dequantized_product() {
+    let (tokens, rows) = (3, 19);
+    for format in FORMATS {
+        let columns = 512.max(format.block_columns());
+        let mut rng = Rng::new(11);
+        let matrix = random_matrix(format, rows, columns, &mut rng);
+        let x: Vec<f32> = (0..tokens * columns).map(|_| rng.normal() as f32).collect();
+        let dense = matrix.to_f32();
+        let have = product(&VARIANTS[0], &x, &matrix.packed(), None);
+        for (index, have) in have.into_iter().enumerate() {
+            let (token, row) = (index / rows, index % rows);
+            let pairs = x[token * columns..][..columns].iter().zip(&dense[row * columns..][..columns]);
+            let (mut want, mut squares) = (0.0, 0.0);
+            for (&x, &w) in pairs {
+                want += f64::from(x) * f64::from(w);
+                squares += f64::from(w) * f64::from(w);
+            }
+            // Rounding x to 255 levels of at most 4.5 adds an error of at most 4.5 / 127 / √12 a column; five sigma.
+            let allowed = 5.0 * 4.5 / 127.0 / 12f64.sqrt() * squares.sqrt();
+            assert!((f64::from(have) - want).abs() <= allowed, "{format:?}: {have}, not {want}");
+        }
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_tokens() {
+    for variant in VARIANTS.iter().filter(|v| (v.runs_on)(Cpu::get())) {
+        for format in FORMATS {
+            let (rows, columns, tokens) = (35, 512, 14);
+            let mut rng = Rng::new(5);
+            let matrix = random_matrix(format, rows, columns, &mut rng).packed();
+            let x: Vec<f32> = (0..tokens * columns).map(|_| rng.normal() as f32).collect();
+            let all = product(variant, &x, &matrix, None);
+            let alone = product(variant, &x[3 * columns..4 * columns], &matrix, None);
+            assert_eq!(all[3 * rows..4 * rows], alone[..], "{} {format:?}", variant.name);
+        }
+    }
+}
