@@ -18,6 +18,7 @@ pub mod template;
 pub mod tokenizer;
 pub mod tool_calls;
 pub mod train;
+mod vocabulary;
 pub mod wire;
 
 pub use chat::{Document, Message, RepositoryFile, RepositoryFill, Role, ToolCall, ToolDefinition};
@@ -26,3 +27,4 @@ pub use render::{FillOrder, Piece, Renderer, Source};
 pub use stream::{Detokenizer, StopStrings};
 pub use template::{RenderOptions, Rendered, Template};
 pub use tokenizer::{EncodedToken, Tokenizer};
+pub use vocabulary::TokenLists;

@@ -58,7 +58,7 @@ impl Tokenizer {
         Self::build(json, None, None, "given as JSON")
     }
 
-    fn build(
+    pub(crate) fn build(
         json: Vec<u8>,
         config: Option<Value>,
         generation: Option<&Value>,
@@ -76,8 +76,8 @@ impl Tokenizer {
             return Err(unusable("want a byte-level BPE tokenizer (decoder ByteLevel), found another kind".into()));
         }
         let control = ControlTokens::new(added.added_tokens, origin)?;
-        let (bytes, ends) = token_bytes_table(&whole, &control).map_err(unusable)?;
         let plain = without_added_tokens(&whole).map_err(|error| unusable(error.to_string()))?;
+        let (bytes, ends) = token_bytes_table(&plain, &control).map_err(unusable)?;
         let config = config.unwrap_or_else(|| config_for(control.iter()));
         let end_tokens = find_end_tokens(&control, &config, generation);
         Ok(Self { plain, control, bytes, ends, end_tokens, json, config })
@@ -245,15 +245,21 @@ fn without_added_tokens(whole: &tokenizers::Tokenizer) -> tokenizers::Result<tok
 }
 
 /// The bytes of all tokens, end to end. Ids without a token get no bytes.
-fn token_bytes_table(whole: &tokenizers::Tokenizer, control: &ControlTokens) -> Result<(Vec<u8>, Vec<u32>), String> {
-    let vocabulary = whole.get_vocab(true);
-    let size = vocabulary.values().max().map_or(0, |&id| id as usize + 1);
+fn token_bytes_table(plain: &tokenizers::Tokenizer, control: &ControlTokens) -> Result<(Vec<u8>, Vec<u32>), String> {
+    // Control tokens have the ids that the file gives them: the library counts on from its own vocabulary, and would
+    // close a gap.
+    let vocabulary = plain.get_vocab(false);
+    let ids = vocabulary.values().copied().chain(control.iter().map(|token| token.id));
+    let size = ids.max().map_or(0, |id| id as usize + 1);
     if size > 1 << 24 {
         return Err(format!("want ids below {}, found {}", 1 << 24, size - 1));
     }
     let mut names: Vec<Option<&str>> = vec![None; size];
     for (name, &id) in &vocabulary {
         names[id as usize] = Some(name);
+    }
+    for token in control.iter() {
+        names[token.id as usize] = Some(&token.content);
     }
     let mut bytes = Vec::new();
     let mut ends = Vec::with_capacity(size);

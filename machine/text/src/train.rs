@@ -4,8 +4,10 @@
 //! often, the one with the smallest ids is merged first.
 
 use crate::byte_alphabet;
+use crate::control::ControlToken;
 use crate::error::TextError;
 use crate::tokenizer::Tokenizer;
+use crate::vocabulary::tokenizer_json;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
@@ -74,7 +76,7 @@ pub fn train<T: AsRef<str>>(
     if merges.len() < merges_wanted {
         return Err(TextError::TooLittleText { wanted: vocabulary_size, reached: least + merges.len() });
     }
-    Tokenizer::from_json(tokenizer_json(&vocabulary, &merges))
+    Tokenizer::from_json(finished(&vocabulary, &merges))
 }
 
 /// How often each word occurs. Ordered, so that nothing after it depends on hashing.
@@ -274,32 +276,19 @@ fn merged(word: &[u32], pair: Pair, id: u32) -> Vec<u32> {
     out
 }
 
-fn tokenizer_json(vocabulary: &[Vec<u8>], merges: &[Pair]) -> Vec<u8> {
-    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+/// The `tokenizer.json` of a new vocabulary, with the control tokens behind it.
+fn finished(vocabulary: &[Vec<u8>], merges: &[Pair]) -> Vec<u8> {
     let names: Vec<String> = vocabulary.iter().map(|token| byte_alphabet::written(token)).collect();
     let pairs: Vec<[&str; 2]> =
         merges.iter().map(|&(left, right)| [names[left as usize].as_str(), names[right as usize].as_str()]).collect();
     let ids: Map<String, Value> = names.iter().enumerate().map(|(id, name)| (name.clone(), json!(id))).collect();
-    let added = CONTROL_TOKENS.iter().enumerate().map(|(index, (content, special))| {
-        json!({
-            "id": vocabulary.len() + index, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": false, "special": special,
-        })
+    let control = CONTROL_TOKENS.iter().enumerate().map(|(index, (content, special))| ControlToken {
+        id: (vocabulary.len() + index) as u32,
+        content: (*content).to_owned(),
+        special: *special,
+        single_word: false,
+        lstrip: false,
+        rstrip: false,
     });
-    let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": added.collect::<Vec<_>>(),
-        "normalizer": {"type": "NFC"},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": WORD_PATTERN}, "behavior": "Isolated", "invert": false}, byte_level,
-        ]},
-        "post_processor": byte_level,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
-            "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false,
-            "ignore_merges": false, "vocab": ids, "merges": pairs,
-        },
-    });
-    serde_json::to_vec(&tokenizer).expect("a JSON value can always be written")
+    tokenizer_json(ids, &pairs, &control.collect::<Vec<_>>())
 }
