@@ -34,7 +34,8 @@ mod tests;
 
 use crate::cpu::Cpu;
 use crate::matvec::{self, Job};
-use numeric::MatrixView;
+use crate::packed;
+use numeric::{Data, MatrixView};
 use product::{Left, Output, Product, Right, Variant};
 
 /// Slowest first: the last that runs here wins.
@@ -85,10 +86,19 @@ pub fn grouped_multiply_transposed(
     let (n, k) = (first.rows, first.columns);
     let job = Weighted { out: y, left: x, weights, offsets, columns: n, depth: k, transposed: true, accumulate };
     let variant = best(precision);
+    let (packed, plain): (Vec<Job>, Vec<Job>) =
+        groups(job).into_iter().partition(|group| matches!(group.weight.data, Data::Packed(_)));
+    packed::run(packed.into_iter().map(packed_job).collect(), accumulate);
     let few_values = k * if variant.bf16 { matvec::MOST_ROWS_BF16 } else { matvec::MOST_ROWS };
-    let (few, many): (Vec<Job>, Vec<Job>) = groups(job).into_iter().partition(|group| group.x.len() <= few_values);
+    let (few, many): (Vec<Job>, Vec<Job>) = plain.into_iter().partition(|group| group.x.len() <= few_values);
     matvec::run(few, accumulate, precision == Precision::Bf16);
     run_groups(variant, many, true, accumulate, precision);
+}
+
+/// Packed weights have a product of their own; its sums are exact or f32 whatever the precision asked for.
+fn packed_job(Job { x, weight, y }: Job) -> packed::Job {
+    let Data::Packed(data) = weight.data else { unreachable!("only packed weights come here") };
+    packed::Job { x, weight: data, rows: weight.rows, columns: weight.columns, y }
 }
 
 /// [`multiply`] of rows `offsets[g]..offsets[g + 1]` with `weights[g]`, for each group g.

@@ -10,6 +10,8 @@
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod scalar;
 #[cfg(test)]
@@ -111,6 +113,8 @@ struct Variant {
 /// Slowest first: the last that runs here wins.
 static VARIANTS: &[Variant] = &[
     Variant { name: "scalar", runs_on: |_| true, multiply: scalar::multiply },
+    #[cfg(target_arch = "x86_64")]
+    Variant { name: "avx2", runs_on: |cpu| cpu.avx2, multiply: avx2::multiply },
     #[cfg(target_arch = "x86_64")]
     Variant { name: "avx512_vnni", runs_on: |cpu| cpu.avx512_vnni, multiply: avx512::multiply },
 ];
