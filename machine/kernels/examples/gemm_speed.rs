@@ -174,11 +174,7 @@ fn run_decode(rows: usize, columns: usize) {
 }
 
 fn main() {
-    println!(
-        "threads {}, sets {:?}, medians of {ROUNDS}",
-        rayon::current_num_threads(),
-        kernels::cpu::Cpu::get().names()
-    );
+    println!("threads {}, sets {:?}, medians of {ROUNDS}", kernels::pool::threads(), kernels::cpu::Cpu::get().names());
     println!(
         "variants: {} in f32, {} in bf16",
         gemm::variant_name(Precision::F32),

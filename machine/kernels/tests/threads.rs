@@ -1,6 +1,7 @@
 //! The same call gives the same bits with one thread and with three, in all kernels that sum over tasks or interleave
 //! them.
 
+use kernels::pool::Pool;
 use kernels::{attention, conv1d, cross_entropy, delta_gate, gated_delta, l2_norm, rms_norm};
 use numeric::Rng;
 
@@ -12,8 +13,7 @@ fn random(seed: u64, len: usize) -> Vec<f32> {
 #[track_caller]
 fn assert_same_bits(run: impl Fn() -> Vec<Vec<f32>> + Sync) {
     let with = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool of threads");
-        let values = pool.install(&run);
+        let values = Pool::new(threads).install(&run);
         assert!(values.iter().flatten().all(|value| value.is_finite()));
         values.into_iter().map(|x| x.into_iter().map(f32::to_bits).collect()).collect::<Vec<Vec<u32>>>()
     };

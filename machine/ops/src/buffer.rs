@@ -4,8 +4,8 @@
 //! faults at every operation. Debug builds hand out NaN, so that an operation that forgets to write a part of its
 //! output fails.
 
+use kernels::pool;
 use numeric::AlignedVec;
-use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
@@ -90,7 +90,7 @@ impl Buffer {
             return self.values.chunks_exact_mut(width).enumerate().for_each(|(row, values)| work(row, values));
         }
         let rows = PARALLEL_MIN.div_ceil(4 * width);
-        self.values.par_chunks_mut(rows * width).enumerate().for_each(|(chunk, values)| {
+        pool::for_each_chunk(&mut self.values, rows * width, |chunk, values| {
             values.chunks_exact_mut(width).enumerate().for_each(|(row, values)| work(chunk * rows + row, values));
         });
     }

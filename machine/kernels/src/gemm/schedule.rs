@@ -2,7 +2,7 @@
 
 use super::blocking::{COLUMN_ALIGNMENT, Tile, run_tile};
 use super::product::{Product, Variant};
-use rayon::prelude::*;
+use crate::pool;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Tiles per thread, so that a thread that is kept from its work does not keep everyone waiting.
@@ -17,13 +17,13 @@ pub(super) fn run(variant: &Variant, products: &[Product]) {
     // Relaxed: only the numbers' being different matters.
     let call = CALLS.fetch_add(1, Ordering::Relaxed);
     let total: u64 = products.iter().map(Product::flops).sum();
-    let threads = if total < variant.parallel_flops { 1 } else { rayon::current_num_threads() };
+    let threads = if total < variant.parallel_flops { 1 } else { pool::threads() };
     let tiles = cut(variant, products, total, threads);
     let compute = |tile: &Tile| run_tile(variant, &products[tile.product], tile, call);
     if threads == 1 || tiles.len() < 2 {
         tiles.iter().for_each(compute);
     } else {
-        tiles.par_iter().with_max_len(1).for_each(compute);
+        pool::run(tiles.len(), &|index| compute(&tiles[index]));
     }
 }
 

@@ -14,8 +14,8 @@ mod scalar;
 mod tests;
 
 use crate::cpu::Cpu;
+use crate::pool;
 use numeric::MatrixView;
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rows of `x` up to which this beats packing the weight for an f32 product.
@@ -117,7 +117,7 @@ fn rounded(x: &[f32]) -> Vec<f32> {
 fn run_parts(variant: &Variant, jobs: Vec<Job>, accumulate: bool, round: bool) {
     let row_bytes = |weight: &MatrixView| weight.format().row_bytes(weight.columns);
     let bytes: usize = jobs.iter().map(|job| job.weight.rows * row_bytes(&job.weight)).sum();
-    let parallel = bytes >= PARALLEL_BYTES && rayon::current_num_threads() > 1;
+    let parallel = bytes >= PARALLEL_BYTES && pool::threads() > 1;
     let mut parts = Vec::with_capacity(jobs.len());
     for Job { x, weight, y } in jobs {
         let tokens = x.len() / weight.columns;
@@ -133,7 +133,7 @@ fn run_parts(variant: &Variant, jobs: Vec<Job>, accumulate: bool, round: bool) {
     // SAFETY: the variant runs on this machine; the parts' sizes were checked above.
     let compute = |part: &Part| unsafe { (variant.multiply)(part) };
     if parallel {
-        parts.par_iter().for_each(compute);
+        pool::run(parts.len(), &|index| compute(&parts[index]));
     } else {
         parts.iter().for_each(compute);
     }

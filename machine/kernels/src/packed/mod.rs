@@ -20,9 +20,9 @@ mod tests;
 mod unpack;
 
 use crate::cpu::Cpu;
+use crate::pool;
 use activations::Activations;
 use numeric::{Format, PANEL, PackedView};
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Bytes of weight below which one thread is done sooner than others are woken.
@@ -129,7 +129,7 @@ pub(crate) fn run(jobs: Vec<Job>, accumulate: bool) {
 fn run_with(variant: &Variant, jobs: Vec<Job>, accumulate: bool) {
     let inputs = Inputs::of(&jobs);
     let bytes: usize = jobs.iter().map(|job| job.weight.codes.len()).sum();
-    let parallel = bytes >= PARALLEL_BYTES && rayon::current_num_threads() > 1;
+    let parallel = bytes >= PARALLEL_BYTES && pool::threads() > 1;
     let mut parts = Vec::with_capacity(jobs.len());
     for (index, job) in jobs.into_iter().enumerate() {
         let Job { weight, rows, columns, y, .. } = job;
@@ -148,7 +148,7 @@ fn run_with(variant: &Variant, jobs: Vec<Job>, accumulate: bool) {
     // SAFETY: the variant runs on this machine; the parts' sizes were checked above.
     let compute = |part: &Part| unsafe { (variant.multiply)(part) };
     if parallel {
-        parts.par_iter().with_max_len(1).for_each(compute);
+        pool::run(parts.len(), &|index| compute(&parts[index]));
     } else {
         parts.iter().for_each(compute);
     }

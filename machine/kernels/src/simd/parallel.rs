@@ -3,7 +3,7 @@
 
 use std::marker::PhantomData;
 
-use rayon::prelude::*;
+use crate::pool;
 
 /// Values that a task should handle: some tens of microseconds, so that waking a thread pays.
 const VALUES_PER_TASK: usize = 64 * 1024;
@@ -15,12 +15,7 @@ pub(crate) fn rows_per_task(values_per_row: usize) -> usize {
 
 /// Runs the tasks, on this thread when there is only one.
 pub(crate) fn for_each<T: Send>(tasks: impl IntoIterator<Item = T>, run: impl Fn(T) + Sync + Send) {
-    let mut tasks: Vec<T> = tasks.into_iter().collect();
-    if tasks.len() > 1 {
-        tasks.into_par_iter().with_max_len(1).for_each(run);
-    } else if let Some(task) = tasks.pop() {
-        run(task);
-    }
+    pool::for_each(tasks.into_iter().collect(), run);
 }
 
 /// As [`for_each`], but on this thread also when all of the tasks together (`values` of about a nanosecond) are too

@@ -131,8 +131,8 @@ fn sums_do_not_depend_on_threads() {
     let x = random(3, 10_007);
     let sum_with = |threads: usize| {
         let mut sum = vec![0.0; 1];
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-        pool.install(|| for_each_summed(x.chunks(100), &mut sum, |x, sum| sum[0] += x.iter().sum::<f32>()));
+        crate::pool::Pool::new(threads)
+            .install(|| for_each_summed(x.chunks(100), &mut sum, |x, sum| sum[0] += x.iter().sum::<f32>()));
         sum[0].to_bits()
     };
     assert_eq!(sum_with(1), sum_with(3));

@@ -2,9 +2,9 @@
 
 use crate::recipe::TrainRecipe;
 use kernels::adamw::{self, AdamW};
+use kernels::pool;
 use models::Model;
 use ops::{Gradients, Parameter};
-use rayon::prelude::*;
 
 /// The running means of one parameter's gradient and of its square.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,7 +62,9 @@ impl Optimizer {
     pub fn gradient_norm(&self, model: &Model, gradients: &Gradients) -> f64 {
         let parameters = model.parameters();
         let trained: Vec<_> = parameters.iter().filter(|p| p.trained).filter_map(|p| gradients.get(p.id)).collect();
-        let squares: Vec<f64> = trained.par_iter().map(|gradient| adamw::squared_norm(gradient)).collect();
+        let mut squares = vec![0.0; trained.len()];
+        let pairs = trained.into_iter().zip(&mut squares).collect();
+        pool::for_each(pairs, |(gradient, square): (&[f32], &mut f64)| *square = adamw::squared_norm(gradient));
         squares.iter().sum::<f64>().sqrt()
     }
 
@@ -85,7 +87,7 @@ impl Optimizer {
             .zip(&mut self.moments)
             .filter_map(|(parameter, moments)| Some((parameter, moments.as_mut()?)))
             .collect();
-        trained.into_par_iter().for_each(|(parameter, moments)| {
+        pool::for_each(trained, |(parameter, moments)| {
             let gradient = gradients.get(parameter.id).expect("every trained parameter has an entry");
             let decay = if parameter.shape.len() >= 2 { settings.weight_decay } else { 0.0 };
             let settings = AdamW { weight_decay: decay, ..settings };
