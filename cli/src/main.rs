@@ -4,6 +4,7 @@
 //! stopped by Ctrl-C.
 
 mod failure;
+mod gguf;
 mod interrupt;
 mod place;
 mod recipe;

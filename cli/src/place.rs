@@ -1,6 +1,8 @@
-//! Where a model is that a person names: a folder, a run, a stage of a run, or a model that came with the program.
+//! Where a model is that a person names: a folder, a GGUF file, a run, a stage of a run, or a model that came with the
+//! program.
 
 use crate::failure::Problem;
+use crate::gguf;
 use anyhow::{Context, Result};
 use models::{Loading, Model};
 use std::path::{Path, PathBuf};
@@ -11,12 +13,27 @@ pub(crate) const RUNS: &str = "runs";
 
 const CONFIG: &str = "config.json";
 
-/// The model folder that `name` means. Tried in this order: the folder of that name, `runs/<name>` (a stage, or the
-/// last finished stage of a run), the models that come with the program. `tiny` without a run is the base model.
+/// The model that `name` means, for reading: a GGUF file, or a folder.
+pub(crate) fn model_place(name: &str) -> Result<PathBuf> {
+    let path = Path::new(name);
+    match gguf::is_named(path) && !path.is_dir() {
+        true if path.is_file() => Ok(path.to_owned()),
+        true => Err(Problem::new(format!("there is no file {name}"), "give the path of a GGUF file").into()),
+        false => model_directory(name),
+    }
+}
+
+/// The model folder that `name` means, also for what writes another model. Tried in this order: the folder of that
+/// name, `runs/<name>` (a stage, or the last finished stage of a run), the models that come with the program. `tiny`
+/// without a run is the base model.
 pub(crate) fn model_directory(name: &str) -> Result<PathBuf> {
     let path = Path::new(name);
     if path.join(CONFIG).is_file() {
         return Ok(path.to_owned());
+    }
+    if path.is_file() && gguf::is_named(path) {
+        let message = format!("{name} is a GGUF file, which can be run and measured, but not trained or pruned");
+        return Err(Problem::new(message, "give the model folder that it was made from").into());
     }
     let runs = if path.starts_with(RUNS) { path.to_owned() } else { Path::new(RUNS).join(name) };
     for run in [path, &runs] {
@@ -48,7 +65,8 @@ fn not_found(name: &str, path: &Path) -> Problem {
     } else {
         format!("there is no model {name:?}")
     };
-    Problem::new(message, format!("give a folder with a {CONFIG}, or the name of a run or a fixture: {known}"))
+    let hint = format!("give a folder with a {CONFIG}, a GGUF file, or the name of a run or a fixture: {known}");
+    Problem::new(message, hint)
 }
 
 /// The stage of a run that holds the model that was finished last: after a change in the middle of a recipe, folders
@@ -90,7 +108,8 @@ fn known_models() -> Vec<String> {
 
 /// A model with what turns text into its tokens.
 pub(crate) struct Speaking {
-    pub(crate) directory: PathBuf,
+    /// The folder, or the GGUF file.
+    pub(crate) place: PathBuf,
     pub(crate) model: Model,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template: Template,
@@ -98,18 +117,18 @@ pub(crate) struct Speaking {
 
 impl Speaking {
     pub(crate) fn open(name: &str, loading: Loading) -> Result<Self> {
-        let directory = model_directory(name)?;
-        let model = open_model(&directory, loading)?;
-        let (tokenizer, template) = open_text(&directory)?;
+        let place = model_place(name)?;
+        let model = open_model(&place, loading)?;
+        let (tokenizer, template) = open_text(&place)?;
         let (rows, tokens) = (model.config.vocab_size, tokenizer.vocabulary_size());
         if tokens > rows {
             let message = format!(
                 "{}: the tokenizer has {tokens} tokens, the model only {rows}: they do not belong together",
-                directory.display()
+                place.display()
             );
             return Err(Problem::new(message, "copy tokenizer.json from the model that this one was made from").into());
         }
-        Ok(Self { directory, model, tokenizer, template })
+        Ok(Self { place, model, tokenizer, template })
     }
 
     pub(crate) fn renderer(&self) -> Renderer<'_> {
@@ -117,11 +136,20 @@ impl Speaking {
     }
 }
 
-pub(crate) fn open_model(directory: &Path, loading: Loading) -> Result<Model> {
-    Model::open(directory, loading).with_context(|| format!("cannot open the model in {}", directory.display()))
+/// Opens a model folder or a GGUF file.
+pub(crate) fn open_model(place: &Path, loading: Loading) -> Result<Model> {
+    Model::open(place, loading).with_context(|| format!("cannot open the model in {}", place.display()))
 }
 
-pub(crate) fn open_text(directory: &Path) -> Result<(Tokenizer, Template)> {
+/// The tokenizer and the template of a model folder or a GGUF file.
+pub(crate) fn open_text(place: &Path) -> Result<(Tokenizer, Template)> {
+    let (tokenizer, template) = if place.is_file() { gguf::open_text(place)? } else { open_text_files(place)? };
+    let own = Template::embedded();
+    let marked = template.has_generation_blocks() || !writes_the_same(&template, &own, &tokenizer);
+    Ok((tokenizer, if marked { template } else { own }))
+}
+
+fn open_text_files(directory: &Path) -> Result<(Tokenizer, Template)> {
     let hint = "a model folder needs tokenizer.json and chat_template.jinja: copy them from the model that this \
                 one was made from";
     let problem = |error| {
@@ -130,9 +158,7 @@ pub(crate) fn open_text(directory: &Path) -> Result<(Tokenizer, Template)> {
     };
     let tokenizer = Tokenizer::open(directory).map_err(problem)?;
     let template = Template::open(directory).map_err(problem)?;
-    let own = Template::embedded();
-    let marked = template.has_generation_blocks() || !writes_the_same(&template, &own, &tokenizer);
-    Ok((tokenizer, if marked { template } else { own }))
+    Ok((tokenizer, template))
 }
 
 /// Whether two templates write the same text for a conversation that has everything. A released template does not mark

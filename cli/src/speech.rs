@@ -44,8 +44,8 @@ pub(crate) struct SamplingArguments {
 
 impl SamplingArguments {
     /// The settings for a model, checked.
-    pub(crate) fn sampling(&self, directory: &Path) -> Result<Sampling> {
-        let defaults = generation_defaults(directory);
+    pub(crate) fn sampling(&self, place: &Path) -> Result<Sampling> {
+        let defaults = generation_defaults(place);
         let number = |key: &str| defaults.get(key).and_then(Value::as_f64).map(|value| value as f32);
         let sampled = defaults.get("do_sample").and_then(Value::as_bool).unwrap_or(false);
         let default_temperature = if sampled { number("temperature").unwrap_or(1.0) } else { 0.0 };
@@ -67,9 +67,9 @@ impl SamplingArguments {
     }
 }
 
-/// The model's own defaults; a model without them has none.
-fn generation_defaults(directory: &Path) -> Value {
-    let text = std::fs::read_to_string(directory.join("generation_config.json")).unwrap_or_default();
+/// The model's own defaults; a model without them has none, nor has a GGUF file.
+fn generation_defaults(place: &Path) -> Value {
+    let text = std::fs::read_to_string(place.join("generation_config.json")).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or(Value::Null)
 }
 

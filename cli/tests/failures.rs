@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use support::{Folder, bad, config, errors, good, lateen, run};
+use support::{Folder, bad, config, errors, fixtures, good, lateen, run};
 
 #[test]
 fn an_unknown_key_of_a_recipe_is_named_with_its_line() {
@@ -186,4 +186,22 @@ fn compress_wants_something_to_do_and_a_place_of_its_own() {
     assert!(said.contains("keep at least 2"), "{said}");
     good(&folder, &["compress", "model", "--out", "y", "--quantize", "q8-0"]);
     assert!(run(&folder, &["inspect", "y"]).status.success());
+}
+
+#[test]
+fn a_gguf_file_that_cannot_be_used_says_why() {
+    let folder = Folder::new("gguf-failures");
+    let whole = fs::read(fixtures().join("oracle/gguf/qwen3.q8_0.gguf")).expect("the fixture reads");
+    let said = bad(&folder, 1, &["run", "model.gguf", "hello"]);
+    assert!(said.contains("error: there is no file model.gguf"), "{said}");
+    fs::write(folder.join("model.gguf"), &whole[..whole.len() - 100]).expect("the file can be written");
+    for words in [&["run", "model.gguf", "hello"][..], &["inspect", "model.gguf"]] {
+        let said = bad(&folder, 1, words);
+        assert!(said.contains("model.gguf is cut off") && said.contains(&whole.len().to_string()), "{said}");
+    }
+    fs::write(folder.join("model.gguf"), "not a model").expect("the file can be written");
+    assert!(bad(&folder, 1, &["inspect", "model.gguf"]).contains("wanted it to begin with \"GGUF\""));
+    fs::write(folder.join("model.gguf"), &whole).expect("the file can be written");
+    let said = bad(&folder, 1, &["compress", "model.gguf", "--keep", "2", "--out", "small"]);
+    assert!(said.contains("can be run and measured, but not trained or pruned") && said.contains("hint: "), "{said}");
 }

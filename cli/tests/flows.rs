@@ -271,3 +271,26 @@ fn the_sandbox_holds_and_the_doctor_says_so() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stdout).contains("BAD model"));
 }
+
+#[test]
+fn a_gguf_file_is_a_model() {
+    let folder = Folder::new("gguf");
+    let file = fixtures().join("oracle/gguf/qwen3_next.q8_0.gguf");
+    let path = file.to_str().expect("a path in UTF-8");
+    let found = json(&good(&folder, &["inspect", path, "--json"]));
+    assert_eq!((found["model_type"].as_str(), found["layers"].as_u64()), (Some("qwen3_next"), Some(4)));
+    assert_eq!(found["experts_per_layer"], serde_json::json!([8, 8, 8, 8]));
+    assert!(found["formats"]["Q8_0"].as_u64() > found["formats"]["F32"].as_u64(), "{found}");
+    assert!(good(&folder, &["inspect", path, "--tensors"]).contains("blk.0.ffn_down_exps.weight"));
+    folder.write("tokens.json", "[[1, 2, 3, 500]]");
+    good(&folder, &["inspect", "logits", path, "--tokens", "tokens.json", "--out", "logits.safetensors"]);
+    let logits = TensorFile::open(folder.join("logits.safetensors")).expect("it was written");
+    assert_eq!(logits.get("logits.0").expect("present").shape, [4, 512]);
+    good(&folder, &["run", path, "hello", "--max-tokens", "4", "--temperature", "0"]);
+    good(&folder, &["complete", path, "--prefix-text", "def f", "--suffix-text", "", "--max-tokens", "4"]);
+    let exact = fixtures().join("oracle/gguf/qwen3_next.f32.gguf");
+    let reference = fixtures().join("oracle/qwen3_next/fixtures.safetensors");
+    let [exact, reference] = [&exact, &reference].map(|path| path.to_str().expect("a path in UTF-8"));
+    let found = json(&good(&folder, &["evaluate", exact, "--parity", reference, "--json"]));
+    assert!(found["largest_difference"].as_f64().is_some_and(|worst| worst < 2e-4), "{found}");
+}

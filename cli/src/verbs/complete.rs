@@ -17,7 +17,7 @@ use text::FillOrder;
 /// Fill in the middle: complete the text at the cursor
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A model folder, a run, or the name of a fixture
+    /// A model folder, a GGUF file, a run, or the name of a fixture
     model: String,
     /// A file with what stands before the cursor
     #[arg(long, value_name = "FILE", conflicts_with = "prefix_text")]
@@ -53,7 +53,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let mut session = Session::new(&speaking.model.config);
     session.sync(&speaking.model.config, &prompt)?;
     let request = Request {
-        sampling: arguments.sampling.sampling(&speaking.directory)?,
+        sampling: arguments.sampling.sampling(&speaking.place)?,
         max_tokens: arguments.sampling.max_tokens.unwrap_or(128),
         stop: speaking.tokenizer.fill_end_tokens(),
     };

@@ -148,7 +148,7 @@ fn model(name: &str) -> Result<String> {
     let measured = speed(&speaking.model, &SpeedSettings { repetitions: 1, ..SpeedSettings::default() })?;
     Ok(format!(
         "{}: {}, prefill {:.0} and decode {:.0} tokens/s",
-        speaking.directory.display(),
+        speaking.place.display(),
         bytes_in_words(speaking.model.bytes() as u64),
         measured.prefill_tokens_per_second,
         measured.decode_tokens_per_second

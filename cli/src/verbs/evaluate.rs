@@ -3,7 +3,7 @@
 use super::prepare::{KindName, SplitName};
 use crate::failure::{Interrupted, Problem};
 use crate::interrupt;
-use crate::place::{Speaking, model_directory, open_model, sandbox};
+use crate::place::{Speaking, model_place, open_model, sandbox};
 use crate::stages::write_page;
 use crate::terminal::{Meter, put, put_json, say};
 use anyhow::{Context, Result};
@@ -20,7 +20,7 @@ use text::FillOrder;
 /// Measure a model: tasks solved, perplexity, divergence from a teacher, speed
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A model folder, a run, or the name of a fixture
+    /// A model folder, a GGUF file, a run, or the name of a fixture
     model: String,
     /// A model to compare with: divergence and agreement
     #[arg(long)]
@@ -119,7 +119,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
 }
 
 fn measure(arguments: &Arguments, speaking: &Speaking, cancel: &AtomicBool) -> Result<Report> {
-    let teacher = arguments.teacher.as_ref().map(|name| open_model(&model_directory(name)?, Loading::Stored));
+    let teacher = arguments.teacher.as_ref().map(|name| open_model(&model_place(name)?, Loading::Stored));
     let teacher = teacher.transpose()?;
     let sandbox = sandbox()?;
     let recipe = arguments.recipe();
@@ -158,7 +158,7 @@ fn perplexity_of_file(speaking: &Speaking, path: &Path) -> Result<Perplexity> {
 }
 
 fn compare_logits(arguments: &Arguments, path: &Path) -> Result<()> {
-    let model = open_model(&model_directory(&arguments.model)?, Loading::Stored)?;
+    let model = open_model(&model_place(&arguments.model)?, Loading::Stored)?;
     let file = TensorFile::open(path)?;
     let (mut sequences, mut logits) = (Vec::new(), Vec::new());
     for index in 0.. {

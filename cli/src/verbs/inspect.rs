@@ -1,13 +1,13 @@
 //! `lateen inspect`: what a model is made of, and what it computes, as numbers that other programs can check.
 
 use crate::failure::Problem;
-use crate::place::{model_directory, open_model};
+use crate::place::{model_place, open_model};
 use crate::terminal::{put, put_json, say};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use evaluate::Table;
 use evaluate::table::{bytes_in_words, count_in_words};
-use formats::{DType, TensorPlan, Tensors};
+use formats::{DType, Gguf, GgufTensor, TensorPlan, Tensors};
 use models::{Config, Examples, FeedForwardKind, GradientOptions, Loading, MixerKind, Model, State};
 use ops::{Gradients, Infer, Precision};
 use serde::Serialize;
@@ -21,7 +21,7 @@ const PASS_TOKENS: usize = 512;
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Arguments {
-    /// A model folder, a run, or the name of a fixture
+    /// A model folder, a GGUF file, a run, or the name of a fixture
     #[arg(required = true)]
     model: Option<String>,
     /// List every tensor
@@ -44,7 +44,7 @@ enum What {
 
 #[derive(Args)]
 struct Numbers {
-    /// A model folder, a run, or the name of a fixture
+    /// A model folder, a GGUF file, a run, or the name of a fixture
     model: String,
     /// A JSON file with a list of lists of token ids
     #[arg(long)]
@@ -66,7 +66,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
 /// What `inspect --json` writes.
 #[derive(Serialize)]
 struct Description {
-    directory: PathBuf,
+    /// The folder, or the GGUF file.
+    place: PathBuf,
     model_type: String,
     parameters: u64,
     bytes: u64,
@@ -92,12 +93,9 @@ struct TensorLine {
 }
 
 fn describe(name: &str, with_tensors: bool, json: bool) -> Result<()> {
-    let directory = model_directory(name)?;
-    let path = directory.join("config.json");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let config = Config::from_json(&text).with_context(|| format!("{} cannot be used", path.display()))?;
-    let tensors = Tensors::open(&directory)?;
-    let description = Description::of(&directory, &config, &tensors);
+    let place = model_place(name)?;
+    let (config, lines) = if place.is_file() { read_file(&place)? } else { read_folder(&place)? };
+    let description = Description::of(&place, &config, lines);
     if json {
         return put_json(&description);
     }
@@ -107,6 +105,24 @@ fn describe(name: &str, with_tensors: bool, json: bool) -> Result<()> {
         put(&description.tensor_table().to_text())?;
     }
     Ok(())
+}
+
+fn read_folder(directory: &Path) -> Result<(Config, Vec<TensorLine>)> {
+    let path = directory.join("config.json");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let config = Config::from_json(&text).with_context(|| format!("{} cannot be used", path.display()))?;
+    Ok((config, logical_tensors(&Tensors::open(directory)?)))
+}
+
+fn read_file(path: &Path) -> Result<(Config, Vec<TensorLine>)> {
+    let gguf = Gguf::open(path)?;
+    let line = |tensor: GgufTensor| TensorLine {
+        name: tensor.name.to_owned(),
+        format: formats::gguf::name_of(tensor.format).to_owned(),
+        shape: tensor.shape.to_vec(),
+        bytes: tensor.bytes.len() as u64,
+    };
+    Ok((Config::from_gguf(&gguf)?, gguf.tensors().map(line).collect()))
 }
 
 /// Tensors as the model sees them: the parts of a quantized one, stored side by side, are one line.
@@ -144,8 +160,7 @@ fn logical_tensors(tensors: &Tensors) -> Vec<TensorLine> {
 }
 
 impl Description {
-    fn of(directory: &Path, config: &Config, tensors: &Tensors) -> Self {
-        let lines = logical_tensors(tensors);
+    fn of(place: &Path, config: &Config, lines: Vec<TensorLine>) -> Self {
         let mut formats = BTreeMap::new();
         for line in &lines {
             *formats.entry(line.format.clone()).or_insert(0) += line.bytes;
@@ -153,10 +168,10 @@ impl Description {
         let parameters = lines.iter().map(|line| line.shape.iter().map(|&n| n as u64).product::<u64>()).sum();
         let layers_with = |mixer| config.layers.iter().filter(|layer| layer.mixer == mixer).count();
         Self {
-            directory: directory.to_owned(),
+            place: place.to_owned(),
             model_type: config.extra("model_type").and_then(|name| name.as_str()).unwrap_or_default().to_owned(),
             parameters,
-            bytes: tensors.bytes(),
+            bytes: lines.iter().map(|line| line.bytes).sum(),
             hidden_size: config.hidden_size,
             vocabulary: config.vocab_size,
             positions: config.positions_max,
@@ -173,7 +188,8 @@ impl Description {
     fn summary(&self) -> Table {
         let mut table = Table::new(&["property", "value"]);
         let mut line = |name: &str, value: String| table.push(vec![name.to_owned(), value]);
-        line("folder", self.directory.display().to_string());
+        let kind = if self.place.is_file() { "file" } else { "folder" };
+        line(kind, self.place.display().to_string());
         line("architecture", self.model_type.clone());
         line("parameters", count_in_words(self.parameters));
         line("size", bytes_in_words(self.bytes));
@@ -240,7 +256,7 @@ fn read_tokens(path: &Path, model: &Model) -> Result<Vec<Vec<u32>>> {
 }
 
 fn write_logits(numbers: &Numbers) -> Result<()> {
-    let model = open_model(&model_directory(&numbers.model)?, Loading::Stored)?;
+    let model = open_model(&model_place(&numbers.model)?, Loading::Stored)?;
     let sequences = read_tokens(&numbers.tokens, &model)?;
     let mut plan = TensorPlan::new();
     for (index, sequence) in sequences.iter().enumerate() {
@@ -269,7 +285,7 @@ fn logits_of(model: &Model, sequence: &[u32]) -> Vec<f32> {
 }
 
 fn write_gradients(numbers: &Numbers) -> Result<()> {
-    let mut model = open_model(&model_directory(&numbers.model)?, Loading::F32)?;
+    let mut model = open_model(&model_place(&numbers.model)?, Loading::F32)?;
     model.parameters_mut().into_iter().for_each(|parameter| parameter.trained = true);
     let sequences = read_tokens(&numbers.tokens, &model)?;
     let (gradients, loss) = gradients_of(&model, &sequences)?;

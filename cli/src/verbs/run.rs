@@ -21,7 +21,7 @@ use text::{Message, Role};
 /// Talk to a model: with a prompt it answers and ends, without one it is a conversation
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A model folder, a run, or the name of a fixture
+    /// A model folder, a GGUF file, a run, or the name of a fixture
     #[arg(default_value = "tiny")]
     model: String,
     /// What to say; standard input is added to it if it is not a terminal
@@ -94,7 +94,7 @@ struct Chat<'a> {
 
 impl<'a> Chat<'a> {
     fn new(speaking: &'a Speaking, arguments: &Arguments, cancel: &'static AtomicBool) -> Result<Self> {
-        arguments.sampling.sampling(&speaking.directory)?;
+        arguments.sampling.sampling(&speaking.place)?;
         let mut chat = Self {
             speaking,
             session: Session::new(&speaking.model.config),
@@ -131,7 +131,7 @@ impl<'a> Chat<'a> {
             return Err(Problem::new("the prompt cannot be read", hint).because(error).into());
         }
         let request = Request {
-            sampling: self.settings.sampling(&speaking.directory)?,
+            sampling: self.settings.sampling(&speaking.place)?,
             max_tokens: self.settings.max_tokens.unwrap_or(ANSWER_TOKENS),
             stop: speaking.tokenizer.end_tokens().to_vec(),
         };
@@ -148,7 +148,7 @@ impl<'a> Chat<'a> {
         let model = &self.speaking.model;
         format!(
             "{}: {} parameters, {}, context of {} tokens, {} of them used",
-            self.speaking.directory.display(),
+            self.speaking.place.display(),
             count_in_words(model.parameter_count() as u64),
             bytes_in_words(model.bytes() as u64),
             model.config.positions_max,
@@ -175,7 +175,7 @@ impl<'a> Chat<'a> {
             "max_tokens" => next.max_tokens = Some(value.parse().with_context(wrong)?),
             other => anyhow::bail!("there is no setting {other:?}"),
         }
-        next.sampling(&self.speaking.directory)?;
+        next.sampling(&self.speaking.place)?;
         self.settings = next;
         Ok(format!("{name} is {value}"))
     }
