@@ -98,39 +98,109 @@ impl<'a> PackedView<'a> {
     }
 }
 
-/// What one row of a panel says about a run of columns, whatever the format: where its code comes from and what it is
-/// worth. Packing and unpacking walk over these.
+/// The blocks of one row.
 struct Row<'a> {
     format: Format,
     bytes: &'a [u8],
 }
 
-impl Row<'_> {
-    fn block(&self, column: usize) -> &[u8] {
-        let (columns, bytes) = (self.format.block_columns(), self.format.block_bytes());
-        &self.bytes[column / columns * bytes..][..bytes]
-    }
+/// The most columns that a block has.
+const BLOCK: usize = 256;
 
-    /// The code of a column as the layout stores it.
-    fn code(&self, column: usize) -> u8 {
-        let block = self.block(column);
-        let nibble = |pairs: &[u8], half: usize, at: usize| pairs[at % half] >> (4 * (at / half)) & 15;
-        match self.format {
-            Format::Q8_0 => block[2 + column % 32] ^ 0x80,
-            Format::Q4_0 | Format::Iq4Nl => nibble(&block[2..], 16, column % 32),
-            Format::Mxfp4 => nibble(&block[1..], 16, column % 32),
-            Format::Nvfp4 => nibble(&block[4 + 8 * (column % 64 / 16)..], 8, column % 16),
-            Format::Iq4Xs => nibble(&block[8 + 16 * (column % 256 / 32)..], 16, column % 32),
-            Format::Q4K => nibble(&block[16 + 32 * (column % 256 / 64)..], 32, column % 64),
-            Format::Q5K => {
-                let fifth = block[16 + column % 32] >> (column % 256 / 32) & 1;
-                nibble(&block[48 + 32 * (column % 256 / 64)..], 32, column % 64) | fifth << 4
+/// Low nibbles of `pairs`, then high ones.
+fn nibbles(pairs: &[u8], codes: &mut [u8]) {
+    let (low, high) = codes.split_at_mut(pairs.len());
+    for ((low, high), pair) in low.iter_mut().zip(high).zip(pairs) {
+        (*low, *high) = (pair & 15, pair >> 4);
+    }
+}
+
+/// The codes of one block's columns, as the layout stores them. Written in loops that the compiler makes vectors of:
+/// a model has some billions of codes.
+fn codes_of_block(format: Format, block: &[u8], codes: &mut [u8; BLOCK]) {
+    let mut runs = |start: usize, half: usize| {
+        block[start..].chunks_exact(half).zip(codes.chunks_exact_mut(2 * half)).for_each(|(p, c)| nibbles(p, c));
+    };
+    match format {
+        Format::Q8_0 => codes.iter_mut().zip(&block[2..]).for_each(|(code, byte)| *code = byte ^ 0x80),
+        Format::Q4_0 | Format::Iq4Nl => runs(2, 16),
+        Format::Mxfp4 => runs(1, 16),
+        Format::Nvfp4 => runs(4, 8),
+        Format::Iq4Xs => runs(8, 16),
+        Format::Q4K => runs(16, 32),
+        Format::Q5K => {
+            runs(48, 32);
+            for (sub, codes) in codes.chunks_exact_mut(32).enumerate() {
+                codes.iter_mut().zip(&block[16..48]).for_each(|(code, bits)| *code |= (bits >> sub & 1) << 4);
             }
-            Format::Q6K => ggml::q6_k_code(block.first_chunk().expect("a block is whole"), column % 256),
-            Format::F32 | Format::Bf16 | Format::F16 => unreachable!("plain numbers are not packed"),
+        }
+        Format::Q6K => {
+            for (half, codes) in codes.chunks_exact_mut(128).enumerate() {
+                let (low, high) = (&block[64 * half..][..64], &block[128 + 32 * half..][..32]);
+                nibbles(low, codes);
+                for (run, codes) in codes.chunks_exact_mut(32).enumerate() {
+                    codes.iter_mut().zip(high).for_each(|(code, bits)| *code |= (bits >> (2 * run) & 3) << 4);
+                }
+            }
+        }
+        Format::F32 | Format::Bf16 | Format::F16 => unreachable!("plain numbers are not packed"),
+    }
+}
+
+/// Four neighbouring codes as one number, the first in its lowest byte.
+fn four(codes: &[u8]) -> u32 {
+    u32::from_le_bytes([codes[0], codes[1], codes[2], codes[3]])
+}
+
+/// Lays the codes of `columns` columns, a row each lane, into the panel's vectors.
+fn interleave(format: Format, rows: &[[u8; BLOCK]; PANEL], columns: usize, panel: &mut [u8]) {
+    const VECTOR: usize = 4 * PANEL;
+    let mut put = |vector: usize, lane: usize, value: u32| {
+        panel[VECTOR * vector + 4 * lane..][..4].copy_from_slice(&value.to_le_bytes());
+    };
+    for (lane, codes) in rows.iter().enumerate() {
+        let pair =
+            |column: usize| four(&codes[column..]) & 0x0F0F_0F0F | (four(&codes[column + 4..]) & 0x0F0F_0F0F) << 4;
+        let upper = |column: usize| four(&codes[column..]) >> 4 & 0x0303_0303;
+        match format {
+            Format::Q8_0 => (0..columns / 4).for_each(|v| put(v, lane, four(&codes[4 * v..]))),
+            Format::Q5K => {
+                for run in 0..columns / 32 {
+                    (0..4).for_each(|v| put(5 * run + v, lane, pair(32 * run + 8 * v)));
+                    let bits = (0..8).fold(0, |bits, k| bits | upper(32 * run + 4 * k) << k);
+                    put(5 * run + 4, lane, bits);
+                }
+            }
+            Format::Q6K => {
+                for run in 0..columns / 16 {
+                    (0..2).for_each(|v| put(3 * run + v, lane, pair(16 * run + 8 * v)));
+                    let bits = (0..4).fold(0, |bits, k| bits | upper(16 * run + 4 * k) << (2 * k));
+                    put(3 * run + 2, lane, bits);
+                }
+            }
+            _ => (0..columns / 8).for_each(|v| put(v, lane, pair(8 * v))),
         }
     }
+}
 
+/// Packs the rows of one panel, given as a file's bytes; missing rows are zeros.
+pub fn pack_panel(format: Format, columns: usize, rows: &[u8], codes: &mut [u8], scales: &mut [u8]) {
+    let (block_columns, block_bytes) = (format.block_columns(), format.block_bytes());
+    let row_bytes = format.row_bytes(columns);
+    for (lane, bytes) in rows.chunks_exact(row_bytes).enumerate() {
+        Row { format, bytes }.scales(lane, scales);
+    }
+    let mut lanes = [[0u8; BLOCK]; PANEL];
+    let block_codes = format.panel_code_bytes(block_columns);
+    for (block, codes) in codes.chunks_exact_mut(block_codes).enumerate() {
+        for (row, lane) in rows.chunks_exact(row_bytes).zip(&mut lanes) {
+            codes_of_block(format, &row[block * block_bytes..][..block_bytes], lane);
+        }
+        interleave(format, &lanes, block_columns, codes);
+    }
+}
+
+impl Row<'_> {
     /// Writes this row's scales into its lane of the panel's.
     fn scales(&self, lane: usize, panel: &mut [u8]) {
         let step = self.format.block_bytes();
@@ -182,31 +252,29 @@ fn place(format: Format, column: usize, lane: usize) -> ((usize, usize), Option<
 }
 
 impl Packed {
-    /// Packs rows given as a file's bytes; `row_bytes` of them each. The same bits, so nothing is lost.
+    /// All zeros, for [`Packed::panels_mut`] to be filled.
+    pub fn zeros(format: Format, rows: usize, columns: usize, tensor_scale: f32) -> Self {
+        let panels = rows.div_ceil(PANEL);
+        let codes = AlignedBytes::zeros(panels * format.panel_code_bytes(columns));
+        let scales = AlignedBytes::zeros(panels * format.panel_scale_bytes(columns));
+        Self { format, tensor_scale, codes, scales }
+    }
+
+    /// Codes and scales of each panel.
+    pub fn panels_mut(&mut self, columns: usize) -> impl Iterator<Item = (&mut [u8], &mut [u8])> {
+        let (codes, scales) = (self.format.panel_code_bytes(columns), self.format.panel_scale_bytes(columns));
+        self.codes.chunks_exact_mut(codes).zip(self.scales.chunks_exact_mut(scales))
+    }
+
+    /// Packs rows given as a file's bytes. The same bits, so nothing is lost.
     pub fn from_blocks(format: Format, rows: usize, columns: usize, tensor_scale: f32, bytes: &[u8]) -> Self {
         let row_bytes = format.row_bytes(columns);
         assert_eq!(bytes.len(), rows * row_bytes, "{rows} × {columns} in {format:?} takes other bytes");
-        let panels = rows.div_ceil(PANEL);
-        let (code_bytes, scale_bytes) = (format.panel_code_bytes(columns), format.panel_scale_bytes(columns));
-        let mut codes = AlignedBytes::zeros(panels * code_bytes);
-        let mut scales = AlignedBytes::zeros(panels * scale_bytes);
-        let streams = codes.chunks_exact_mut(code_bytes).zip(scales.chunks_exact_mut(scale_bytes));
-        for (rows, (codes, scales)) in bytes.chunks(PANEL * row_bytes).zip(streams) {
-            for (lane, bytes) in rows.chunks_exact(row_bytes).enumerate() {
-                let row = Row { format, bytes };
-                row.scales(lane, scales);
-                for column in 0..columns {
-                    let code = row.code(column);
-                    let ((low, shift), high) = place(format, column, lane);
-                    let mask = if format == Format::Q8_0 { 0xFF } else { 15 };
-                    codes[low] |= (code & mask) << shift;
-                    if let Some((at, shift, _)) = high {
-                        codes[at] |= code >> 4 << shift;
-                    }
-                }
-            }
+        let mut packed = Self::zeros(format, rows, columns, tensor_scale);
+        for (rows, (codes, scales)) in bytes.chunks(PANEL * row_bytes).zip(packed.panels_mut(columns)) {
+            pack_panel(format, columns, rows, codes, scales);
         }
-        Self { format, tensor_scale, codes, scales }
+        packed
     }
 }
 
