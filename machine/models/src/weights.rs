@@ -44,6 +44,7 @@ pub struct AttentionWeights {
 
 /// The projection into a delta layer, as a file has it. The two halves of a split one may be in different formats.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "one stands in each delta layer, whose weights are boxed")]
 pub enum DeltaInput {
     /// One map with rows `[q | k | v… | z…]` per key head, to be taken apart.
     Grouped { qkvz: Linear, qkv_columns: Columns, z_columns: Columns },
