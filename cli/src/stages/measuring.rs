@@ -71,8 +71,8 @@ pub(super) fn measure(job: &Job<'_>, work: &Evaluation) -> Result<Value> {
 fn measure_one(job: &Job<'_>, work: &Evaluation, name: &str, path: &Path, teacher: Option<&Path>) -> Result<Report> {
     say(&format!("  measuring {name}"));
     let folder = path.display().to_string();
-    let speaking = Speaking::open(&folder, Loading::Stored)?;
-    let teacher = teacher.map(|teacher| open_model(teacher, Loading::Stored)).transpose()?;
+    let speaking = Speaking::open(&folder, Loading::Packed)?;
+    let teacher = teacher.map(|teacher| open_model(teacher, Loading::Packed)).transpose()?;
     let sandbox = sandbox()?;
     let subject = Subject { model: &speaking.model, renderer: speaking.renderer(), sandbox: &sandbox };
     let measure = &work.measure;

@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let (prefix, suffix) = sides(&arguments)?;
-    let speaking = Speaking::open(&arguments.model, Loading::Stored)?;
+    let speaking = Speaking::open(&arguments.model, Loading::Packed)?;
     let cancel = interrupt::listen("")?;
     let order = if arguments.suffix_first { FillOrder::SuffixFirst } else { FillOrder::PrefixFirst };
     let prompt = speaking.renderer().fill_prompt(&prefix, &suffix, order)?;

@@ -144,7 +144,7 @@ pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
 }
 
 fn model(name: &str) -> Result<String> {
-    let speaking = Speaking::open(name, Loading::Stored)?;
+    let speaking = Speaking::open(name, Loading::Packed)?;
     let measured = speed(&speaking.model, &SpeedSettings { repetitions: 1, ..SpeedSettings::default() })?;
     Ok(format!(
         "{}: {}, prefill {:.0} and decode {:.0} tokens/s",

@@ -106,7 +106,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         // A reference may be for a model without any text files.
         return compare_logits(&arguments, path);
     }
-    let speaking = Speaking::open(&arguments.model, Loading::Stored)?;
+    let speaking = Speaking::open(&arguments.model, Loading::Packed)?;
     let data = arguments.data.as_deref().map(|path| perplexity_of_file(&speaking, path)).transpose()?;
     let cancel = interrupt::listen("stopping; nothing is written")?;
     let report = measure(&arguments, &speaking, cancel)?;
@@ -119,7 +119,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
 }
 
 fn measure(arguments: &Arguments, speaking: &Speaking, cancel: &AtomicBool) -> Result<Report> {
-    let teacher = arguments.teacher.as_ref().map(|name| open_model(&model_place(name)?, Loading::Stored));
+    let teacher = arguments.teacher.as_ref().map(|name| open_model(&model_place(name)?, Loading::Packed));
     let teacher = teacher.transpose()?;
     let sandbox = sandbox()?;
     let recipe = arguments.recipe();

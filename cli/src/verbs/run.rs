@@ -44,7 +44,7 @@ const ANSWER_TOKENS: usize = 1024;
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let prompt = prompt_of(&arguments)?;
     let began = Instant::now();
-    let speaking = Speaking::open(&arguments.model, Loading::Stored)?;
+    let speaking = Speaking::open(&arguments.model, Loading::Packed)?;
     let load = began.elapsed();
     let cancel = interrupt::listen("")?;
     let mut chat = Chat::new(&speaking, &arguments, cancel)?;

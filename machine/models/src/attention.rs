@@ -10,15 +10,13 @@ pub(crate) fn run<'w, E: Execute<'w>>(
     spans: &Spans,
     x: &E::Value,
 ) -> E::Value {
-    let fused = e.linear(x, &w.query);
+    let [fused, k, v] = e.linears(x, [&w.query, &w.key, &w.value]);
     let (q, gate) = match &w.gate {
         Some([query_columns, gate_columns]) => {
             (e.columns(&fused, query_columns), Some(e.columns(&fused, gate_columns)))
         }
         None => (fused, None),
     };
-    let k = e.linear(x, &w.key);
-    let v = e.linear(x, &w.value);
     let (q, k) = match &w.head_norms {
         Some([query_norm, key_norm]) => (e.rms_norm(&q, query_norm), e.rms_norm(&k, key_norm)),
         None => (q, k),

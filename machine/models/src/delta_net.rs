@@ -10,14 +10,13 @@ pub(crate) fn run<'w, E: Execute<'w>>(
     spans: &Spans,
     x: &E::Value,
 ) -> E::Value {
-    let (qkv, z) = match &w.input {
+    let (qkv, z, ba) = match &w.input {
         DeltaInput::Grouped { qkvz, qkv_columns, z_columns } => {
-            let qkvz = e.linear(x, qkvz);
-            (e.columns(&qkvz, qkv_columns), e.columns(&qkvz, z_columns))
+            let [qkvz, ba] = e.linears(x, [qkvz, &w.ba]);
+            (e.columns(&qkvz, qkv_columns), e.columns(&qkvz, z_columns), ba)
         }
-        DeltaInput::Split { qkv, z } => (e.linear(x, qkv), e.linear(x, z)),
+        DeltaInput::Split { qkv, z } => e.linears(x, [qkv, z, &w.ba]).into(),
     };
-    let ba = e.linear(x, &w.ba);
     let [b, a] = [&w.b_columns, &w.a_columns].map(|columns| e.columns(&ba, columns));
     let qkv = e.causal_conv(&qkv, &w.conv, spans, states);
     let y = e.delta_rule(&qkv, &b, &a, &w.gates, spans, states);

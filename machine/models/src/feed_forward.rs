@@ -4,8 +4,7 @@ use crate::weights::MoeWeights;
 use ops::{Execute, Expert};
 
 pub(crate) fn dense<'w, E: Execute<'w>>(e: &mut E, w: &'w Expert, x: &E::Value) -> E::Value {
-    let gate = e.linear(x, &w.gate);
-    let up = e.linear(x, &w.up);
+    let [gate, up] = e.linears(x, [&w.gate, &w.up]);
     let h = e.swiglu(&gate, &up);
     e.linear(&h, &w.down)
 }

@@ -14,8 +14,11 @@ use std::path::Path;
 /// In which format weights come into memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loading {
-    /// As they are stored: for running.
+    /// As they are stored: for looking at them, and for writing them again.
     Stored,
+    /// Blocks laid out for the kernels, everything else as it is stored: for running. Activations are then rounded to
+    /// eight bits where they meet quantized weights.
+    Packed,
     /// All f32: for training.
     F32,
 }

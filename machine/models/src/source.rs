@@ -154,17 +154,21 @@ impl Source for Checkpoint<'_> {
     fn parameter(&mut self, name: String, shape: &[usize], _: Initial) -> Result<Parameter, ModelError> {
         let matrix = self.matrix(&name, shape)?;
         self.next += 1;
-        Ok(named(self.next - 1, name, shape, self.loading.of(shape, matrix)))
+        let matrix = self.loading.of(&name, shape, matrix);
+        Ok(named(self.next - 1, name, shape, matrix))
     }
 }
 
 impl Loading {
-    /// The matrix of a tensor of this shape as it is kept in memory.
-    pub(crate) fn of(self, shape: &[usize], matrix: Matrix) -> Matrix {
+    /// The matrix of the tensor of this name and shape as it is kept in memory.
+    pub(crate) fn of(self, name: &str, shape: &[usize], matrix: Matrix) -> Matrix {
         // Norms, gates and the convolution are read value by value everywhere: they are always f32.
         let by_value = shape.len() != 2;
+        // Rounded activations would send tokens to other experts.
+        let decides = name.ends_with(".mlp.gate.weight") || name.ends_with("shared_expert_gate.weight");
         match self {
-            Self::Stored if !by_value => matrix,
+            Self::Packed if !by_value && !decides => matrix.packed(),
+            Self::Stored | Self::Packed if !by_value => matrix,
             _ if matrix.format() == Format::F32 => matrix,
             _ => Matrix::from_f32(matrix.rows, matrix.columns, matrix.to_f32()),
         }

@@ -13,7 +13,7 @@
 //! | NVFP4 | the same | per 16 columns 16 E4M3 |
 //! | Q4_K | the same | per 256 columns 16 f16 scales, 16 f16 minima, 12 × 16 bytes of 6-bit numbers |
 //! | Q5_K | per 32 columns 4 vectors of nibbles, 1 of fifth bits: bit k of a byte is column 4k + its place | as Q4_K |
-//! | Q6_K | per 16 columns 2 vectors of nibbles, 1 of bit pairs: pair k is column 4k + its place | per 256 columns 16 f16, then 16 × 16 signed bytes |
+//! | Q6_K | per 16 columns 2 vectors of nibbles, 1 of bit pairs (k: column 4k + its place) | 16 f16, 16 × 16 signed bytes |
 //! | IQ4_XS | 4 vectors of nibbles | per 256 columns 16 f16, then 8 × 16 signed bytes |
 //!
 //! Rows beyond the last are zeros: their scales are.

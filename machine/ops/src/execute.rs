@@ -20,6 +20,11 @@ pub trait Execute<'w> {
     /// `x·Wᵀ + bias + adapter`: `[T, out]`.
     fn linear(&mut self, x: &Self::Value, map: &'w Linear) -> Self::Value;
 
+    /// Several maps of one x. Who remembers does them one after the other.
+    fn linears<const N: usize>(&mut self, x: &Self::Value, maps: [&'w Linear; N]) -> [Self::Value; N] {
+        maps.map(|map| self.linear(x, map))
+    }
+
     /// The named columns of x, in order.
     fn columns(&mut self, x: &Self::Value, columns: &'w Columns) -> Self::Value;
 

@@ -46,6 +46,10 @@ impl<'w, R: Record> Execute<'w> for Infer<R> {
         linear::forward(x, map, self.precision).0
     }
 
+    fn linears<const N: usize>(&mut self, x: &Buffer, maps: [&'w Linear; N]) -> [Buffer; N] {
+        linear::forward_each(x, maps, self.precision)
+    }
+
     fn columns(&mut self, x: &Buffer, columns: &'w Columns) -> Buffer {
         columns::forward(x, columns)
     }

@@ -20,6 +20,7 @@ mod observe;
 mod parameter;
 mod state;
 mod tape;
+mod timed;
 
 pub use buffer::Buffer;
 pub use columns::Columns;
@@ -34,3 +35,4 @@ pub use observe::{ExpertStatistics, Observe, Statistics};
 pub use parameter::{Adapter, Conv, DeltaGates, Expert, Gradients, Linear, Moe, Norm, Parameter};
 pub use state::{DeltaState, KvCache, Spans};
 pub use tape::{Tape, Var};
+pub use timed::{OpTime, Timed};

@@ -128,6 +128,48 @@ impl Grouped<'_> {
     }
 }
 
+/// Several maps of one x, in one go for the threads; adapters are applied map by map.
+pub(crate) fn forward_each<const N: usize>(x: &Buffer, maps: [&Linear; N], precision: Precision) -> [Buffer; N] {
+    if maps.iter().any(|map| map.adapter.is_some()) {
+        return maps.map(|map| forward(x, map, precision).0);
+    }
+    let mut outputs = maps.map(|map| Buffer::unwritten(x.rows, map.output_width()));
+    let products = outputs.iter_mut().zip(&maps).map(|(y, map)| gemm::Map { y, x, weight: map.weight.matrix.view() });
+    gemm::multiply_each(products.collect(), precision);
+    for (y, map) in outputs.iter_mut().zip(&maps) {
+        Grouped { maps: &[map], offsets: &[0, x.rows], precision }.add_biases(y);
+    }
+    outputs
+}
+
+/// Two banks of maps of the same rows, in one go for the threads. With a single token every group reads that token, and
+/// `x` is it; else `x` has its rows sorted.
+pub(crate) fn forward_pair(x: &Buffer, [first, second]: [&Grouped; 2]) -> [(Buffer, Hidden); 2] {
+    if first.adapters().is_some() || second.adapters().is_some() {
+        return [first.forward(x), second.forward(x)];
+    }
+    let rows = *first.offsets.last().expect("offsets begin with 0");
+    let mut outputs = [first, second].map(|bank| Buffer::unwritten(rows, bank.maps[0].output_width()));
+    let mut products = Vec::new();
+    for (bank, output) in [first, second].into_iter().zip(&mut outputs) {
+        let (mut rest, width) = (&mut output[..], bank.maps[0].output_width());
+        for (map, rows) in bank.maps.iter().zip(bank.offsets.windows(2)) {
+            let y;
+            (y, rest) = rest.split_at_mut((rows[1] - rows[0]) * width);
+            if !y.is_empty() {
+                let from = if x.rows == 1 { 0..1 } else { rows[0]..rows[1] };
+                let x = &x[from.start * x.width..from.end * x.width];
+                products.push(gemm::Map { y, x, weight: map.weight.matrix.view() });
+            }
+        }
+    }
+    gemm::multiply_each(products, first.precision);
+    let [mut y, mut z] = outputs;
+    first.add_biases(&mut y);
+    second.add_biases(&mut z);
+    [(y, None), (z, None)]
+}
+
 /// One map for all rows.
 pub(crate) fn forward(x: &Buffer, map: &Linear, precision: Precision) -> (Buffer, Hidden) {
     Grouped { maps: &[map], offsets: &[0, x.rows], precision }.forward(x)

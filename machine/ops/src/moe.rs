@@ -110,10 +110,12 @@ pub(crate) fn forward(x: &Buffer, moe: &Moe, precision: Precision) -> Outcome {
     let routing = Routing::of(x, moe);
     let banks = banks(moe);
     let grouped = |bank: usize| Grouped { maps: &banks[bank], offsets: &routing.offsets, precision };
-    let sorted = routing.gather(x, moe.top_k);
-    let (gate, gate_hidden) = grouped(0).forward(&sorted);
-    let (up, up_hidden) = grouped(1).forward(&sorted);
-    drop(sorted);
+    let has_adapters = moe.experts.iter().any(|expert| expert.gate.adapter.is_some());
+    let [(gate, gate_hidden), (up, up_hidden)] = match x.rows {
+        // One token is what all its experts read: there is nothing to sort.
+        1 if !has_adapters => linear::forward_pair(x, [&grouped(0), &grouped(1)]),
+        _ => linear::forward_pair(&routing.gather(x, moe.top_k), [&grouped(0), &grouped(1)]),
+    };
     let mut weighted = Buffer::unwritten(gate.rows, gate.width);
     swiglu::forward(&mut weighted, &gate, &up);
     weighted.for_each_row(|row, values| {

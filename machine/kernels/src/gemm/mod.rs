@@ -85,12 +85,31 @@ pub fn grouped_multiply_transposed(
     let Some(first) = weights.first() else { return };
     let (n, k) = (first.rows, first.columns);
     let job = Weighted { out: y, left: x, weights, offsets, columns: n, depth: k, transposed: true, accumulate };
+    run_jobs(groups(job), accumulate, precision);
+}
+
+/// One product of [`multiply_each`].
+pub struct Map<'a> {
+    pub y: &'a mut [f32],
+    pub x: &'a [f32],
+    pub weight: MatrixView<'a>,
+}
+
+/// `y = x · Wᵀ` for several weights of any shapes at once: what one token needs of a layer, in one go for the threads.
+pub fn multiply_each(maps: Vec<Map>, precision: Precision) {
+    let job = |Map { y, x, weight }| Job { x, weight, y };
+    run_jobs(maps.into_iter().map(job).collect(), false, precision);
+}
+
+/// Each kind of job by its own product: packed weights, few rows, many rows.
+fn run_jobs(jobs: Vec<Job>, accumulate: bool, precision: Precision) {
     let variant = best(precision);
+    let few_rows = if variant.bf16 { matvec::MOST_ROWS_BF16 } else { matvec::MOST_ROWS };
     let (packed, plain): (Vec<Job>, Vec<Job>) =
-        groups(job).into_iter().partition(|group| matches!(group.weight.data, Data::Packed(_)));
+        jobs.into_iter().partition(|job| matches!(job.weight.data, Data::Packed(_)));
+    let (few, many): (Vec<Job>, Vec<Job>) =
+        plain.into_iter().partition(|job| job.x.len() <= few_rows * job.weight.columns);
     packed::run(packed.into_iter().map(packed_job).collect(), accumulate);
-    let few_values = k * if variant.bf16 { matvec::MOST_ROWS_BF16 } else { matvec::MOST_ROWS };
-    let (few, many): (Vec<Job>, Vec<Job>) = plain.into_iter().partition(|group| group.x.len() <= few_values);
     matvec::run(few, accumulate, precision == Precision::Bf16);
     run_groups(variant, many, true, accumulate, precision);
 }

@@ -4,7 +4,8 @@
 //! sizes `run_with` has checked; activations have whole groups, which rows of whole blocks ensure.
 
 use super::activations::Row;
-use super::unpack::{Iq4, Iq4Xs, Mxfp4, Nvfp4, Q4, Q4K, Q5K, Q6K, Q8, Unpack};
+use super::unpack::{Iq4, Mxfp4, Nvfp4, Q4, Q8, Unpack};
+use super::unpack_k::{Iq4Xs, Q4K, Q5K, Q6K};
 use super::{MANY, Part};
 use numeric::{AlignedVec, Format, PANEL};
 use std::arch::x86_64::*;

@@ -18,6 +18,8 @@ mod scalar;
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod unpack;
+#[cfg(target_arch = "x86_64")]
+mod unpack_k;
 
 use crate::cpu::Cpu;
 use crate::pool;

@@ -162,7 +162,7 @@ impl Source for GgufSource<'_> {
                 Matrix { rows, columns, storage: Storage::F32(Vec::new()) }
             }
             (Some(_), Initial::DecayRate) => decay_rates(&place.tensor, &found.matrix(shape))?,
-            (Some(loading), _) => loading.of(shape, found.matrix(shape)),
+            (Some(loading), _) => loading.of(&name, shape, found.matrix(shape)),
         };
         self.next += 1;
         Ok(named(self.next - 1, name, shape, matrix))
