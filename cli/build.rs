@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 fn main() -> io::Result<()> {
-    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/base");
+    let variable = |name: &str| env::var_os(name).ok_or_else(|| io::Error::other(format!("cargo sets {name}")));
+    // Asked when it runs: with one target folder for several clones, this script may have been built for another.
+    let base = Path::new(&variable("CARGO_MANIFEST_DIR")?).join("../fixtures/base");
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    println!("cargo::rerun-if-env-changed=CARGO_MANIFEST_DIR");
     // Cargo watches the folder above too: it is there before the model is.
     println!("cargo::rerun-if-changed=../fixtures/base");
     println!("cargo::rerun-if-changed=build.rs");
@@ -25,8 +29,10 @@ fn main() -> io::Result<()> {
         for &byte in name.as_bytes().iter().chain(&bytes) {
             fingerprint = (fingerprint ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
         }
-        let path = path.canonicalize()?;
-        writeln!(list, "    ({name:?}, include_bytes!({path:?})),").map_err(io::Error::other)?;
+        // A copy beside the list, so that the list names no place outside of the target folder.
+        fs::write(out.join(name), &bytes)?;
+        let place = format!("concat!(env!(\"OUT_DIR\"), {:?})", format!("/{name}"));
+        writeln!(list, "    ({name:?}, include_bytes!({place})),").map_err(io::Error::other)?;
     }
     let source = format!(
         "/// Name and content of each file of the base model; empty where the project had none.\n\
@@ -34,6 +40,5 @@ fn main() -> io::Result<()> {
          /// Changes when any of the files does.\n\
          pub(crate) const FINGERPRINT: &str = \"{fingerprint:016x}\";\n"
     );
-    let out = env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("cargo gives build scripts an OUT_DIR"))?;
-    fs::write(Path::new(&out).join("shipped.rs"), source)
+    fs::write(out.join("shipped.rs"), source)
 }

@@ -4,7 +4,7 @@
 //! `cargo run --release -p kernels --example packed_speed [-- FORMAT]`
 
 use kernels::gemm::{Precision, multiply_transposed};
-use kernels::pool;
+use kernels::{bandwidth, pool};
 use numeric::{Format, Matrix, Rng};
 use std::hint::black_box;
 use std::time::Instant;
@@ -16,7 +16,7 @@ const ROWS: usize = 4096;
 
 fn main() {
     let only = std::env::args().nth(1);
-    println!("{} threads; plain read {:.1} GB/s", pool::threads(), read_speed());
+    println!("{} threads; plain read {:.1} GB/s", pool::threads(), bandwidth::read() / 1e9);
     println!("format    1 token      of read   4 tokens   16 tokens  512 tokens");
     let formats = [
         ("Q4_K", Format::Q4K),
@@ -63,28 +63,8 @@ fn measure(name: &str, format: Format) {
     let few = operations(4, seconds(4, 8));
     let some = operations(16, seconds(16, 8));
     let many = operations(512, seconds(512, 2));
-    let share = 100.0 * one / read_speed();
+    let share = 100.0 * one / (bandwidth::read() / 1e9);
     println!("{name:7} {one:5.1} GB/s   {share:5.1} %   {few:6.0} Gop/s {some:6.0} Gop/s {many:6.0} Gop/s");
-}
-
-/// What the threads read of memory that is in no cache, in GB/s.
-fn read_speed() -> f64 {
-    let words = vec![1u64; BYTES / 8];
-    let chunk = words.len() / 64;
-    let sums: Vec<std::sync::atomic::AtomicU64> = (0..65).map(|_| 0.into()).collect();
-    let run = || {
-        let start = Instant::now();
-        let chunks: Vec<&[u64]> = words.chunks(chunk).collect();
-        pool::run(chunks.len(), &|index| {
-            let mut lanes = [0u64; 32];
-            for line in chunks[index].as_chunks::<32>().0 {
-                lanes.iter_mut().zip(line).for_each(|(lane, word)| *lane = lane.wrapping_add(*word));
-            }
-            sums[index].store(lanes.iter().sum(), std::sync::atomic::Ordering::Relaxed);
-        });
-        (words.len() * 8) as f64 / start.elapsed().as_secs_f64() / 1e9
-    };
-    median((0..7).map(|_| run()).collect())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -7,6 +7,7 @@ pub mod matvec;
 
 pub mod adamw;
 pub mod attention;
+pub mod bandwidth;
 pub mod conv1d;
 pub mod cross_entropy;
 pub mod delta_gate;

@@ -6,6 +6,7 @@
 pub mod adapter;
 mod attention;
 mod config;
+mod cost;
 mod delta_net;
 mod error;
 mod feed_forward;
@@ -21,6 +22,7 @@ mod weights;
 pub use config::{
     AttentionConfig, Config, DeltaConfig, ExpertsConfig, FeedForwardKind, LayerConfig, MixerKind, ModelType,
 };
+pub use cost::TokenBytes;
 pub use error::ModelError;
 pub use forward::{embed, finish, hidden, layer, logits};
 pub use gradient::{Examples, GradientOptions, Record, loss_and_gradients, losses};

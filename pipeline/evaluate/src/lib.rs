@@ -3,6 +3,7 @@
 //! Everything here returns a typed report that can be written as JSON; [`Table`] and [`table::page`] turn reports into
 //! what people read. Nothing prints.
 
+mod bench;
 mod divergence;
 mod parity;
 mod perplexity;
@@ -13,6 +14,7 @@ pub mod table;
 mod tasks;
 mod walk;
 
+pub use bench::{Bench, BenchSettings, Measurement, OperationShare, Spread, bench};
 pub use divergence::{Divergence, divergence};
 pub use parity::{Parity, parity};
 pub use perplexity::{Loss, Perplexity, perplexity};
