@@ -3,6 +3,8 @@
 //!
 //! `cargo run --release -p kernels --example packed_speed [-- FORMAT]`
 
+#![allow(clippy::print_stdout, reason = "an example prints what it measures")]
+
 use kernels::gemm::{Precision, multiply_transposed};
 use kernels::{bandwidth, pool};
 use numeric::{Format, Matrix, Rng};

@@ -12,7 +12,8 @@ fn f16_at(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
-/// 32 columns in 18 bytes: f16 scale, sixteen bytes of which byte j holds columns j and j + 16; value = scale · (q − 8).
+/// 32 columns in 18 bytes: f16 scale, sixteen bytes of which byte j holds columns j and j + 16.
+/// Value = scale · (q − 8).
 pub fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
     let scale = f16_at(block, 0);
     for (j, &pair) in block[2..].iter().enumerate() {

@@ -13,7 +13,7 @@
 //! | NVFP4 | the same | per 16 columns 16 E4M3 |
 //! | Q4_K | the same | per 256 columns 16 f16 scales, 16 f16 minima, 12 × 16 bytes of 6-bit numbers |
 //! | Q5_K | per 32 columns 4 vectors of nibbles, 1 of fifth bits: bit k of a byte is column 4k + its place | as Q4_K |
-//! | Q6_K | per 16 columns 2 vectors of nibbles, 1 of bit pairs (k: column 4k + its place) | 16 f16, 16 × 16 signed bytes |
+//! | Q6_K | per 16 columns 2 vectors of nibbles, 1 of bit pairs: pair k is column 4k + place | 16 f16, 256 bytes |
 //! | IQ4_XS | 4 vectors of nibbles | per 256 columns 16 f16, then 8 × 16 signed bytes |
 //!
 //! Rows beyond the last are zeros: their scales are.
@@ -231,23 +231,49 @@ impl Row<'_> {
     }
 }
 
-/// Where a code lies in its panel: the byte of its low bits and their shift; the byte of its upper bits, their shift
-/// and their number.
-fn place(format: Format, column: usize, lane: usize) -> ((usize, usize), Option<(usize, usize, u8)>) {
-    const VECTOR: usize = 4 * PANEL;
-    let at = 4 * lane + column % 4;
-    let nibbles = |start: usize, column: usize| (start + column / 8 * VECTOR + at, column % 8 / 4 * 4);
-    match format {
-        Format::Q8_0 => ((column / 4 * VECTOR + at, 0), None),
-        Format::Q5K => {
-            let start = column / 32 * 5 * VECTOR;
-            (nibbles(start, column % 32), Some((start + 4 * VECTOR + at, column % 32 / 4, 1)))
+/// Some bits of a byte of a panel.
+#[derive(Clone, Copy)]
+struct Bits {
+    byte: usize,
+    shift: usize,
+    mask: u8,
+}
+
+impl Bits {
+    fn of(self, codes: &[u8]) -> u8 {
+        codes[self.byte] >> self.shift & self.mask
+    }
+}
+
+/// Where a code lies in its panel: its low bits, and those above them where they lie apart.
+struct Place {
+    low: Bits,
+    upper: Option<Bits>,
+}
+
+impl Place {
+    fn of(format: Format, column: usize, lane: usize) -> Self {
+        const VECTOR: usize = 4 * PANEL;
+        let at = 4 * lane + column % 4;
+        let nibble = |start: usize, column: usize| Bits {
+            byte: start + column / 8 * VECTOR + at,
+            shift: column % 8 / 4 * 4,
+            mask: 15,
+        };
+        match format {
+            Format::Q8_0 => Self { low: Bits { byte: column / 4 * VECTOR + at, shift: 0, mask: 0xFF }, upper: None },
+            Format::Q5K => {
+                let (start, column) = (column / 32 * 5 * VECTOR, column % 32);
+                let upper = Bits { byte: start + 4 * VECTOR + at, shift: column / 4, mask: 1 };
+                Self { low: nibble(start, column), upper: Some(upper) }
+            }
+            Format::Q6K => {
+                let (start, column) = (column / 16 * 3 * VECTOR, column % 16);
+                let upper = Bits { byte: start + 2 * VECTOR + at, shift: column / 4 * 2, mask: 3 };
+                Self { low: nibble(start, column), upper: Some(upper) }
+            }
+            _ => Self { low: nibble(0, column), upper: None },
         }
-        Format::Q6K => {
-            let start = column / 16 * 3 * VECTOR;
-            (nibbles(start, column % 16), Some((start + 2 * VECTOR + at, column % 16 / 4 * 2, 2)))
-        }
-        _ => (nibbles(0, column), None),
     }
 }
 
@@ -283,10 +309,8 @@ impl PackedView<'_> {
     pub fn codes_of_row(&self, row: usize, columns: usize) -> Vec<u8> {
         let (codes, _) = self.panel(row / PANEL, columns);
         let code = |column: usize| {
-            let ((low, shift), high) = place(self.format, column, row % PANEL);
-            let upper = high.map_or(0, |(at, shift, bits)| (codes[at] >> shift & ((1 << bits) - 1)) << 4);
-            let mask = if self.format == Format::Q8_0 { 0xFF } else { 15 };
-            codes[low] >> shift & mask | upper
+            let place = Place::of(self.format, column, row % PANEL);
+            place.low.of(codes) | place.upper.map_or(0, |upper| upper.of(codes) << 4)
         };
         (0..columns).map(code).collect()
     }

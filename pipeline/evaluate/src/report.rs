@@ -207,8 +207,19 @@ fn failure_html(failure: &Failure) -> String {
 
 /// One line for each model.
 pub fn comparison(reports: &[Report]) -> Table {
-    let headings =
-        ["stage", "size", "parameters", "experts", "pass@1 (test)", "unseen families", "FIM", "perplexity", "tokens/s"];
+    let headings = [
+        "stage",
+        "size",
+        "parameters",
+        "experts",
+        "solve",
+        "all tasks",
+        "unseen families",
+        "FIM",
+        "perplexity",
+        "KL",
+        "tokens/s",
+    ];
     let mut table = Table::new(&headings);
     let dash = || "—".to_owned();
     for report in reports {
@@ -218,10 +229,12 @@ pub fn comparison(reports: &[Report]) -> Table {
             bytes_in_words(report.bytes),
             count_in_words(report.parameters),
             report.experts_in_words(),
+            rate(report.passed_of(Split::Test, EpisodeKind::Solve)),
             rate(report.passed(Split::Test)),
             rate(report.passed(Split::UnseenFamilies)),
             rate(report.passed_of(Split::Test, EpisodeKind::FillInTheMiddle)),
             report.perplexity.as_ref().map_or_else(dash, |perplexity| format!("{:.3}", perplexity.all.perplexity)),
+            report.divergence.as_ref().map_or_else(dash, |divergence| format!("{:.3}", divergence.mean)),
             report.speed.as_ref().map_or_else(dash, |speed| format!("{:.0}", speed.decode_tokens_per_second)),
         ]);
     }
@@ -230,10 +243,11 @@ pub fn comparison(reports: &[Report]) -> Table {
 
 /// A page with the comparison on top and each model below.
 pub fn comparison_page(title: &str, reports: &[Report]) -> String {
-    const NOTE: &str = "<p class=\"note\">pass@1: greedy answers that pass all hidden tests, over all kinds of tasks; \
-        brackets hold the 95 % interval. test: known families with unseen constants, names and compositions. \
-        unseen families: never trained on. FIM: holes of the test split filled. Perplexity: of demonstrations of the \
-        test split. tokens/s: decoding, one reader.</p>\n";
+    const NOTE: &str = "<p class=\"note\">solve, all tasks, unseen families, FIM: greedy answers that pass all hidden \
+        tests (pass@1), of the test split but for unseen families, which count all kinds of tasks; brackets hold the \
+        95 % interval. test: known families with unseen constants, names and compositions. unseen families: never \
+        trained on. FIM: holes filled. Perplexity: of demonstrations of the test split. KL: from the teacher, in nats \
+        a token. tokens/s: decoding, one reader.</p>\n";
     let mut parts = vec![comparison(reports).to_html(), NOTE.to_owned()];
     parts.extend(reports.iter().map(Report::to_html));
     page(title, &parts)

@@ -24,7 +24,7 @@ pub(super) struct Row {
 }
 
 impl Activations {
-    /// Rounds each group to 255 levels around zero. Not a number makes its group's scale one, and every product with it.
+    /// Rounds each group to 255 levels around zero. Not a number makes its group's scale one, and all products with it.
     pub(super) fn quantize(x: &[f32], columns: usize, class: Class) -> Self {
         let tokens = x.len() / columns;
         let mut codes = AlignedBytes::zeros(tokens * columns);

@@ -45,7 +45,7 @@ unsafe fn tokens<const T: usize>(part: &Part, panel: usize, token: usize) -> usi
     let (codes, scales) = part.weight.panel(panel, columns);
     let groups = columns / group;
     let (step_bytes, group_bytes) = (codes.len() / (columns / 32), scales.len() / groups);
-    let table: [u8; 16] = std::array::from_fn(|code| scalar::value(format, code as u8));
+    let table = scalar::table(format).unwrap_or(&[0; 16]);
     let x: [Row; T] = std::array::from_fn(|t| part.x.row(token + t));
     let mut head = Scales { scales: [[0.0; PANEL]; 16], minima: [[0.0; PANEL]; 8] };
     let mut totals = [[_mm256_setzero_ps(); 2]; T];
@@ -55,7 +55,7 @@ unsafe fn tokens<const T: usize>(part: &Part, panel: usize, token: usize) -> usi
         for step in 0..group / 32 {
             // SAFETY: within the panel's codes and the rows of x.
             unsafe {
-                let weights = unpack(format, codes.as_ptr().add((g * group / 32 + step) * step_bytes), &table);
+                let weights = unpack(format, codes.as_ptr().add((g * group / 32 + step) * step_bytes), table);
                 for half in 0..32 / sub {
                     let (local, column) = (step * 32 / sub + half, g * group + step * 32 + half * sub);
                     let weights = &weights[half * sub / 4..(half + 1) * sub / 4];
@@ -123,7 +123,7 @@ unsafe fn unpack(format: Format, codes: *const u8, table: &[u8; 16]) -> [[__m256
         |vector: usize, half: usize| unsafe { _mm256_load_si256(codes.add(64 * vector + 32 * half).cast::<__m256i>()) };
     let nibble = |vector: usize, half: usize, four: usize| {
         let pairs = load(vector, half);
-        _mm256_and_si256(if four % 2 == 0 { pairs } else { _mm256_srli_epi16::<4>(pairs) }, low)
+        _mm256_and_si256(if four.is_multiple_of(2) { pairs } else { _mm256_srli_epi16::<4>(pairs) }, low)
     };
     // SAFETY: sixteen bytes.
     let table = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) });

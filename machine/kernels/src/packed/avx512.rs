@@ -80,7 +80,6 @@ unsafe fn few<U: Unpack, const T: usize>(part: &Part, panel: usize) {
     let (mut codes, mut scales) = (codes.as_ptr(), scales.as_ptr());
     let unpack = U::new(&part.weight);
     let x: [Row; T] = std::array::from_fn(|t| part.x.row(t));
-    let subs = 32 / U::SUB;
     // SAFETY: within the streams of the panel and the rows of x, group by group.
     unsafe {
         let mut totals = [_mm512_setzero_ps(); T];
@@ -95,17 +94,13 @@ unsafe fn few<U: Unpack, const T: usize>(part: &Part, panel: usize) {
                 _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(4096 + 192).cast());
                 let weights = unpack.codes(codes);
                 codes = codes.add(U::STEP_BYTES);
-                for half in 0..subs {
-                    let (local, column) = (step * subs + half, group * U::GROUP + step * 32 + half * U::SUB);
-                    let weights = &weights[half * U::SUB / 4..(half + 1) * U::SUB / 4];
-                    let scale = U::scale(&head, local);
-                    for t in 0..T {
-                        let mut dot = start::<U>(&x[t], column / U::SUB);
-                        for (j, &weight) in weights.iter().enumerate() {
-                            dot = _mm512_dpbusd_epi32(dot, weight, four(x[t].codes.add(column + 4 * j)));
-                        }
-                        sums[t] = add_scaled::<U>(sums[t], dot, scale, &x[t], column, &head, local);
-                    }
+                let column = group * U::GROUP + 32 * step;
+                // Written out, because in a loop the vectors would go through memory.
+                if U::SUB == 16 {
+                    sub_group::<U, T, 0, 4>(&mut sums, &weights, &head, &x, column, 2 * step);
+                    sub_group::<U, T, 4, 4>(&mut sums, &weights, &head, &x, column + 16, 2 * step + 1);
+                } else {
+                    sub_group::<U, T, 0, 8>(&mut sums, &weights, &head, &x, column, step);
                 }
             }
             for t in 0..T {
@@ -114,6 +109,29 @@ unsafe fn few<U: Unpack, const T: usize>(part: &Part, panel: usize) {
         }
         for (t, total) in totals.into_iter().enumerate() {
             store(part, t, panel, total);
+        }
+    }
+}
+
+/// One sub-group, whose codes are the COUNT vectors from FROM on, by T tokens.
+#[inline(always)]
+unsafe fn sub_group<U: Unpack, const T: usize, const FROM: usize, const COUNT: usize>(
+    sums: &mut [__m512; T],
+    weights: &[__m512i; 8],
+    head: &U::Head,
+    x: &[Row; T],
+    column: usize,
+    local: usize,
+) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let scale = U::scale(head, local);
+        for t in 0..T {
+            let mut dot = start::<U>(&x[t], column / U::SUB);
+            for j in 0..COUNT {
+                dot = _mm512_dpbusd_epi32(dot, weights[FROM + j], four(x[t].codes.add(column + 4 * j)));
+            }
+            sums[t] = add_scaled::<U>(sums[t], dot, scale, &x[t], column, head, local);
         }
     }
 }
@@ -269,34 +287,39 @@ unsafe fn micro<U: Unpack, const P: usize, const T: usize>(
             for local in 0..U::GROUP / U::SUB {
                 let sub = group * (U::GROUP / U::SUB) + local;
                 let column = from + sub * U::SUB;
-                let mut dots: [[__m512i; P]; T] = std::array::from_fn(|t| [start::<U>(&x[t], column / U::SUB); P]);
+                let mut dots = [[_mm512_setzero_si512(); P]; T];
+                for (dots, x) in dots.iter_mut().zip(&x) {
+                    *dots = [start::<U>(x, column / U::SUB); P];
+                }
                 for j in 0..vectors {
-                    let weights: [__m512i; P] = std::array::from_fn(|p| unpacked.codes[p][sub * vectors + j]);
-                    for t in 0..T {
-                        let four = four(x[t].codes.add(column + 4 * j));
-                        for p in 0..P {
-                            dots[t][p] = _mm512_dpbusd_epi32(dots[t][p], weights[p], four);
+                    let mut weights = [_mm512_setzero_si512(); P];
+                    for (weight, codes) in weights.iter_mut().zip(&unpacked.codes) {
+                        *weight = codes[sub * vectors + j];
+                    }
+                    for (dots, x) in dots.iter_mut().zip(&x) {
+                        let four = four(x.codes.add(column + 4 * j));
+                        for (dot, weight) in dots.iter_mut().zip(weights) {
+                            *dot = _mm512_dpbusd_epi32(*dot, weight, four);
                         }
                     }
                 }
-                for t in 0..T {
-                    for p in 0..P {
-                        let scaled = _mm512_cvtepi32_ps(dots[t][p]);
-                        sums[t][p] = _mm512_fmadd_ps(scaled, unpacked.scales[p][sub], sums[t][p]);
+                for ((sums, dots), x) in sums.iter_mut().zip(dots).zip(&x) {
+                    for ((sum, dot), scales) in sums.iter_mut().zip(dots).zip(&unpacked.scales) {
+                        *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scales[sub], *sum);
                     }
                     if U::MINIMA {
-                        let codes = _mm512_set1_ps(*x[t].sums.add(column / U::SUB) as f32);
-                        for p in 0..P {
-                            sums[t][p] = _mm512_fnmadd_ps(unpacked.minima[p][sub], codes, sums[t][p]);
+                        let codes = _mm512_set1_ps(*x.sums.add(column / U::SUB) as f32);
+                        for (sum, minima) in sums.iter_mut().zip(&unpacked.minima) {
+                            *sum = _mm512_fnmadd_ps(minima[sub], codes, *sum);
                         }
                     }
                 }
             }
-            for t in 0..T {
-                let scale = _mm512_set1_ps(*x[t].scales.add(from / U::GROUP + group));
-                for p in 0..P {
+            for ((t, sums), x) in sums.into_iter().enumerate().zip(&x) {
+                let scale = _mm512_set1_ps(*x.scales.add(from / U::GROUP + group));
+                for (p, sum) in sums.into_iter().enumerate() {
                     let at = tile.as_mut_ptr().add((2 * t + p) * PANEL);
-                    _mm512_store_ps(at, _mm512_fmadd_ps(sums[t][p], scale, _mm512_load_ps(at)));
+                    _mm512_store_ps(at, _mm512_fmadd_ps(sum, scale, _mm512_load_ps(at)));
                 }
             }
         }

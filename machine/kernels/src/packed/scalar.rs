@@ -1,7 +1,7 @@
 //! The definition: exact sums of bytes per sub-group, scaled and added in f64.
 
 use super::{Class, Part};
-use numeric::minifloat::{E2M1_VALUES, E4M3_VALUES, e8m0_to_f32};
+use numeric::minifloat::{E4M3_VALUES, e8m0_to_f32};
 use numeric::{Format, PANEL, PackedView, f16, ggml};
 
 /// # Safety
@@ -59,11 +59,27 @@ impl Weight {
 }
 
 /// What a code multiplies as: unsigned, `offset` above what it is worth in scales.
-pub(super) fn value(format: Format, code: u8) -> u8 {
+fn value(format: Format, code: u8) -> u8 {
+    table(format).map_or(code, |table| table[usize::from(code)])
+}
+
+/// The same as a table, for formats that have one: doubled E2M1 values above 16, IQ4 values above 128.
+pub(super) fn table(format: Format) -> Option<&'static [u8; 16]> {
+    static E2M1: [u8; 16] = [16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4];
+    static IQ4: [u8; 16] = [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241];
     match format {
-        Format::Mxfp4 | Format::Nvfp4 => (2.0 * E2M1_VALUES[usize::from(code)] + 16.0) as u8,
-        Format::Iq4Nl | Format::Iq4Xs => (i16::from(ggml::IQ4_VALUES[usize::from(code)]) + 128) as u8,
-        _ => code,
+        Format::Mxfp4 | Format::Nvfp4 => Some(&E2M1),
+        Format::Iq4Nl | Format::Iq4Xs => Some(&IQ4),
+        _ => None,
+    }
+}
+
+#[test]
+fn tables_hold_what_codes_are_worth() {
+    for code in 0..16 {
+        let [e2m1, iq4] = [Format::Nvfp4, Format::Iq4Xs].map(|format| f32::from(value(format, code as u8)));
+        assert_eq!(e2m1, 2.0 * numeric::minifloat::E2M1_VALUES[code] + 16.0);
+        assert_eq!(iq4, f32::from(ggml::IQ4_VALUES[code]) + 128.0);
     }
 }
 

@@ -18,15 +18,18 @@ pub(super) struct KHead {
 unsafe fn k_head(scales: *const u8) -> KHead {
     // SAFETY: as promised by the caller: 256 bytes.
     unsafe {
-        let [a, b, c] = [64, 128, 192].map(|at| _mm512_load_si512(scales.add(at).cast()));
+        let a = _mm512_load_si512(scales.add(64).cast());
+        let b = _mm512_load_si512(scales.add(128).cast());
+        let c = _mm512_load_si512(scales.add(192).cast());
         let (six, low, top) = (_mm512_set1_epi8(63), _mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
-        let upper = |v| _mm512_and_si512(_mm512_srli_epi16::<2>(v), top);
+        let upper_a = _mm512_and_si512(_mm512_srli_epi16::<2>(a), top);
+        let upper_b = _mm512_and_si512(_mm512_srli_epi16::<2>(b), top);
         let high = _mm512_and_si512(_mm512_srli_epi16::<4>(c), low);
         KHead {
             scale: halves(scales),
             minimum: halves(scales.add(32)),
-            sub_scales: [_mm512_and_si512(a, six), _mm512_or_si512(_mm512_and_si512(c, low), upper(a))],
-            sub_minima: [_mm512_and_si512(b, six), _mm512_or_si512(high, upper(b))],
+            sub_scales: [_mm512_and_si512(a, six), _mm512_or_si512(_mm512_and_si512(c, low), upper_a)],
+            sub_minima: [_mm512_and_si512(b, six), _mm512_or_si512(high, upper_b)],
         }
     }
 }
@@ -101,16 +104,20 @@ impl Unpack for Q5K {
             let bits = _mm512_load_si512(codes.add(256).cast());
             let fifth = _mm512_set1_epi8(16);
             // Bit k of each byte, moved to bit 4. Shifts of 16 bits carry nothing into a bit that is kept.
-            let bit = |shifted| _mm512_and_si512(shifted, fifth);
+            macro_rules! bit {
+                ($shifted:expr) => {
+                    _mm512_and_si512($shifted, fifth)
+                };
+            }
             [
-                _mm512_or_si512(low[0], bit(_mm512_slli_epi16::<4>(bits))),
-                _mm512_or_si512(low[1], bit(_mm512_slli_epi16::<3>(bits))),
-                _mm512_or_si512(low[2], bit(_mm512_slli_epi16::<2>(bits))),
-                _mm512_or_si512(low[3], bit(_mm512_slli_epi16::<1>(bits))),
-                _mm512_or_si512(low[4], bit(bits)),
-                _mm512_or_si512(low[5], bit(_mm512_srli_epi16::<1>(bits))),
-                _mm512_or_si512(low[6], bit(_mm512_srli_epi16::<2>(bits))),
-                _mm512_or_si512(low[7], bit(_mm512_srli_epi16::<3>(bits))),
+                _mm512_or_si512(low[0], bit!(_mm512_slli_epi16::<4>(bits))),
+                _mm512_or_si512(low[1], bit!(_mm512_slli_epi16::<3>(bits))),
+                _mm512_or_si512(low[2], bit!(_mm512_slli_epi16::<2>(bits))),
+                _mm512_or_si512(low[3], bit!(_mm512_slli_epi16::<1>(bits))),
+                _mm512_or_si512(low[4], bit!(bits)),
+                _mm512_or_si512(low[5], bit!(_mm512_srli_epi16::<1>(bits))),
+                _mm512_or_si512(low[6], bit!(_mm512_srli_epi16::<2>(bits))),
+                _mm512_or_si512(low[7], bit!(_mm512_srli_epi16::<3>(bits))),
             ]
         }
     }
@@ -146,6 +153,26 @@ unsafe fn signed_head(scales: *const u8) -> SignedHead {
     unsafe { SignedHead { scale: halves(scales), sub_scales: scales.add(32) } }
 }
 
+/// Sixteen columns of 6-bit codes: two vectors of nibbles and one of bit pairs.
+#[inline(always)]
+unsafe fn six(codes: *const u8) -> [__m512i; 4] {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let (low, pair) = (_mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
+        let a = _mm512_load_si512(codes.cast());
+        let b = _mm512_load_si512(codes.add(64).cast());
+        let c = _mm512_load_si512(codes.add(128).cast());
+        let (d, e) = (_mm512_srli_epi16::<4>(a), _mm512_srli_epi16::<4>(b));
+        // Pair k of each byte, moved to bits 4 and 5.
+        [
+            _mm512_or_si512(_mm512_and_si512(a, low), _mm512_and_si512(_mm512_slli_epi16::<4>(c), pair)),
+            _mm512_or_si512(_mm512_and_si512(d, low), _mm512_and_si512(_mm512_slli_epi16::<2>(c), pair)),
+            _mm512_or_si512(_mm512_and_si512(b, low), _mm512_and_si512(c, pair)),
+            _mm512_or_si512(_mm512_and_si512(e, low), _mm512_and_si512(_mm512_srli_epi16::<2>(c), pair)),
+        ]
+    }
+}
+
 #[derive(Clone, Copy)]
 pub(super) struct Q6K;
 
@@ -164,18 +191,7 @@ impl Unpack for Q6K {
     unsafe fn codes(self, codes: *const u8) -> [__m512i; 8] {
         // SAFETY: as promised by the caller.
         unsafe {
-            let (low, pair) = (_mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
-            let half = |from: *const u8| {
-                let [a, b, c] = [0, 64, 128].map(|at| _mm512_load_si512(from.add(at).cast()));
-                let high = |shifted| _mm512_and_si512(shifted, pair);
-                [
-                    _mm512_or_si512(_mm512_and_si512(a, low), high(_mm512_slli_epi16::<4>(c))),
-                    _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16::<4>(a), low), high(_mm512_slli_epi16::<2>(c))),
-                    _mm512_or_si512(_mm512_and_si512(b, low), high(c)),
-                    _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16::<4>(b), low), high(_mm512_srli_epi16::<2>(c))),
-                ]
-            };
-            let [a, b] = [half(codes), half(codes.add(192))];
+            let [a, b] = [six(codes), six(codes.add(192))];
             [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]]
         }
     }
