@@ -4,6 +4,7 @@ use crate::error::FormatsError;
 use memmap2::Mmap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 /// Maps the file at `path`, which must be a plain file of at least `bytes_least` bytes.
@@ -22,4 +23,21 @@ pub(crate) fn map(path: &Path, bytes_least: u64) -> Result<Mmap, FormatsError> {
     // whole files over old ones, which leaves the mapped one alone); a stranger who does is outside what a map can
     // guard against, as with any program that maps a file.
     unsafe { Mmap::map(&file) }.map_err(|source| FormatsError::from_io("map", path, source))
+}
+
+/// Gives the pages of a range of the file back to the system; they are read again if someone looks. A hint: where the
+/// system does not take it, they stay.
+pub(crate) fn release(map: &Mmap, range: Range<usize>) {
+    #[cfg(unix)]
+    {
+        const PAGE: usize = 4096;
+        // Pages at the ends may hold a neighbour's bytes.
+        let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+        if start < end {
+            // SAFETY: the map is of a file and read-only, so dropped pages come back with the same bytes.
+            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = (map, range);
 }

@@ -13,7 +13,7 @@ pub mod cross_entropy;
 pub mod delta_gate;
 pub mod gated_delta;
 pub mod l2_norm;
-pub(crate) mod packed;
+pub mod packed;
 pub mod pool;
 pub mod real;
 pub mod rms_norm;

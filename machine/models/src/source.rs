@@ -160,14 +160,19 @@ impl Source for Checkpoint<'_> {
 }
 
 impl Loading {
+    /// Whether the tensor of this name, shape and format is laid out for the kernels.
+    pub(crate) fn packs(self, name: &str, shape: &[usize], format: Format) -> bool {
+        // Rounded activations would send tokens to other experts.
+        let decides = name.ends_with(".mlp.gate.weight") || name.ends_with("shared_expert_gate.weight");
+        self == Self::Packed && shape.len() == 2 && !decides && format.packs()
+    }
+
     /// The matrix of the tensor of this name and shape as it is kept in memory.
     pub(crate) fn of(self, name: &str, shape: &[usize], matrix: Matrix) -> Matrix {
         // Norms, gates and the convolution are read value by value everywhere: they are always f32.
         let by_value = shape.len() != 2;
-        // Rounded activations would send tokens to other experts.
-        let decides = name.ends_with(".mlp.gate.weight") || name.ends_with("shared_expert_gate.weight");
         match self {
-            Self::Packed if !by_value && !decides => matrix.packed(),
+            Self::Packed if self.packs(name, shape, matrix.format()) => matrix.packed(),
             Self::Stored | Self::Packed if !by_value => matrix,
             _ if matrix.format() == Format::F32 => matrix,
             _ => Matrix::from_f32(matrix.rows, matrix.columns, matrix.to_f32()),

@@ -10,7 +10,7 @@ pub use kind::name_of;
 pub use value::{Array, Value, ValueKind};
 
 use crate::error::{FormatsError, shown};
-use crate::map::map;
+use crate::map::{map, release};
 use crate::safetensors::no_tensor;
 use header::Header;
 use memmap2::Mmap;
@@ -195,6 +195,19 @@ impl Gguf {
 
     pub fn contains(&self, tensor: &str) -> bool {
         self.places.contains_key(tensor)
+    }
+
+    /// Lets the system have a tensor's pages back, after it has been copied: memory then does not hold it twice.
+    pub fn release(&self, tensor: &GgufTensor<'_>) {
+        let start = tensor.bytes.as_ptr().addr();
+        for file in &self.files {
+            let Bytes::Mapped(map) = &file.bytes else { continue };
+            let range = map.as_ptr_range();
+            if (range.start.addr()..range.end.addr()).contains(&start) {
+                let from = start - range.start.addr();
+                release(map, from..from + tensor.bytes.len());
+            }
+        }
     }
 
     pub fn get(&self, tensor: &str) -> Result<GgufTensor<'_>, FormatsError> {

@@ -140,6 +140,16 @@ impl Found<'_> {
     }
 }
 
+impl Found<'_> {
+    /// Laid out for the kernels, straight from the file's bytes.
+    fn packed(&self, shape: &[usize]) -> Matrix {
+        let (rows, columns) = rows_and_columns(shape);
+        let GgufTensor { format, bytes, .. } = self.tensor;
+        let packed = kernels::packed::pack(format, rows, columns, self.scale.unwrap_or(1.0), bytes);
+        Matrix { rows, columns, storage: Storage::Packed(packed) }
+    }
+}
+
 /// A_log from −exp(A_log).
 fn decay_rates(name: &str, matrix: &Matrix) -> Result<Matrix, ModelError> {
     let values = matrix.to_f32();
@@ -162,8 +172,13 @@ impl Source for GgufSource<'_> {
                 Matrix { rows, columns, storage: Storage::F32(Vec::new()) }
             }
             (Some(_), Initial::DecayRate) => decay_rates(&place.tensor, &found.matrix(shape))?,
+            (Some(loading), _) if loading.packs(&name, shape, found.tensor.format) => found.packed(shape),
             (Some(loading), _) => loading.of(&name, shape, found.matrix(shape)),
         };
+        if self.loading.is_some() {
+            // It has been copied: its pages need not stay beside the copy.
+            self.gguf.release(&found.tensor);
+        }
         self.next += 1;
         Ok(named(self.next - 1, name, shape, matrix))
     }
