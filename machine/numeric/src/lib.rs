@@ -11,6 +11,7 @@ pub mod minifloat;
 pub mod packed;
 pub mod quantize;
 pub mod rng;
+mod weight_bytes;
 
 pub use aligned::{AlignedBytes, AlignedVec};
 pub use bytes::BytesError;
@@ -18,3 +19,4 @@ pub use half::{bf16, f16};
 pub use matrix::{Data, Format, Matrix, MatrixView, Storage};
 pub use packed::{PANEL, Packed, PackedView};
 pub use rng::Rng;
+pub use weight_bytes::WeightBytes;

@@ -18,9 +18,9 @@
 //!
 //! Rows beyond the last are zeros: their scales are.
 
-use crate::aligned::AlignedBytes;
 use crate::ggml;
 use crate::matrix::{Data, Format, Matrix, MatrixView, Storage};
+use crate::weight_bytes::WeightBytes;
 
 /// Rows of a panel.
 pub const PANEL: usize = 16;
@@ -31,8 +31,8 @@ pub struct Packed {
     pub format: Format,
     /// NVFP4's scale of the whole tensor; 1 elsewhere.
     pub tensor_scale: f32,
-    pub codes: AlignedBytes,
-    pub scales: AlignedBytes,
+    pub codes: WeightBytes,
+    pub scales: WeightBytes,
 }
 
 /// Borrowed [`Packed`]; whole panels.
@@ -281,8 +281,8 @@ impl Packed {
     /// All zeros, for [`Packed::panels_mut`] to be filled.
     pub fn zeros(format: Format, rows: usize, columns: usize, tensor_scale: f32) -> Self {
         let panels = rows.div_ceil(PANEL);
-        let codes = AlignedBytes::zeros(panels * format.panel_code_bytes(columns));
-        let scales = AlignedBytes::zeros(panels * format.panel_scale_bytes(columns));
+        let codes = WeightBytes::zeros(panels * format.panel_code_bytes(columns));
+        let scales = WeightBytes::zeros(panels * format.panel_scale_bytes(columns));
         Self { format, tensor_scale, codes, scales }
     }
 

@@ -88,10 +88,7 @@ unsafe fn few<U: Unpack, const T: usize>(part: &Part, panel: usize) {
             scales = scales.add(U::GROUP_BYTES);
             let mut sums = [_mm512_setzero_ps(); T];
             for step in 0..U::GROUP / 32 {
-                _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(4096).cast());
-                _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(4096 + 64).cast());
-                _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(4096 + 128).cast());
-                _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(4096 + 192).cast());
+                ask_ahead::<U>(codes);
                 let weights = unpack.codes(codes);
                 codes = codes.add(U::STEP_BYTES);
                 let column = group * U::GROUP + 32 * step;
@@ -110,6 +107,16 @@ unsafe fn few<U: Unpack, const T: usize>(part: &Part, panel: usize) {
         for (t, total) in totals.into_iter().enumerate() {
             store(part, t, panel, total);
         }
+    }
+}
+
+/// Asks for the lines of a later step.
+#[inline(always)]
+unsafe fn ask_ahead<U: Unpack>(codes: *const u8) {
+    const AHEAD: usize = 4096;
+    for line in 0..U::STEP_BYTES / 64 {
+        // SAFETY: a prefetch reads nothing that the program sees, wherever it points.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD + 64 * line).cast()) };
     }
 }
 
