@@ -1,7 +1,14 @@
 //! Rows of activations as signed bytes, a scale for each group of columns: what packed weights multiply with.
 
 use super::Class;
+use crate::pool;
 use numeric::AlignedBytes;
+
+/// Values that a task rounds: some tens of microseconds.
+const VALUES_PER_TASK: usize = 1 << 17;
+
+/// What one task reads and writes: values; their codes, scales and sums.
+type Part<'a> = (((&'a [f32], &'a mut [u8]), &'a mut [f32]), &'a mut [i32]);
 
 /// Quantized rows `[T, K]`.
 pub(super) struct Activations {
@@ -31,13 +38,19 @@ impl Activations {
         let mut scales = vec![0.0; x.len() / class.group];
         let mut sums = vec![0; x.len() / class.sub];
         let factor = if class.offset == 0 { 1 } else { -class.offset };
-        let groups = x.chunks_exact(class.group).zip(codes.chunks_exact_mut(class.group));
-        for ((x, codes), scale) in groups.zip(&mut scales) {
-            *scale = quantize_group(x, codes);
-        }
-        for (codes, sum) in codes.chunks_exact(class.sub).zip(&mut sums) {
-            *sum = factor * codes.iter().map(|&code| i32::from(code as i8)).sum::<i32>();
-        }
+        // Whole rows to a task, since every row is whole groups.
+        let chunk = (VALUES_PER_TASK / columns).max(1) * columns;
+        let parts = x.chunks(chunk).zip(codes.chunks_mut(chunk));
+        let parts = parts.zip(scales.chunks_mut(chunk / class.group)).zip(sums.chunks_mut(chunk / class.sub));
+        pool::for_each(parts.collect(), |(((x, codes), scales), sums): Part<'_>| {
+            let groups = x.chunks_exact(class.group).zip(codes.chunks_exact_mut(class.group));
+            for ((x, codes), scale) in groups.zip(scales) {
+                *scale = quantize_group(x, codes);
+            }
+            for (codes, sum) in codes.chunks_exact(class.sub).zip(sums) {
+                *sum = factor * codes.iter().map(|&code| i32::from(code as i8)).sum::<i32>();
+            }
+        });
         Self { columns, class, codes, scales, sums }
     }
 
