@@ -4,9 +4,9 @@
 //! sizes `run_with` has checked; activations have whole groups, which rows of whole blocks ensure.
 
 use super::activations::Row;
-use super::unpack::{Iq4, Mxfp4, Nvfp4, Q4, Q8, Unpack};
-use super::unpack_k::{Iq4Xs, Q4K, Q5K, Q6K};
-use super::{MANY, Part};
+use super::codes::{Bytes, Codes, FiveBits, Nibbles, SixBits, Table};
+use super::scales::{E4m3, Halves, KScales, Powers, Scales, SignedBytes};
+use super::{Class, MANY, Part};
 use numeric::{AlignedVec, Format, PANEL};
 use std::arch::x86_64::*;
 
@@ -16,39 +16,40 @@ pub(super) unsafe fn multiply(part: &Part) {
     // SAFETY: as promised by the caller.
     unsafe {
         match part.weight.format {
-            Format::Q8_0 => panels::<Q8>(part),
-            Format::Q4_0 => panels::<Q4>(part),
-            Format::Iq4Nl => panels::<Iq4>(part),
-            Format::Mxfp4 => panels::<Mxfp4>(part),
-            Format::Nvfp4 => panels::<Nvfp4>(part),
-            Format::Q4K => panels::<Q4K>(part),
-            Format::Q5K => panels::<Q5K>(part),
-            Format::Q6K => panels::<Q6K>(part),
-            Format::Iq4Xs => panels::<Iq4Xs>(part),
+            Format::Q8_0 => panels::<Bytes, Halves>(part),
+            Format::Q4_0 => panels::<Nibbles, Halves>(part),
+            Format::Iq4Nl => panels::<Table, Halves>(part),
+            Format::Mxfp4 => panels::<Table, Powers>(part),
+            Format::Nvfp4 => panels::<Table, E4m3>(part),
+            Format::Q4K => panels::<Nibbles, KScales>(part),
+            Format::Q5K => panels::<FiveBits, KScales>(part),
+            Format::Q6K => panels::<SixBits, SignedBytes<16>>(part),
+            Format::Iq4Xs => panels::<Table, SignedBytes<32>>(part),
             Format::F32 | Format::Bf16 | Format::F16 => unreachable!("plain numbers are not packed"),
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c")]
-unsafe fn panels<U: Unpack>(part: &Part) {
+unsafe fn panels<C: Codes, S: Scales>(part: &Part) {
     let tokens = part.x.tokens();
+    assert!(S::serves(Class::of(part.weight.format)), "{:?} has other scales", part.weight.format);
     // SAFETY: as promised by the caller.
     unsafe {
         if tokens >= MANY {
-            return many::<U>(part);
+            return many::<C, S>(part);
         }
         for panel in part.panels.clone() {
             match tokens {
                 0 => {}
-                1 => few::<U, 1>(part, panel),
-                2 => few::<U, 2>(part, panel),
-                3 => few::<U, 3>(part, panel),
-                4 => few::<U, 4>(part, panel),
-                5 => few::<U, 5>(part, panel),
-                6 => few::<U, 6>(part, panel),
-                7 => few::<U, 7>(part, panel),
-                _ => few::<U, 8>(part, panel),
+                1 => few::<C, S, 1>(part, panel),
+                2 => few::<C, S, 2>(part, panel),
+                3 => few::<C, S, 3>(part, panel),
+                4 => few::<C, S, 4>(part, panel),
+                5 => few::<C, S, 5>(part, panel),
+                6 => few::<C, S, 6>(part, panel),
+                7 => few::<C, S, 7>(part, panel),
+                _ => few::<C, S, 8>(part, panel),
             }
         }
     }
@@ -63,8 +64,8 @@ unsafe fn four(codes: *const i8) -> __m512i {
 
 /// What a sub-group's integer sum starts from: the offset's share, where codes have one.
 #[inline(always)]
-unsafe fn start<U: Unpack>(x: &Row, sub: usize) -> __m512i {
-    if U::MINIMA {
+unsafe fn start<S: Scales>(x: &Row, sub: usize) -> __m512i {
+    if S::MINIMA {
         // SAFETY: inlined where AVX-512 is enabled.
         return unsafe { _mm512_setzero_si512() };
     }
@@ -74,30 +75,30 @@ unsafe fn start<U: Unpack>(x: &Row, sub: usize) -> __m512i {
 
 /// One panel by T tokens, codes straight from memory.
 #[inline(always)]
-unsafe fn few<U: Unpack, const T: usize>(part: &Part, panel: usize) {
+unsafe fn few<C: Codes, S: Scales, const T: usize>(part: &Part, panel: usize) {
     let columns = part.x.columns;
     let (codes, scales) = part.weight.panel(panel, columns);
     let (mut codes, mut scales) = (codes.as_ptr(), scales.as_ptr());
-    let unpack = U::new(&part.weight);
+    let (kind, scaling) = (C::new(part.weight.format), S::new(&part.weight));
     let x: [Row; T] = std::array::from_fn(|t| part.x.row(t));
     // SAFETY: within the streams of the panel and the rows of x, group by group.
     unsafe {
         let mut totals = [_mm512_setzero_ps(); T];
-        for group in 0..columns / U::GROUP {
-            let head = unpack.head(scales);
-            scales = scales.add(U::GROUP_BYTES);
+        for group in 0..columns / S::GROUP {
+            let head = scaling.head(scales);
+            scales = scales.add(S::GROUP_BYTES);
             let mut sums = [_mm512_setzero_ps(); T];
-            for step in 0..U::GROUP / 32 {
-                ask_ahead::<U>(codes);
-                let weights = unpack.codes(codes);
-                codes = codes.add(U::STEP_BYTES);
-                let column = group * U::GROUP + 32 * step;
+            for step in 0..S::GROUP / 32 {
+                ask_ahead::<C>(codes);
+                let weights = kind.unpack(codes);
+                codes = codes.add(C::STEP_BYTES);
+                let column = group * S::GROUP + 32 * step;
                 // Written out, because in a loop the vectors would go through memory.
-                if U::SUB == 16 {
-                    sub_group::<U, T, 0, 4>(&mut sums, &weights, &head, &x, column, 2 * step);
-                    sub_group::<U, T, 4, 4>(&mut sums, &weights, &head, &x, column + 16, 2 * step + 1);
+                if S::SUB == 16 {
+                    sub_group::<S, T, 0, 4>(&mut sums, &weights, &head, &x, column, 2 * step);
+                    sub_group::<S, T, 4, 4>(&mut sums, &weights, &head, &x, column + 16, 2 * step + 1);
                 } else {
-                    sub_group::<U, T, 0, 8>(&mut sums, &weights, &head, &x, column, step);
+                    sub_group::<S, T, 0, 8>(&mut sums, &weights, &head, &x, column, step);
                 }
             }
             for t in 0..T {
@@ -112,9 +113,9 @@ unsafe fn few<U: Unpack, const T: usize>(part: &Part, panel: usize) {
 
 /// Asks for the lines of a later step.
 #[inline(always)]
-unsafe fn ask_ahead<U: Unpack>(codes: *const u8) {
+unsafe fn ask_ahead<C: Codes>(codes: *const u8) {
     const AHEAD: usize = 4096;
-    for line in 0..U::STEP_BYTES / 64 {
+    for line in 0..C::STEP_BYTES / 64 {
         // SAFETY: a prefetch reads nothing that the program sees, wherever it points.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD + 64 * line).cast()) };
     }
@@ -122,46 +123,46 @@ unsafe fn ask_ahead<U: Unpack>(codes: *const u8) {
 
 /// One sub-group, whose codes are the COUNT vectors from FROM on, by T tokens.
 #[inline(always)]
-unsafe fn sub_group<U: Unpack, const T: usize, const FROM: usize, const COUNT: usize>(
+unsafe fn sub_group<S: Scales, const T: usize, const FROM: usize, const COUNT: usize>(
     sums: &mut [__m512; T],
     weights: &[__m512i; 8],
-    head: &U::Head,
+    head: &S::Head,
     x: &[Row; T],
     column: usize,
     local: usize,
 ) {
     // SAFETY: as promised by the caller.
     unsafe {
-        let scale = U::scale(head, local);
+        let scale = S::scale(head, local);
         for t in 0..T {
-            let mut dot = start::<U>(&x[t], column / U::SUB);
+            let mut dot = start::<S>(&x[t], column / S::SUB);
             for j in 0..COUNT {
                 dot = _mm512_dpbusd_epi32(dot, weights[FROM + j], four(x[t].codes.add(column + 4 * j)));
             }
-            sums[t] = add_scaled::<U>(sums[t], dot, scale, &x[t], column, head, local);
+            sums[t] = add_scaled::<S>(sums[t], dot, scale, &x[t], column, head, local);
         }
     }
 }
 
 /// Adds a sub-group's integer sum to the group's sum of a token.
 #[inline(always)]
-unsafe fn add_scaled<U: Unpack>(
+unsafe fn add_scaled<S: Scales>(
     sum: __m512,
     dot: __m512i,
     scale: __m512,
     x: &Row,
     column: usize,
-    head: &U::Head,
+    head: &S::Head,
     local: usize,
 ) -> __m512 {
     // SAFETY: as promised by the caller.
     unsafe {
         let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, sum);
-        if !U::MINIMA {
+        if !S::MINIMA {
             return sum;
         }
-        let codes = _mm512_set1_ps(*x.sums.add(column / U::SUB) as f32);
-        _mm512_fnmadd_ps(U::minimum(head, local), codes, sum)
+        let codes = _mm512_set1_ps(*x.sums.add(column / S::SUB) as f32);
+        _mm512_fnmadd_ps(S::minimum(head, local), codes, sum)
     }
 }
 
@@ -189,7 +190,7 @@ struct Unpacked {
 
 /// Panels two at a time, by any number of tokens.
 #[inline(always)]
-unsafe fn many<U: Unpack>(part: &Part) {
+unsafe fn many<C: Codes, S: Scales>(part: &Part) {
     let (columns, tokens) = (part.x.columns, part.x.tokens());
     let mut tile = AlignedVec::default();
     tile.resize(2 * PANEL * tokens);
@@ -203,12 +204,12 @@ unsafe fn many<U: Unpack>(part: &Part) {
             // SAFETY: within the panels' streams and the rows of x.
             unsafe {
                 for p in 0..pair {
-                    unpack_run::<U>(part, first + p, from, run, p, &mut unpacked);
+                    unpack_run::<C, S>(part, first + p, from, run, p, &mut unpacked);
                 }
                 if pair == 2 {
-                    tokens_of_run::<U, 2>(part, &unpacked, from, run, &mut tile);
+                    tokens_of_run::<S, 2>(part, &unpacked, from, run, &mut tile);
                 } else {
-                    tokens_of_run::<U, 1>(part, &unpacked, from, run, &mut tile);
+                    tokens_of_run::<S, 1>(part, &unpacked, from, run, &mut tile);
                 }
             }
         }
@@ -224,24 +225,31 @@ unsafe fn many<U: Unpack>(part: &Part) {
 }
 
 #[inline(always)]
-unsafe fn unpack_run<U: Unpack>(part: &Part, panel: usize, from: usize, run: usize, p: usize, unpacked: &mut Unpacked) {
+unsafe fn unpack_run<C: Codes, S: Scales>(
+    part: &Part,
+    panel: usize,
+    from: usize,
+    run: usize,
+    p: usize,
+    unpacked: &mut Unpacked,
+) {
     let (codes, scales) = part.weight.panel(panel, part.x.columns);
-    let unpack = U::new(&part.weight);
+    let (kind, scaling) = (C::new(part.weight.format), S::new(&part.weight));
     // SAFETY: the run lies within the panel.
     unsafe {
-        let codes = codes.as_ptr().add(from / 32 * U::STEP_BYTES);
+        let codes = codes.as_ptr().add(from / 32 * C::STEP_BYTES);
         for step in 0..run / 32 {
-            let weights = unpack.codes(codes.add(step * U::STEP_BYTES));
+            let weights = kind.unpack(codes.add(step * C::STEP_BYTES));
             unpacked.codes[p][8 * step..8 * step + 8].copy_from_slice(&weights);
         }
-        let scales = scales.as_ptr().add(from / U::GROUP * U::GROUP_BYTES);
-        let subs = U::GROUP / U::SUB;
-        for group in 0..run / U::GROUP {
-            let head = unpack.head(scales.add(group * U::GROUP_BYTES));
+        let scales = scales.as_ptr().add(from / S::GROUP * S::GROUP_BYTES);
+        let subs = S::GROUP / S::SUB;
+        for group in 0..run / S::GROUP {
+            let head = scaling.head(scales.add(group * S::GROUP_BYTES));
             for sub in 0..subs {
-                unpacked.scales[p][group * subs + sub] = U::scale(&head, sub);
-                if U::MINIMA {
-                    unpacked.minima[p][group * subs + sub] = U::minimum(&head, sub);
+                unpacked.scales[p][group * subs + sub] = S::scale(&head, sub);
+                if S::MINIMA {
+                    unpacked.minima[p][group * subs + sub] = S::minimum(&head, sub);
                 }
             }
         }
@@ -250,7 +258,7 @@ unsafe fn unpack_run<U: Unpack>(part: &Part, panel: usize, from: usize, run: usi
 
 /// All tokens, six at a time.
 #[inline(always)]
-unsafe fn tokens_of_run<U: Unpack, const P: usize>(
+unsafe fn tokens_of_run<S: Scales, const P: usize>(
     part: &Part,
     unpacked: &Unpacked,
     from: usize,
@@ -264,12 +272,12 @@ unsafe fn tokens_of_run<U: Unpack, const P: usize>(
         // SAFETY: as promised by the caller.
         token += unsafe {
             match tokens - token {
-                1 => micro::<U, P, 1>(part, unpacked, token, from, run, tile),
-                2 => micro::<U, P, 2>(part, unpacked, token, from, run, tile),
-                3 => micro::<U, P, 3>(part, unpacked, token, from, run, tile),
-                4 => micro::<U, P, 4>(part, unpacked, token, from, run, tile),
-                5 => micro::<U, P, 5>(part, unpacked, token, from, run, tile),
-                _ => micro::<U, P, 6>(part, unpacked, token, from, run, tile),
+                1 => micro::<S, P, 1>(part, unpacked, token, from, run, tile),
+                2 => micro::<S, P, 2>(part, unpacked, token, from, run, tile),
+                3 => micro::<S, P, 3>(part, unpacked, token, from, run, tile),
+                4 => micro::<S, P, 4>(part, unpacked, token, from, run, tile),
+                5 => micro::<S, P, 5>(part, unpacked, token, from, run, tile),
+                _ => micro::<S, P, 6>(part, unpacked, token, from, run, tile),
             }
         };
     }
@@ -277,7 +285,7 @@ unsafe fn tokens_of_run<U: Unpack, const P: usize>(
 
 /// P panels by T tokens over a run of columns; returns T. The same order of operations as [`few`].
 #[inline(always)]
-unsafe fn micro<U: Unpack, const P: usize, const T: usize>(
+unsafe fn micro<S: Scales, const P: usize, const T: usize>(
     part: &Part,
     unpacked: &Unpacked,
     token: usize,
@@ -286,17 +294,17 @@ unsafe fn micro<U: Unpack, const P: usize, const T: usize>(
     tile: &mut [f32],
 ) -> usize {
     let x: [Row; T] = std::array::from_fn(|t| part.x.row(token + t));
-    let vectors = U::SUB / 4;
+    let vectors = S::SUB / 4;
     // SAFETY: within the unpacked run, the rows of x and the tile.
     unsafe {
-        for group in 0..run / U::GROUP {
+        for group in 0..run / S::GROUP {
             let mut sums = [[_mm512_setzero_ps(); P]; T];
-            for local in 0..U::GROUP / U::SUB {
-                let sub = group * (U::GROUP / U::SUB) + local;
-                let column = from + sub * U::SUB;
+            for local in 0..S::GROUP / S::SUB {
+                let sub = group * (S::GROUP / S::SUB) + local;
+                let column = from + sub * S::SUB;
                 let mut dots = [[_mm512_setzero_si512(); P]; T];
                 for (dots, x) in dots.iter_mut().zip(&x) {
-                    *dots = [start::<U>(x, column / U::SUB); P];
+                    *dots = [start::<S>(x, column / S::SUB); P];
                 }
                 for j in 0..vectors {
                     let mut weights = [_mm512_setzero_si512(); P];
@@ -314,8 +322,8 @@ unsafe fn micro<U: Unpack, const P: usize, const T: usize>(
                     for ((sum, dot), scales) in sums.iter_mut().zip(dots).zip(&unpacked.scales) {
                         *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scales[sub], *sum);
                     }
-                    if U::MINIMA {
-                        let codes = _mm512_set1_ps(*x.sums.add(column / U::SUB) as f32);
+                    if S::MINIMA {
+                        let codes = _mm512_set1_ps(*x.sums.add(column / S::SUB) as f32);
                         for (sum, minima) in sums.iter_mut().zip(&unpacked.minima) {
                             *sum = _mm512_fnmadd_ps(minima[sub], codes, *sum);
                         }
@@ -323,7 +331,7 @@ unsafe fn micro<U: Unpack, const P: usize, const T: usize>(
                 }
             }
             for ((t, sums), x) in sums.into_iter().enumerate().zip(&x) {
-                let scale = _mm512_set1_ps(*x.scales.add(from / U::GROUP + group));
+                let scale = _mm512_set1_ps(*x.scales.add(from / S::GROUP + group));
                 for (p, sum) in sums.into_iter().enumerate() {
                     let at = tile.as_mut_ptr().add((2 * t + p) * PANEL);
                     _mm512_store_ps(at, _mm512_fmadd_ps(sum, scale, _mm512_load_ps(at)));

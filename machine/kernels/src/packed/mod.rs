@@ -13,13 +13,13 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod codes;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod scales;
 #[cfg(test)]
 mod tests;
-#[cfg(target_arch = "x86_64")]
-mod unpack;
-#[cfg(target_arch = "x86_64")]
-mod unpack_k;
 
 use crate::cpu::Cpu;
 use crate::pool;
