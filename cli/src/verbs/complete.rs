@@ -8,7 +8,7 @@ use crate::terminal::{put, put_json};
 use anyhow::{Context, Result};
 use clap::Args;
 use engine::{Finish, Request, Session};
-use models::Loading;
+use models::{KvFormat, Loading};
 use serde_json::json;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let cancel = interrupt::listen("")?;
     let order = if arguments.suffix_first { FillOrder::SuffixFirst } else { FillOrder::PrefixFirst };
     let prompt = speaking.renderer().fill_prompt(&prefix, &suffix, order)?;
-    let mut session = Session::new(&speaking.model.config);
+    let mut session = Session::new(&speaking.model.config, KvFormat::default());
     session.sync(&speaking.model.config, &prompt)?;
     let request = Request {
         sampling: arguments.sampling.sampling(&speaking.place)?,

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use evaluate::Table;
 use evaluate::table::{bytes_in_words, count_in_words};
 use formats::{DType, Gguf, GgufTensor, TensorPlan, Tensors};
-use models::{Config, Examples, FeedForwardKind, GradientOptions, Loading, MixerKind, Model, State};
+use models::{Config, Examples, FeedForwardKind, GradientOptions, KvFormat, Loading, MixerKind, Model, State};
 use ops::{Gradients, Infer, Precision};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -273,7 +273,7 @@ fn write_logits(numbers: &Numbers) -> Result<()> {
 
 fn logits_of(model: &Model, sequence: &[u32]) -> Vec<f32> {
     let mut executor = Infer::new(Precision::F32);
-    let mut states = [State::empty(&model.config)];
+    let mut states = [State::empty(&model.config, KvFormat::F32)];
     let mut all = Vec::with_capacity(sequence.len() * model.config.vocab_size);
     for piece in sequence.chunks(PASS_TOKENS) {
         let hidden = models::hidden(&mut executor, model, &mut states, piece, &[piece.len()]);

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use engine::{EngineError, Finish, Request, Session};
 use evaluate::table::{bytes_in_words, count_in_words};
-use models::Loading;
+use models::{KvFormat, Loading};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use std::io::{IsTerminal, Read};
@@ -97,7 +97,7 @@ impl<'a> Chat<'a> {
         arguments.sampling.sampling(&speaking.place)?;
         let mut chat = Self {
             speaking,
-            session: Session::new(&speaking.model.config),
+            session: Session::new(&speaking.model.config, KvFormat::default()),
             messages: Vec::new(),
             system: arguments.system.clone(),
             settings: arguments.sampling.clone(),

@@ -6,7 +6,7 @@
 use crate::EngineError;
 use crate::sample::Sampler;
 use crate::session::{Finish, Generation, Request, Session, Timings};
-use models::{Model, State};
+use models::{KvFormat, Model, State};
 use ops::{Infer, Precision};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,11 +20,13 @@ pub struct Settings {
     pub pass_tokens: usize,
     /// Sequences at a time.
     pub sequences: usize,
+    /// How the sessions that are made here keep keys and values.
+    pub kv: KvFormat,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { precision: Precision::F32, pass_tokens: 512, sequences: 64 }
+        Self { precision: Precision::F32, pass_tokens: 512, sequences: 64, kv: KvFormat::default() }
     }
 }
 
@@ -235,7 +237,7 @@ pub fn generate(
     mut on_token: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Generation, EngineError> {
     let mut batch = Batch::new(model, Settings { sequences: 1, ..settings });
-    let owned = std::mem::replace(session, Session::new(&model.config));
+    let owned = std::mem::replace(session, Session::new(&model.config, session.kv()));
     batch.admit(0, owned, request.clone())?;
     loop {
         let mut stop = cancel.load(Ordering::Relaxed);
@@ -287,7 +289,7 @@ pub fn generate_many(
             let session = match shared.take() {
                 Some((prompt, session)) if prompt == job.prompt => session,
                 _ => {
-                    let mut session = synced(model, &job.prompt)?;
+                    let mut session = synced(model, settings.kv, &job.prompt)?;
                     if again {
                         prefill(model, settings, &mut session)?;
                     }
@@ -308,8 +310,8 @@ pub fn generate_many(
     Ok(())
 }
 
-fn synced(model: &Model, prompt: &[u32]) -> Result<Session, EngineError> {
-    let mut session = Session::new(&model.config);
+fn synced(model: &Model, kv: KvFormat, prompt: &[u32]) -> Result<Session, EngineError> {
+    let mut session = Session::new(&model.config, kv);
     session.sync(&model.config, prompt)?;
     Ok(session)
 }

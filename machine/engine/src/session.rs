@@ -1,7 +1,7 @@
 //! One sequence: its tokens, what the model remembers of them, and what was asked of it.
 
 use crate::{EngineError, Sampling};
-use models::{Config, State};
+use models::{Config, KvFormat, State};
 use std::time::Duration;
 
 /// A sequence. `tokens` are in the state; `pending` ones wait for the next forward pass; `logits` belong to the last
@@ -24,8 +24,14 @@ pub struct Reused {
 }
 
 impl Session {
-    pub fn new(config: &Config) -> Self {
-        Self { state: State::empty(config), tokens: Vec::new(), pending: Vec::new(), logits: Vec::new() }
+    /// An empty one; `kv` is how it will keep keys and values.
+    pub fn new(config: &Config, kv: KvFormat) -> Self {
+        Self { state: State::empty(config, kv), tokens: Vec::new(), pending: Vec::new(), logits: Vec::new() }
+    }
+
+    /// How it keeps keys and values.
+    pub fn kv(&self) -> KvFormat {
+        self.state.kv()
     }
 
     /// The tokens that the state holds.
@@ -47,7 +53,7 @@ impl Session {
         }
         let complete = tokens.len() > self.tokens.len() || !self.logits.is_empty();
         if !(tokens.starts_with(&self.tokens) && complete) {
-            *self = Self::new(config);
+            *self = Self::new(config, self.state.kv());
         }
         self.pending = tokens[self.tokens.len()..].to_vec();
         if !self.pending.is_empty() {

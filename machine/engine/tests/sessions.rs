@@ -3,7 +3,7 @@
 use engine::{
     Batch, EngineError, Event, Finish, Generation, Job, Request, Sampling, Session, Settings, generate, generate_many,
 };
-use models::{Config, Model};
+use models::{Config, KvFormat, Model};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -40,7 +40,7 @@ fn run(model: &Model, settings: Settings, session: &mut Session, request: &Reque
 }
 
 fn alone(model: &Model, settings: Settings, prompt: &[u32], request: &Request) -> Generation {
-    let mut session = Session::new(&model.config);
+    let mut session = Session::new(&model.config, KvFormat::F32);
     session.sync(&model.config, prompt).expect("the prompt is valid");
     run(model, settings, &mut session, request)
 }
@@ -83,7 +83,7 @@ fn company_does_not_change_the_text() {
 #[test]
 fn a_session_keeps_what_is_a_prefix_and_starts_again_otherwise() {
     let model = model();
-    let mut session = Session::new(&model.config);
+    let mut session = Session::new(&model.config, KvFormat::F32);
     let first = prompt(20, 3);
     assert_eq!(session.sync(&model.config, &first).expect("valid").fresh, 20);
     let one = run(&model, Settings::default(), &mut session, &greedy(6));
@@ -103,7 +103,7 @@ fn a_session_keeps_what_is_a_prefix_and_starts_again_otherwise() {
 #[test]
 fn the_same_prompt_twice_computes_nothing_the_second_time() {
     let model = model();
-    let mut session = Session::new(&model.config);
+    let mut session = Session::new(&model.config, KvFormat::F32);
     session.sync(&model.config, &prompt(9, 2)).expect("valid");
     run(&model, Settings::default(), &mut session, &greedy(0));
     let reused = session.sync(&model.config, &prompt(9, 2)).expect("valid");
@@ -127,7 +127,7 @@ fn a_stop_token_ends_the_text_and_stays_out_of_it() {
 fn an_interrupted_text_continues_where_it_stopped() {
     let model = model();
     let wanted = alone(&model, Settings::default(), &prompt(17, 4), &greedy(10)).tokens;
-    let mut session = Session::new(&model.config);
+    let mut session = Session::new(&model.config, KvFormat::F32);
     session.sync(&model.config, &prompt(17, 4)).expect("valid");
     let cancel = AtomicBool::new(false);
     let mut seen = 0;
@@ -148,7 +148,7 @@ fn an_interrupted_text_continues_where_it_stopped() {
 fn a_prompt_that_is_interrupted_keeps_what_was_computed() {
     let model = model();
     let mut batch = Batch::new(&model, Settings { pass_tokens: 8, sequences: 1, ..Settings::default() });
-    let mut session = Session::new(&model.config);
+    let mut session = Session::new(&model.config, KvFormat::F32);
     session.sync(&model.config, &prompt(20, 6)).expect("valid");
     batch.admit(3, session, greedy(4)).expect("it is synced");
     assert!(batch.step().expect("it runs").is_empty());
@@ -165,7 +165,7 @@ fn a_prompt_that_is_interrupted_keeps_what_was_computed() {
 #[test]
 fn what_cannot_be_continued_is_refused() {
     let model = model();
-    let mut session = Session::new(&model.config);
+    let mut session = Session::new(&model.config, KvFormat::F32);
     assert_eq!(session.sync(&model.config, &[]), Err(EngineError::EmptyPrompt));
     let unknown = EngineError::UnknownToken { token: 97, position: 1, vocabulary: 97 };
     assert_eq!(session.sync(&model.config, &[0, 97]), Err(unknown));

@@ -2,8 +2,10 @@
 //! and for one decoded token. `cargo run --release -p kernels --example kernel_speed [-- part-of-a-name]`
 #![allow(clippy::print_stdout, reason = "a program for a person to read")]
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use kernels::kv_page::{KvFormat, PAGE_TOKENS, Page, PageShape};
 use kernels::{adamw, attention, conv1d, cross_entropy, delta_gate, gated_delta, l2_norm, rms_norm, rope, router};
 use kernels::{sigmoid_gate, swiglu};
 use numeric::Rng;
@@ -181,14 +183,21 @@ fn elementwise_speed() {
 }
 
 fn decode_speed() {
-    for keys in [100, 1000, 10_000] {
+    for keys in [100_usize, 1000, 10_000] {
         let shape = attention::Shape { query_heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125 };
-        let (q, k, v) = (random(256), random(keys * 128), random(keys * 128));
-        let inputs = attention::Inputs { q: &q, k: &k, v: &v };
-        let (mut out, mut log_sum_exp) = (vec![0.0; 256], vec![0.0; 4]);
-        time(&format!("decode: attention, {keys} keys"), || {
-            attention::forward(&mut out, &mut log_sum_exp, inputs, &shape);
-        });
+        let (q, row, mut out) = (random(256), random(128), vec![0.0; 256]);
+        for format in [KvFormat::F32, KvFormat::F16, KvFormat::Int8] {
+            let page = |_| {
+                let mut page = Page::empty(format, PageShape { kv_heads: 2, head_dim: 64 });
+                (0..PAGE_TOKENS).for_each(|token| page.write(token, &row, &row));
+                Arc::new(page)
+            };
+            let pages: Vec<Arc<Page>> = (0..keys.div_ceil(PAGE_TOKENS)).map(page).collect();
+            let cache = attention::Cached { pages: &pages, tokens: keys };
+            time(&format!("decode: attention, {keys} keys in {format:?}"), || {
+                attention::cached(&mut out, &q, cache, &shape);
+            });
+        }
     }
     for (name, [key_heads, value_heads, dim]) in [("8×32×32", [4, 8, 32]), ("32×128×128", [16, 32, 128])] {
         let shape = gated_delta::Shape { key_heads, value_heads, key_dim: dim, value_dim: dim };

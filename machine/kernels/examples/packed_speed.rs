@@ -64,7 +64,7 @@ fn measure(name: &str, format: Format) {
     let operations = |tokens: usize, seconds: f64| 2.0 * (tokens * ROWS * COLUMNS) as f64 / seconds / 1e9;
     let few = operations(4, seconds(4, 8));
     let some = operations(16, seconds(16, 8));
-    let many = operations(512, seconds(512, 2));
+    let many = operations(512, seconds(512, 4));
     let share = 100.0 * one / (bandwidth::read() / 1e9);
     println!("{name:7} {one:5.1} GB/s   {share:5.1} %   {few:6.0} Gop/s {some:6.0} Gop/s {many:6.0} Gop/s");
 }

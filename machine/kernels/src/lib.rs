@@ -12,6 +12,7 @@ pub mod conv1d;
 pub mod cross_entropy;
 pub mod delta_gate;
 pub mod gated_delta;
+pub mod kv_page;
 pub mod l2_norm;
 pub mod packed;
 pub mod pool;

@@ -3,7 +3,7 @@
 //!
 //! `cargo run --release -p models --example training_speed [-- MODEL]`
 
-use models::{Config, Examples, GradientOptions, Loading, Model, State};
+use models::{Config, Examples, GradientOptions, KvFormat, Loading, Model, State};
 use numeric::Format;
 use ops::{Gradients, Infer, Precision};
 use std::io::Write;
@@ -69,7 +69,7 @@ fn as_saved(model: &Model) -> Model {
 
 fn decode(model: &Model, tokens: &[u32]) -> f64 {
     let mut e = Infer::new(Precision::F32);
-    let mut states = [State::empty(&model.config)];
+    let mut states = [State::empty(&model.config, KvFormat::F32)];
     models::hidden(&mut e, model, &mut states, &tokens[..PROMPT], &[PROMPT]);
     let start = Instant::now();
     for &token in &tokens[..DECODED] {

@@ -1,7 +1,7 @@
 //! Loss and gradients of packed sequences.
 
 use crate::forward::{embed, finish, hidden, layer};
-use crate::{Model, State};
+use crate::{KvFormat, Model, State};
 use ops::{Buffer, Execute, Gradients, Infer, Precision, Spans, Tape};
 
 /// Packed sequences. `targets[i]` is the token to predict at `tokens[i]`; a weight of 0 leaves it out.
@@ -61,7 +61,7 @@ pub fn losses(model: &Model, examples: &Examples) -> Vec<f32> {
 }
 
 fn fresh(model: &Model, examples: &Examples) -> Vec<State> {
-    vec![State::empty(&model.config); examples.lengths.len()]
+    vec![State::empty(&model.config, KvFormat::F32); examples.lengths.len()]
 }
 
 fn counts(tape: &Tape) -> Vec<Vec<u64>> {

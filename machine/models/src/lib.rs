@@ -27,6 +27,7 @@ pub use error::ModelError;
 pub use forward::{embed, finish, hidden, layer, logits};
 pub use gradient::{Examples, GradientOptions, Record, loss_and_gradients, losses};
 pub use model::{Loading, Model};
+pub use ops::KvFormat;
 pub use state::{LayerState, State};
 pub use weights::{
     AttentionWeights, DeltaInput, DeltaWeights, FeedForward, LayerWeights, Mixer, MoeWeights, SharedExpert, Weights,

@@ -1,7 +1,7 @@
 //! What one sequence remembers between two forward passes.
 
 use crate::{Config, MixerKind};
-use ops::{DeltaShape, DeltaState, KvCache};
+use ops::{DeltaShape, DeltaState, KvCache, KvFormat};
 
 /// One layer's memory.
 #[derive(Debug, Clone)]
@@ -14,13 +14,15 @@ pub enum LayerState {
 #[derive(Debug, Clone)]
 pub struct State {
     pub(crate) position: usize,
+    kv: KvFormat,
     pub(crate) layers: Vec<LayerState>,
 }
 
 impl State {
-    pub fn empty(config: &Config) -> Self {
+    /// `kv` is how keys and values are kept.
+    pub fn empty(config: &Config, kv: KvFormat) -> Self {
         let layer = |mixer| match mixer {
-            MixerKind::Attention => LayerState::Attention(KvCache::default()),
+            MixerKind::Attention => LayerState::Attention(KvCache::empty(kv)),
             MixerKind::Delta => {
                 let delta = config.delta.as_ref().expect("a config with delta layers describes them");
                 let shape = delta.shape();
@@ -28,7 +30,7 @@ impl State {
                 LayerState::Delta(DeltaState::empty(&shape, channels, delta.kernel))
             }
         };
-        Self { position: 0, layers: config.layers.iter().map(|config| layer(config.mixer)).collect() }
+        Self { position: 0, kv, layers: config.layers.iter().map(|config| layer(config.mixer)).collect() }
     }
 
     /// Tokens seen so far.
@@ -36,13 +38,18 @@ impl State {
         self.position
     }
 
+    /// How keys and values are kept.
+    pub fn kv(&self) -> KvFormat {
+        self.kv
+    }
+
     /// Bytes that it holds.
     pub fn bytes(&self) -> usize {
-        let floats = |layer: &LayerState| match layer {
-            LayerState::Attention(cache) => cache.keys.len() + cache.values.len(),
-            LayerState::Delta(state) => state.tail.len() + state.matrix.len(),
+        let of_layer = |layer: &LayerState| match layer {
+            LayerState::Attention(cache) => cache.bytes(),
+            LayerState::Delta(state) => size_of::<f32>() * (state.tail.len() + state.matrix.len()),
         };
-        4 * self.layers.iter().map(floats).sum::<usize>()
+        self.layers.iter().map(of_layer).sum()
     }
 }
 

@@ -6,7 +6,7 @@ mod gguf_writer;
 
 use formats::{Gguf, TensorFile};
 use gguf_writer::{GgufWriter, tensor_kind};
-use models::{Config, DeltaInput, Loading, Mixer, Model, State};
+use models::{Config, DeltaInput, KvFormat, Loading, Mixer, Model, State};
 use numeric::{Format, Matrix, Rng};
 use ops::{Infer, Precision};
 use std::path::PathBuf;
@@ -32,7 +32,7 @@ fn worst(found: &[f32], wanted: &[f32]) -> f32 {
 
 fn logits(model: &Model, tokens: &[u32]) -> Vec<f32> {
     let mut e = Infer::new(Precision::F32);
-    let h = models::hidden(&mut e, model, &mut [State::empty(&model.config)], tokens, &[tokens.len()]);
+    let h = models::hidden(&mut e, model, &mut [State::empty(&model.config, KvFormat::F32)], tokens, &[tokens.len()]);
     let rows: Vec<usize> = (0..tokens.len()).collect();
     models::logits(&mut e, model, &h, &rows).to_vec()
 }
@@ -81,7 +81,7 @@ fn greedy_tokens_of_the_oracle() {
     for case in CASES {
         let fixtures = fixtures(case);
         let model = Model::open(&oracle(&format!("gguf/{case}.f32.gguf")), Loading::Stored).expect("it opens");
-        let (mut e, mut states) = (Infer::new(Precision::F32), [State::empty(&model.config)]);
+        let (mut e, mut states) = (Infer::new(Precision::F32), [State::empty(&model.config, KvFormat::F32)]);
         let mut next = tokens(&fixtures, "gen.prompt");
         for (step, token) in tokens(&fixtures, "gen.tokens").into_iter().enumerate() {
             let h = models::hidden(&mut e, &model, &mut states, &next, &[next.len()]);

@@ -3,7 +3,7 @@
 
 use formats::TensorFile;
 use kernels::adamw::{self, AdamW};
-use models::{Config, Examples, GradientOptions, Loading, Model, State, adapter};
+use models::{Config, Examples, GradientOptions, KvFormat, Loading, Model, State, adapter};
 use ops::{Buffer, Execute, Gradients, Infer, Precision, Record, Routing};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -50,7 +50,7 @@ fn worst(found: &[f32], wanted: &[f32]) -> f32 {
 
 fn all_logits(model: &Model, tokens: &[u32]) -> Vec<f32> {
     let mut e = Infer::new(Precision::F32);
-    let h = models::hidden(&mut e, model, &mut [State::empty(&model.config)], tokens, &[tokens.len()]);
+    let h = models::hidden(&mut e, model, &mut [State::empty(&model.config, KvFormat::F32)], tokens, &[tokens.len()]);
     let rows: Vec<usize> = (0..tokens.len()).collect();
     models::logits(&mut e, model, &h, &rows).to_vec()
 }
@@ -99,7 +99,7 @@ fn logits_and_hidden_states() {
             let d = worst(&all_logits(&case.model, tokens), &case.floats(&format!("seq{s}.logits")));
             assert!(d <= 2e-4, "{name} seq{s}: logits differ by {d}");
             let mut e = Infer::new(Precision::F32);
-            let mut states = [State::empty(&case.model.config)];
+            let mut states = [State::empty(&case.model.config, KvFormat::F32)];
             let spans = ops::Spans { lengths: vec![tokens.len()], starts: vec![0] };
             let mut x = models::embed(&mut e, &case.model, tokens);
             for layer in 0..case.model.weights.layers.len() {
@@ -146,7 +146,13 @@ fn routing_is_exact() {
         let case = Case::open(name);
         for (s, tokens) in case.sequences().iter().enumerate() {
             let mut e = Infer { precision: Precision::F32, record: Choices::default() };
-            models::hidden(&mut e, &case.model, &mut [State::empty(&case.model.config)], tokens, &[tokens.len()]);
+            models::hidden(
+                &mut e,
+                &case.model,
+                &mut [State::empty(&case.model.config, KvFormat::F32)],
+                tokens,
+                &[tokens.len()],
+            );
             assert!(!e.record.0.is_empty(), "{name} has mixtures");
             for (layer, indices, weights) in &e.record.0 {
                 assert_eq!(*indices, case.tokens(&format!("seq{s}.topk_idx.{layer}")), "{name} seq{s} layer {layer}");
@@ -250,7 +256,7 @@ fn greedy_decoding_token_by_token() {
         let logits = case.floats("gen.logits");
         let vocabulary = case.model.config.vocab_size;
         let mut e = Infer::new(Precision::F32);
-        let mut states = [State::empty(&case.model.config)];
+        let mut states = [State::empty(&case.model.config, KvFormat::F32)];
         let mut next = prompt.clone();
         for (step, &token) in wanted.iter().enumerate() {
             let h = models::hidden(&mut e, &case.model, &mut states, &next, &[next.len()]);
@@ -272,12 +278,19 @@ fn packed_equals_separate() {
         let tokens: Vec<u32> = first.iter().chain(&second).chain(&first).copied().collect();
         let lengths = [first.len(), second.len(), first.len()];
         let mut e = Infer::new(Precision::F32);
-        let mut states = vec![State::empty(&case.model.config); 3];
+        let mut states = vec![State::empty(&case.model.config, KvFormat::F32); 3];
         let packed = models::hidden(&mut e, &case.model, &mut states, &tokens, &lengths);
         let alone: Vec<f32> = [&first, &second, &first]
             .into_iter()
             .flat_map(|ids| {
-                models::hidden(&mut e, &case.model, &mut [State::empty(&case.model.config)], ids, &[ids.len()]).to_vec()
+                models::hidden(
+                    &mut e,
+                    &case.model,
+                    &mut [State::empty(&case.model.config, KvFormat::F32)],
+                    ids,
+                    &[ids.len()],
+                )
+                .to_vec()
             })
             .collect();
         let d = worst(&packed, &alone);
@@ -385,7 +398,7 @@ fn cross_entropy_of_infer_and_tape_agree() {
     let packed = Packed::of(&case.sequences());
     let examples = packed.examples();
     let mut e = Infer::new(Precision::F32);
-    let mut states = vec![State::empty(&case.model.config); 2];
+    let mut states = vec![State::empty(&case.model.config, KvFormat::F32); 2];
     let h = models::hidden(&mut e, &case.model, &mut states, examples.tokens, examples.lengths);
     let inferred = e.cross_entropy(&h, case.model.weights.head(), examples.targets, examples.weights);
     let mut gradients = Gradients::default();

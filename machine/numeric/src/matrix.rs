@@ -156,6 +156,12 @@ impl Matrix {
     }
 
     /// Bytes the numbers take in memory.
+    /// Whether it is laid out for the kernels.
+    pub fn is_packed(&self) -> bool {
+        matches!(self.storage, Storage::Packed(_))
+    }
+
+    /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
         match &self.storage {
             Storage::Packed(packed) => packed.bytes(),

@@ -2,6 +2,7 @@
 
 use crate::{AttentionShape, Buffer, KvCache, Spans};
 use kernels::attention::{self as kernel, Gradients, Inputs, Saved};
+use kernels::kv_page::PageShape;
 
 /// What backward needs besides q, k, v and the output: `[T, query_heads]`.
 pub(crate) type LogSumExp = Buffer;
@@ -10,15 +11,13 @@ pub(crate) type LogSumExp = Buffer;
 pub(crate) fn forward(qkv: [&Buffer; 3], shape: &AttentionShape, spans: &Spans, caches: &mut [&mut KvCache]) -> Buffer {
     let [q, k, v] = qkv;
     let mut output = Buffer::unwritten(q.rows, q.width);
-    let mut log_sum_exp = Buffer::unwritten(q.rows, shape.query_heads);
+    let page_shape = PageShape { kv_heads: shape.kv_heads, head_dim: shape.head_dim };
     for ((rows, &start), cache) in spans.rows().zip(&spans.starts).zip(caches) {
-        assert_eq!(cache.keys.len(), start * k.width, "the cache holds another number of tokens than the state says");
-        cache.keys.extend_from_slice(&k[rows.start * k.width..rows.end * k.width]);
-        cache.values.extend_from_slice(&v[rows.start * v.width..rows.end * v.width]);
+        assert_eq!(cache.tokens(), start, "the cache holds another number of tokens than the state says");
+        let [new_keys, new_values] = [k, v].map(|x| &x[rows.start * x.width..rows.end * x.width]);
+        cache.extend(new_keys, new_values, page_shape);
         let queries = rows.start * q.width..rows.end * q.width;
-        let inputs = Inputs { q: &q[queries.clone()], k: &cache.keys, v: &cache.values };
-        let kept = &mut log_sum_exp[rows.start * shape.query_heads..rows.end * shape.query_heads];
-        kernel::forward(&mut output[queries], kept, inputs, shape);
+        kernel::cached(&mut output[queries.clone()], &q[queries], cache.read(), shape);
     }
     output
 }

@@ -142,6 +142,28 @@ pub(crate) fn forward_each<const N: usize>(x: &Buffer, maps: [&Linear; N], preci
     outputs
 }
 
+/// Two banks of packed maps without adapters, in one go for the threads: sorted row r is row `chosen[r]` of x.
+pub(crate) fn forward_pair_chosen(x: &Buffer, chosen: &[u32], banks: [&Grouped; 2]) -> [Buffer; 2] {
+    let mut outputs = banks.map(|bank| Buffer::unwritten(chosen.len(), bank.maps[0].output_width()));
+    let mut products = Vec::new();
+    for (bank, output) in banks.into_iter().zip(&mut outputs) {
+        let (mut rest, width) = (&mut output[..], bank.maps[0].output_width());
+        for (map, rows) in bank.maps.iter().zip(bank.offsets.windows(2)) {
+            let y;
+            (y, rest) = rest.split_at_mut((rows[1] - rows[0]) * width);
+            if !y.is_empty() {
+                let map = gemm::Map { y, x, weight: map.weight.matrix.view() };
+                products.push((map, &chosen[rows[0]..rows[1]]));
+            }
+        }
+    }
+    gemm::multiply_chosen(products);
+    for (bank, output) in banks.into_iter().zip(&mut outputs) {
+        bank.add_biases(output);
+    }
+    outputs
+}
+
 /// Two banks of maps of the same rows, in one go for the threads. With a single token every group reads that token, and
 /// `x` is it; else `x` has its rows sorted.
 pub(crate) fn forward_pair(x: &Buffer, [first, second]: [&Grouped; 2]) -> [(Buffer, Hidden); 2] {

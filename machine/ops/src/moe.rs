@@ -110,18 +110,22 @@ pub(crate) fn forward(x: &Buffer, moe: &Moe, precision: Precision) -> Outcome {
     let routing = Routing::of(x, moe);
     let banks = banks(moe);
     let grouped = |bank: usize| Grouped { maps: &banks[bank], offsets: &routing.offsets, precision };
-    let has_adapters = moe.experts.iter().any(|expert| expert.gate.adapter.is_some());
+    let has_adapters = banks[..2].iter().any(|bank| bank[0].adapter.is_some());
+    let packed = banks[..2].iter().flatten().all(|map| map.weight.matrix.is_packed());
+    let pair = [&grouped(0), &grouped(1)];
     let [(gate, gate_hidden), (up, up_hidden)] = match x.rows {
-        // One token is what all its experts read: there is nothing to sort.
-        1 if !has_adapters => linear::forward_pair(x, [&grouped(0), &grouped(1)]),
-        _ => linear::forward_pair(&routing.gather(x, moe.top_k), [&grouped(0), &grouped(1)]),
+        _ if packed && !has_adapters => {
+            // Nothing is sorted: the experts' products pick their rows.
+            let tokens: Vec<u32> = routing.slots.iter().map(|slot| slot / moe.top_k as u32).collect();
+            linear::forward_pair_chosen(x, &tokens, pair).map(|rows| (rows, None))
+        }
+        // One token is what all its experts read.
+        1 if !has_adapters => linear::forward_pair(x, pair),
+        _ => linear::forward_pair(&routing.gather(x, moe.top_k), pair),
     };
     let mut weighted = Buffer::unwritten(gate.rows, gate.width);
-    swiglu::forward(&mut weighted, &gate, &up);
-    weighted.for_each_row(|row, values| {
-        let weight = routing.weights[routing.slots[row] as usize];
-        values.iter_mut().for_each(|value| *value *= weight);
-    });
+    let weights: Vec<f32> = routing.slots.iter().map(|&slot| routing.weights[slot as usize]).collect();
+    swiglu::forward_weighted(&mut weighted, &gate, &up, &weights);
     let (expert_outputs, down_hidden) = grouped(2).forward(&weighted);
     let mut output = Buffer::zeros(x.rows, x.width);
     routing.scatter(&mut output, &expert_outputs, moe.top_k);

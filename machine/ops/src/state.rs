@@ -1,12 +1,50 @@
 //! What one sequence remembers in one layer, and how a batch is cut into sequences.
 
 use crate::DeltaShape;
+use kernels::attention::Cached;
+use kernels::kv_page::{KvFormat, PAGE_TOKENS, Page, PageShape};
+use std::sync::Arc;
 
-/// Keys and values of every token so far, `[tokens, kv_heads · head_dim]` each.
-#[derive(Debug, Clone, Default)]
+/// Keys and values of every token so far. A copy shares the pages that both have; who writes to a shared one gets a
+/// page of its own.
+#[derive(Debug, Clone)]
 pub struct KvCache {
-    pub keys: Vec<f32>,
-    pub values: Vec<f32>,
+    format: KvFormat,
+    tokens: usize,
+    pages: Vec<Arc<Page>>,
+}
+
+impl KvCache {
+    pub fn empty(format: KvFormat) -> Self {
+        Self { format, tokens: 0, pages: Vec::new() }
+    }
+
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Bytes of its pages, shared ones included.
+    pub fn bytes(&self) -> usize {
+        self.pages.iter().map(|page| page.bytes()).sum()
+    }
+
+    /// Appends rows `[tokens, kv_heads · head_dim]`.
+    pub(crate) fn extend(&mut self, keys: &[f32], values: &[f32], shape: PageShape) {
+        let row = shape.kv_heads * shape.head_dim;
+        for (key, value) in keys.chunks_exact(row).zip(values.chunks_exact(row)) {
+            let place = self.tokens % PAGE_TOKENS;
+            if place == 0 {
+                self.pages.push(Arc::new(Page::empty(self.format, shape)));
+            }
+            let page = self.pages.last_mut().expect("a token that begins no page follows another");
+            Arc::make_mut(page).write(place, key, value);
+            self.tokens += 1;
+        }
+    }
+
+    pub(crate) fn read(&self) -> Cached<'_> {
+        Cached { pages: &self.pages, tokens: self.tokens }
+    }
 }
 
 /// The last `kernel − 1` inputs of the convolution, `[kernel − 1, channels]`, and the delta matrix

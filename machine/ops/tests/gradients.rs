@@ -5,7 +5,7 @@
 use numeric::{Matrix, Rng};
 use ops::{
     Adapter, AttentionShape, Buffer, Columns, Conv, DeltaGates, DeltaShape, DeltaState, Execute, Expert, Gradients,
-    Infer, KvCache, Linear, Moe, Norm, Parameter, Precision, Rope, Spans, Tape, Teacher, Var,
+    Infer, KvCache, KvFormat, Linear, Moe, Norm, Parameter, Precision, Rope, Spans, Tape, Teacher, Var,
 };
 
 struct World {
@@ -205,7 +205,7 @@ fn attention() {
         inputs,
         |t, w, v| t.attention([&v[0], &v[1], &v[2]], w, &spans(), &mut []),
         |e, w, x| {
-            let mut caches = vec![KvCache::default(); 3];
+            let mut caches = vec![KvCache::empty(KvFormat::F32); 3];
             let mut caches: Vec<&mut KvCache> = caches.iter_mut().collect();
             e.attention([&x[0], &x[1], &x[2]], w, &spans(), &mut caches)
         },

@@ -1,6 +1,6 @@
 //! Running calibration tokens through a model and counting what its experts do.
 
-use models::{Model, State};
+use models::{KvFormat, Model, State};
 use ops::{Observe, Precision, Statistics};
 
 /// Packed sequences to calibrate on.
@@ -19,7 +19,7 @@ pub fn observe<'a>(
     let mut e = Observe::observing(Precision::F32);
     let mut done = 0;
     for Calibration { tokens, lengths } in batches {
-        let mut states = vec![State::empty(&model.config); lengths.len()];
+        let mut states = vec![State::empty(&model.config, KvFormat::F32); lengths.len()];
         models::hidden(&mut e, model, &mut states, tokens, lengths);
         done += tokens.len();
         progress(done);

@@ -1,7 +1,7 @@
 //! Compression of the oracle's small mixtures.
 
 use compress::{Calibration, Plan, PlanError, QuantizeRecipe, StoredFormat, observe, prune, quantize};
-use models::{FeedForward, Loading, Model, State};
+use models::{FeedForward, KvFormat, Loading, Model, State};
 use numeric::Format;
 use ops::{Buffer, Infer, Moe, Precision, Record, Routing, Statistics};
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ fn tokens() -> Vec<u32> {
 
 fn run(model: &Model, tokens: &[u32]) -> Vec<f32> {
     let mut e = Infer::new(Precision::F32);
-    models::hidden(&mut e, model, &mut [State::empty(&model.config)], tokens, &[tokens.len()]).to_vec()
+    models::hidden(&mut e, model, &mut [State::empty(&model.config, KvFormat::F32)], tokens, &[tokens.len()]).to_vec()
 }
 
 fn observed(model: &Model, tokens: &[u32]) -> Statistics {
@@ -57,7 +57,7 @@ impl Record for First {
 
 fn first_mixture(model: &Model, tokens: &[u32]) -> (Vec<f32>, Vec<u32>, Vec<f32>) {
     let mut e = Infer { precision: Precision::F32, record: First::default() };
-    models::hidden(&mut e, model, &mut [State::empty(&model.config)], tokens, &[tokens.len()]);
+    models::hidden(&mut e, model, &mut [State::empty(&model.config, KvFormat::F32)], tokens, &[tokens.len()]);
     e.record.0.expect("the model has mixtures")
 }
 

@@ -2,7 +2,7 @@
 
 use crate::EvaluateError;
 use crate::statistics::quantile;
-use models::{Model, State, TokenBytes};
+use models::{KvFormat, Model, State, TokenBytes};
 use numeric::Rng;
 use ops::{Infer, OpTime, Precision, Timed};
 use serde::Serialize;
@@ -107,7 +107,7 @@ pub fn bench(model: &Model, settings: &BenchSettings, progress: &dyn Fn(&str)) -
     let mut measurements = Vec::new();
     for &depth in &settings.depths {
         progress(&format!("{depth} tokens before"));
-        let mut before = State::empty(&model.config);
+        let mut before = State::empty(&model.config, KvFormat::F32);
         timing.pass(&mut before, depth, settings.pass_tokens);
         let prompts = settings.prompts.iter().map(|&tokens| ("prefill", tokens, settings.pass_tokens));
         let decode = (settings.decode > 0).then_some(("decode", settings.decode, 1));

@@ -3,7 +3,7 @@
 use crate::EvaluateError;
 use crate::statistics::quantile;
 use engine::{Request, Sampling, Session, Settings, generate};
-use models::Model;
+use models::{KvFormat, Model};
 use numeric::Rng;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
@@ -43,7 +43,7 @@ pub fn speed(model: &Model, settings: &SpeedSettings) -> Result<Speed, EvaluateE
     // The first run warms caches and the thread pool, and is not counted.
     for repetition in 0..=settings.repetitions {
         let prompt: Vec<u32> = (0..prompt_tokens).map(|_| rng.below(model.config.vocab_size) as u32).collect();
-        let mut session = Session::new(&model.config);
+        let mut session = Session::new(&model.config, KvFormat::default());
         session.sync(&model.config, &prompt)?;
         let never = AtomicBool::new(false);
         let on_token = |_| ControlFlow::Continue(());

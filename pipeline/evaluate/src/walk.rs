@@ -2,7 +2,7 @@
 //! their state, so that memory does not grow with the data.
 
 use crate::EvaluateError;
-use models::{Model, State};
+use models::{KvFormat, Model, State};
 use ops::{Buffer, Infer, Precision};
 use prepare::{Kind, Sample};
 use std::ops::Range;
@@ -78,7 +78,7 @@ impl<'m> Walker<'m> {
 
     pub(crate) fn hidden(&mut self, pass: &Pass) -> Buffer {
         if pass.fresh {
-            self.states = vec![State::empty(&self.model.config); pass.lengths.len()];
+            self.states = vec![State::empty(&self.model.config, KvFormat::F32); pass.lengths.len()];
         }
         models::hidden(&mut self.executor, self.model, &mut self.states, &pass.tokens, &pass.lengths)
     }

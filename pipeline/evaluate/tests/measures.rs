@@ -1,7 +1,7 @@
 //! Measures on token data, on a small random model, against the model's own losses and logits.
 
 use evaluate::{EvaluateError, SpeedSettings, divergence, parity, perplexity, speed};
-use models::{Config, Examples, Model, State};
+use models::{Config, Examples, KvFormat, Model, State};
 use ops::{Infer, Precision};
 use prepare::{Kind, Sample};
 
@@ -74,7 +74,7 @@ fn parity_finds_the_position_that_differs() {
         .iter()
         .map(|ids| {
             let mut e = Infer::new(Precision::F32);
-            let mut states = [State::empty(&model.config)];
+            let mut states = [State::empty(&model.config, KvFormat::F32)];
             let hidden = models::hidden(&mut e, &model, &mut states, ids, &[ids.len()]);
             let rows: Vec<usize> = (0..ids.len()).collect();
             models::logits(&mut e, &model, &hidden, &rows).to_vec()

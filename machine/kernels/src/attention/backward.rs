@@ -87,7 +87,8 @@ fn tile_backward<S: Simd>(
     let (key_row, query_row) = (shape.kv_heads * width, shape.query_heads * width);
     let n = columns.count();
     let Scratch { queries, douts, probabilities, dscores, dq, log_sum_exp, along } = scratch;
-    scores(s, probabilities, queries, inputs, (span, columns, tile), shape);
+    let keys = key_rows(inputs.k, span, tile, columns.kv_head, shape);
+    scores(s, probabilities, queries, (keys, key_row), (span, columns, tile), shape);
     let product = Product { m: tile.count, n, k: width, c_row: QUERIES, b_row: QUERIES, add: false };
     let values = key_rows(inputs.v, span, tile, columns.kv_head, shape);
     s.product(&product, dscores, Strided::rows(values, key_row), douts);

@@ -3,35 +3,53 @@
 //! Everything is transposed, [keys, queries] and [D, queries]: maxima and sums then run down the lanes, and keys and
 //! values are read as they lie.
 
-use super::tile::{Columns, KEYS, KeyTile, QUERIES, Span, key_rows, key_tiles, scores};
-use super::{Inputs, Shape};
+use super::Shape;
+use super::source::{Side, Source};
+use super::tile::{Columns, KEYS, KeyTile, QUERIES, Span, key_tiles, scores};
 use crate::simd::{Disjoint, Product, Simd, Strided, exp, scale_in_place, variants};
 
 pub(super) struct Outputs<'a> {
     pub(super) out: Disjoint<'a>,
-    pub(super) log_sum_exp: Disjoint<'a>,
+    /// Only who walks back wants it.
+    pub(super) log_sum_exp: Option<Disjoint<'a>>,
+}
+
+/// Queries, and where their keys and values are.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'a> {
+    pub(super) q: &'a [f32],
+    pub(super) source: Source<'a>,
 }
 
 /// The running softmax of the columns.
-struct Running {
+pub(super) struct Running {
     most: [f32; QUERIES],
     sum: [f32; QUERIES],
     /// What the last tile's new maxima scale the old sums by.
-    correction: [f32; QUERIES],
+    pub(super) correction: [f32; QUERIES],
+}
+
+impl Running {
+    pub(super) fn start() -> Self {
+        Self { most: [f32::NEG_INFINITY; QUERIES], sum: [0.0; QUERIES], correction: [0.0; QUERIES] }
+    }
 }
 
 #[inline(always)]
-fn forward<S: Simd>(s: S, outputs: &Outputs, inputs: &Inputs, span: Span, columns: Columns, shape: &Shape) {
+fn forward<S: Simd>(s: S, outputs: &Outputs, given: Given, span: Span, columns: Columns, shape: &Shape) {
     let width = shape.head_dim;
     let n = columns.count();
     let mut queries = vec![0.0; width * QUERIES];
     let mut sums = vec![0.0; width * QUERIES];
     let mut probabilities = vec![0.0; KEYS * QUERIES];
-    columns.transpose(s, &mut queries, inputs.q, span, shape);
+    columns.transpose(s, &mut queries, given.q, span, shape);
     scale_in_place(s, &mut queries, shape.scale);
-    let mut running = Running { most: [f32::NEG_INFINITY; QUERIES], sum: [0.0; QUERIES], correction: [0.0; QUERIES] };
+    let mut running = Running::start();
+    let mut room = Vec::new();
     for tile in key_tiles(columns.keys_end(span)) {
-        scores(s, &mut probabilities, &queries, inputs, (span, columns, tile), shape);
+        let place = (span, tile, columns.kv_head);
+        let keys = given.source.tile(s, Side::Keys, place, shape, &mut room);
+        scores(s, &mut probabilities, &queries, keys, (span, columns, tile), shape);
         soften(s, &mut probabilities, &mut running, n, tile);
         for sums in sums.chunks_exact_mut(QUERIES) {
             for c in (0..n).step_by(S::LANES) {
@@ -40,29 +58,46 @@ fn forward<S: Simd>(s: S, outputs: &Outputs, inputs: &Inputs, span: Span, column
             }
         }
         let product = Product { m: width, n, k: tile.count, c_row: QUERIES, b_row: QUERIES, add: true };
-        let values = key_rows(inputs.v, span, tile, columns.kv_head, shape);
-        s.product(&product, &mut sums, Strided::transposed(values, shape.kv_heads * width), &probabilities);
+        let (values, row) = given.source.tile(s, Side::Values, place, shape, &mut room);
+        s.product(&product, &mut sums, Strided::transposed(values, row), &probabilities);
     }
     // The queries are done with: their room takes the sums, a query a row.
     s.transpose((&mut queries, width), (&sums, QUERIES), [width, n]);
-    for (c, sums_d) in queries.chunks_exact(width).enumerate().take(n) {
+    finish(s, outputs, &queries, &running, (span, columns), shape);
+}
+variants! {
+    fn forward_columns(outputs: &Outputs, given: Given, span: Span, columns: Columns, shape: &Shape) = forward
+}
+
+/// Writes the columns' outputs: `sums_cd` `[n, D]` over the sums of their probabilities.
+#[inline(always)]
+pub(super) fn finish<S: Simd>(
+    s: S,
+    outputs: &Outputs,
+    sums_cd: &[f32],
+    running: &Running,
+    (span, columns): (Span, Columns),
+    shape: &Shape,
+) {
+    let width = shape.head_dim;
+    for (c, sums_d) in sums_cd.chunks_exact(width).enumerate().take(columns.count()) {
         let row = columns.row(span, c, shape);
         let share = s.splat(1.0 / running.sum[c]);
         // SAFETY: no other task has these tokens' heads.
-        let (out_d, log_sum_exp) = unsafe { (outputs.out.part(row * width, width), outputs.log_sum_exp.part(row, 1)) };
-        log_sum_exp[0] = running.most[c] + running.sum[c].ln();
+        let out_d = unsafe { outputs.out.part(row * width, width) };
+        if let Some(log_sum_exp) = &outputs.log_sum_exp {
+            // SAFETY: as above.
+            let log_sum_exp = unsafe { log_sum_exp.part(row, 1) };
+            log_sum_exp[0] = running.most[c] + running.sum[c].ln();
+        }
         for (out, sum) in out_d.chunks_mut(S::LANES).zip(sums_d.chunks(S::LANES)) {
             s.store(out, s.mul(s.load(sum), share));
         }
     }
 }
-variants! {
-    fn forward_columns(outputs: &Outputs, inputs: &Inputs, span: Span, columns: Columns, shape: &Shape) = forward
-}
-
 /// scores ← e^{scores − maximum}, with the maxima and sums brought up to date.
 #[inline(always)]
-fn soften<S: Simd>(s: S, scores: &mut [f32], running: &mut Running, n: usize, tile: KeyTile) {
+pub(super) fn soften<S: Simd>(s: S, scores: &mut [f32], running: &mut Running, n: usize, tile: KeyTile) {
     for c in (0..n).step_by(S::LANES) {
         let before = s.load(&running.most[c..]);
         let mut most = before;

@@ -3,18 +3,27 @@
 //! T queries, L ≥ T keys, Hq query heads, Hkv key heads (Hq a multiple), D head width. q, out, dout, dq [T, Hq, D];
 //! k, v, dk, dv [L, Hkv, D]; log_sum_exp [T, Hq]. Query t sees the keys 0..=L − T + t. out and log_sum_exp are written,
 //! gradients are added to. In the packed forms the tokens of several sequences follow each other, L = T for each, and
-//! no sequence sees another. Shapes that do not fit, and more than 64 query heads per key head, are a panic.
-//! Against f64: 3e-6 of 1 + |x| forwards, 2e-5 backwards.
+//! no sequence sees another; one sequence's keys and values may also lie in the pages of a cache. Shapes that do not
+//! fit, and more than 64 query heads per key head, are a panic. Against f64: 3e-6 of 1 + |x| forwards, 2e-5 backwards;
+//! 1e-2 where many queries meet rounded pages and the machine multiplies bf16.
 
 mod backward;
+#[cfg(target_arch = "x86_64")]
+mod bf16;
 mod forward;
 mod narrow;
 pub mod scalar;
+mod source;
 #[cfg(test)]
 mod tests;
 mod tile;
 
+use crate::cpu::Cpu;
+use crate::kv_page::{KvFormat, PAGE_TOKENS, Page, PageShape};
 use crate::simd::{Disjoint, Level, for_each, for_each_worth, rows_per_task};
+use forward::Given;
+use source::Source;
+use std::sync::Arc;
 use tile::{Columns, KeyTile, QUERIES, Span};
 
 /// The heads of an attention layer.
@@ -50,16 +59,22 @@ pub struct Gradients<'a> {
     pub dv: &'a mut [f32],
 }
 
-/// One sequence: out = softmax(scale·q kᵀ) v.
-pub fn forward(out: &mut [f32], log_sum_exp: &mut [f32], inputs: Inputs, shape: &Shape) {
-    let [queries, keys] = check(&inputs, shape);
-    assert!(keys >= queries, "{queries} queries with {keys} keys");
-    let span = Span { first_query: 0, queries, first_key: 0, keys };
-    assert!(out.len() == inputs.q.len() && log_sum_exp.len() == queries * shape.query_heads, "outputs do not fit q");
-    if queries * shape.query_heads / shape.kv_heads <= narrow::MOST_QUERIES {
-        forward_narrow(Level::best(), out, log_sum_exp, inputs, span, shape);
+/// What one sequence has kept: `tokens` keys and values, those of the queries included.
+#[derive(Clone, Copy, Debug)]
+pub struct Cached<'a> {
+    pub pages: &'a [Arc<Page>],
+    pub tokens: usize,
+}
+
+/// One sequence, which continues what it has kept: out = softmax(scale·q kᵀ) v.
+pub fn cached(out: &mut [f32], q: &[f32], cache: Cached, shape: &Shape) {
+    let span = check_cache(q, &cache, shape);
+    assert_eq!(out.len(), q.len(), "out is shaped as q");
+    if span.queries * shape.query_heads / shape.kv_heads <= narrow::MOST_QUERIES {
+        forward_narrow(Level::best(), out, q, cache.pages, span, shape);
     } else {
-        forward_wide(Level::best(), out, log_sum_exp, inputs, &[span], shape);
+        let given = Given { q, source: Source::Paged(cache.pages) };
+        forward_wide(Wide::over(cache.pages), out, None, given, &[span], shape);
     }
 }
 
@@ -76,7 +91,8 @@ pub fn forward_packed(out: &mut [f32], log_sum_exp: &mut [f32], inputs: Inputs, 
     let lengths = check(&inputs, shape);
     assert_eq!([spans.iter().sum::<usize>(); 2], lengths, "the spans cover all tokens");
     assert!(out.len() == inputs.q.len() && log_sum_exp.len() * shape.head_dim == out.len(), "outputs do not fit q");
-    forward_wide(Level::best(), out, log_sum_exp, inputs, &tile::packed(spans), shape);
+    let given = Given { q: inputs.q, source: Source::Flat { k: inputs.k, v: inputs.v } };
+    forward_wide(Wide::Exact(Level::best()), out, Some(log_sum_exp), given, &tile::packed(spans), shape);
 }
 
 /// The adjoint of [`forward_packed`].
@@ -93,11 +109,47 @@ pub fn backward_packed(
     backward_spans(Level::best(), gradients, dout, saved, inputs, &tile::packed(spans), shape);
 }
 
+/// How a tile of queries is computed.
+#[derive(Clone, Copy, Debug)]
+enum Wide {
+    Exact(Level),
+    /// Over rounded pages.
+    #[cfg(target_arch = "x86_64")]
+    Bf16,
+}
+
+impl Wide {
+    /// The fastest way here over what the pages keep.
+    fn over(pages: &[Arc<Page>]) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if Cpu::get().avx512_bf16 && pages.iter().all(|page| page.format() != KvFormat::F32) {
+            return Self::Bf16;
+        }
+        Self::Exact(Level::best())
+    }
+
+    fn forward(self, outputs: &forward::Outputs, given: Given, (span, columns): (Span, Columns), shape: &Shape) {
+        match self {
+            Self::Exact(level) => forward::forward_columns(level, outputs, given, span, columns, shape),
+            // SAFETY: `over` has found the set, and rounded pages.
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16 => unsafe { bf16::forward_columns(outputs, given, span, columns, shape) },
+        }
+    }
+}
+
 /// Tiles of queries, each over all the keys that it sees.
-fn forward_wide(level: Level, out: &mut [f32], log_sum_exp: &mut [f32], inputs: Inputs, spans: &[Span], shape: &Shape) {
+fn forward_wide(
+    way: Wide,
+    out: &mut [f32],
+    log_sum_exp: Option<&mut [f32]>,
+    given: Given,
+    spans: &[Span],
+    shape: &Shape,
+) {
     let heads = shape.query_heads / shape.kv_heads;
     assert!(heads <= QUERIES, "{heads} query heads per key head, at most {QUERIES} are supported");
-    let outputs = forward::Outputs { out: Disjoint::new(out), log_sum_exp: Disjoint::new(log_sum_exp) };
+    let outputs = forward::Outputs { out: Disjoint::new(out), log_sum_exp: log_sum_exp.map(Disjoint::new) };
     let tile_tokens = QUERIES / heads;
     let mut tasks = Vec::new();
     for &span in spans {
@@ -109,37 +161,32 @@ fn forward_wide(level: Level, out: &mut [f32], log_sum_exp: &mut [f32], inputs: 
         }
     }
     let values = spans.iter().map(|span| span.queries * span.keys).sum::<usize>() * shape.query_heads * shape.head_dim;
-    for_each_worth(values / 32, tasks, |(span, columns)| {
-        forward::forward_columns(level, &outputs, &inputs, span, columns, shape)
-    });
+    for_each_worth(values / 32, tasks, |part| way.forward(&outputs, given, part, shape));
 }
 
 /// A few queries over many keys, which are split between tasks.
-fn forward_narrow(level: Level, out: &mut [f32], log_sum_exp: &mut [f32], inputs: Inputs, span: Span, shape: &Shape) {
+fn forward_narrow(level: Level, out: &mut [f32], q: &[f32], pages: &[Arc<Page>], span: Span, shape: &Shape) {
     let (heads, width) = (shape.query_heads / shape.kv_heads, shape.head_dim);
     let columns =
         |kv_head| Columns { first_token: 0, tokens: span.queries, first_head: kv_head * heads, heads, kv_head };
-    let keys_per_task = rows_per_task(shape.query_heads * span.queries * width / 8);
-    let parts = span.keys.div_ceil(keys_per_task);
-    let mut partials = vec![narrow::Partial::new(span.queries * heads, width); parts * shape.kv_heads];
-    let per_part = partials.chunks_mut(shape.kv_heads).enumerate();
-    for_each(per_part, |(part, partials)| {
-        let first = part * keys_per_task;
-        let keys = KeyTile { first, count: keys_per_task.min(span.keys - first) };
-        for (kv_head, partial) in partials.iter_mut().enumerate() {
-            narrow::forward_keys(level, partial, &inputs, (span, columns(kv_head), keys), shape);
-        }
+    let n = span.queries * heads;
+    let parts = span.keys.div_ceil(narrow::TASK_KEYS);
+    let queries: Vec<Vec<f32>> =
+        (0..shape.kv_heads).map(|kv_head| narrow::padded_queries(q, (span, columns(kv_head)), shape)).collect();
+    let mut partials = vec![narrow::Partial::new(n, width); parts * shape.kv_heads];
+    let tasks = partials.iter_mut().enumerate().collect();
+    for_each_worth(span.keys * shape.query_heads * span.queries * width / 16, tasks, |(task, partial)| {
+        let (part, kv_head) = (task / shape.kv_heads, task % shape.kv_heads);
+        let first = part * narrow::TASK_KEYS;
+        let keys = KeyTile { first, count: narrow::TASK_KEYS.min(span.keys - first) };
+        narrow::forward_keys(level, partial, &queries[kv_head], pages, (span, columns(kv_head), keys));
     });
     let (joined, others) = partials.split_at_mut(shape.kv_heads);
     for (kv_head, joined) in joined.iter_mut().enumerate() {
         others.iter().skip(kv_head).step_by(shape.kv_heads).for_each(|other| joined.join(other));
-        for c in 0..span.queries * heads {
+        for c in 0..n {
             let row = columns(kv_head).row(span, c, shape);
-            log_sum_exp[row] = joined.most[c] + joined.sum[c].ln();
-            let share = 1.0 / joined.sum[c];
-            for (out, sum) in out[row * width..(row + 1) * width].iter_mut().zip(&joined.sums[c * width..]) {
-                *out = sum * share;
-            }
+            joined.write(c, &mut out[row * width..(row + 1) * width]);
         }
     }
 }
@@ -208,4 +255,17 @@ fn check(inputs: &Inputs, shape: &Shape) -> [usize; 2] {
     assert_eq!(inputs.k.len(), keys * kv_heads * head_dim, "k is no whole tokens");
     assert_eq!(inputs.v.len(), inputs.k.len(), "v is shaped as k");
     [queries, keys]
+}
+
+/// Asserts that queries, cache and shape fit, and gives the span.
+fn check_cache(q: &[f32], cache: &Cached, shape: &Shape) -> Span {
+    let &Shape { query_heads, kv_heads, head_dim, .. } = shape;
+    assert!(kv_heads > 0 && query_heads > 0 && query_heads % kv_heads == 0, "{query_heads} over {kv_heads} heads");
+    let queries = q.len() / (query_heads * head_dim);
+    assert_eq!(q.len(), queries * query_heads * head_dim, "q is no whole tokens");
+    assert!(cache.tokens >= queries, "{queries} queries with {} keys", cache.tokens);
+    assert_eq!(cache.pages.len(), cache.tokens.div_ceil(PAGE_TOKENS), "pages of {} tokens", cache.tokens);
+    let wanted = PageShape { kv_heads, head_dim };
+    assert!(cache.pages.iter().all(|page| page.shape() == wanted), "pages of other heads");
+    Span { first_query: 0, queries, first_key: 0, keys: cache.tokens }
 }

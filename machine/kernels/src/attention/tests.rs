@@ -1,4 +1,4 @@
-//! Both ways forwards and the one backwards against the definition in f64; that against differences; packed sequences
+//! Every way forwards and the one backwards against the definition in f64; that against differences; packed sequences
 //! against separate ones.
 
 use super::*;
@@ -27,41 +27,94 @@ fn whole(sizes: [usize; 5]) -> Span {
     Span { first_query: 0, queries: sizes[0], first_key: 0, keys: sizes[1] }
 }
 
+/// The keys and values in pages.
+fn pages(k: &[f32], v: &[f32], shape: &Shape, format: KvFormat) -> Vec<Arc<Page>> {
+    let row = shape.kv_heads * shape.head_dim;
+    let page_of = |(k, v): (&[f32], &[f32])| {
+        let mut page = Page::empty(format, PageShape { kv_heads: shape.kv_heads, head_dim: shape.head_dim });
+        let rows = k.chunks_exact(row).zip(v.chunks_exact(row));
+        rows.enumerate().for_each(|(token, (k, v))| page.write(token, k, v));
+        Arc::new(page)
+    };
+    k.chunks(PAGE_TOKENS * row).zip(v.chunks(PAGE_TOKENS * row)).map(page_of).collect()
+}
+
+/// What the definition gives over keys and values as they are kept.
+fn over_kept([q, k, v]: [&[f32]; 3], shape: &Shape, format: KvFormat) -> [Vec<f64>; 2] {
+    let kept = |x: &[f32]| -> Vec<f64> {
+        let rows = x.chunks_exact(shape.head_dim);
+        rows.flat_map(|row| crate::kv_page::scalar::kept(row, format)).map(f64::from).collect()
+    };
+    let (mut out, mut sum) = (vec![0.0; q.len()], vec![0.0; q.len() / shape.head_dim]);
+    scalar::forward(&mut out, &mut sum, [&wide(q), &kept(k), &kept(v)], shape);
+    [out, sum]
+}
+
+const FORMATS: [KvFormat; 3] = [KvFormat::F32, KvFormat::F16, KvFormat::Int8];
+
 #[test]
-fn both_ways_are_the_definition() {
+fn every_way_is_the_definition() {
     for_every_level(|level| {
         for sizes in SHAPES {
             let (shape, q, k, v) = case(sizes);
-            let inputs = Inputs { q: &q, k: &k, v: &v };
-            let rows = q.len() / shape.head_dim;
-            let (mut out_want, mut sum_want) = (vec![0.0; q.len()], vec![0.0; rows]);
-            scalar::forward(&mut out_want, &mut sum_want, [&wide(&q), &wide(&k), &wide(&v)], &shape);
-            let (mut out, mut sum) = (poisoned(q.len()), poisoned(rows));
-            forward_wide(level, &mut out, &mut sum, inputs, &[whole(sizes)], &shape);
+            let [out_want, sum_want] = over_kept([&q, &k, &v], &shape, KvFormat::F32);
+            let (mut out, mut sum) = (poisoned(q.len()), poisoned(q.len() / shape.head_dim));
+            let flat = Given { q: &q, source: Source::Flat { k: &k, v: &v } };
+            forward_wide(Wide::Exact(level), &mut out, Some(&mut sum), flat, &[whole(sizes)], &shape);
             assert_close(&out, &out_want, 3e-6, "out");
             assert_close(&sum, &sum_want, 3e-6, "log_sum_exp");
-            if sizes[0] * sizes[2] / sizes[3] <= narrow::MOST_QUERIES {
-                let (mut out, mut sum) = (poisoned(q.len()), poisoned(rows));
-                forward_narrow(level, &mut out, &mut sum, inputs, whole(sizes), &shape);
-                assert_close(&out, &out_want, 3e-6, "narrow out");
-                assert_close(&sum, &sum_want, 3e-6, "narrow log_sum_exp");
+            for format in FORMATS {
+                let pages = pages(&k, &v, &shape, format);
+                let [out_want, _] = over_kept([&q, &k, &v], &shape, format);
+                let mut out = poisoned(q.len());
+                let paged = Given { q: &q, source: Source::Paged(&pages) };
+                forward_wide(Wide::Exact(level), &mut out, None, paged, &[whole(sizes)], &shape);
+                assert_close(&out, &out_want, 3e-6, "paged out");
+                if sizes[0] * sizes[2] / sizes[3] <= narrow::MOST_QUERIES {
+                    let mut out = poisoned(q.len());
+                    forward_narrow(level, &mut out, &q, &pages, whole(sizes), &shape);
+                    assert_close(&out, &out_want, 3e-6, "narrow out");
+                }
             }
         }
     });
 }
 
 #[test]
+#[cfg(target_arch = "x86_64")]
+fn products_of_bf16_are_near_the_definition() {
+    if !Cpu::get().avx512_bf16 {
+        return eprintln!("skipped: this machine has no AVX512-BF16");
+    }
+    for sizes in SHAPES.into_iter().chain([[137, 643, 8, 1, 96], [64, 300, 16, 2, 256]]) {
+        let (mut shape, q, k, v) = case(sizes);
+        shape.scale = (shape.head_dim as f32).sqrt().recip();
+        for format in [KvFormat::F16, KvFormat::Int8] {
+            let pages = pages(&k, &v, &shape, format);
+            let [want, _] = over_kept([&q, &k, &v], &shape, format);
+            let mut out = poisoned(q.len());
+            let paged = Given { q: &q, source: Source::Paged(&pages) };
+            forward_wide(Wide::Bf16, &mut out, None, paged, &[whole(sizes)], &shape);
+            assert_close(&out, &want, 1e-2, "out");
+            let rms = |x: &mut dyn Iterator<Item = f64>| (x.map(|x| x * x).sum::<f64>() / want.len() as f64).sqrt();
+            let error = rms(&mut out.iter().zip(&want).map(|(&out, want)| f64::from(out) - want));
+            assert!(error <= 2e-3, "{sizes:?}: an rms error of {error}, of values up to one");
+        }
+    }
+}
+
+#[test]
 fn narrow_splits_many_keys_between_tasks() {
     let sizes = [2, 9001, 4, 2, 37];
     let (shape, q, k, v) = case(sizes);
-    let inputs = Inputs { q: &q, k: &k, v: &v };
-    assert!(sizes[1] > rows_per_task(shape.query_heads * 2 * shape.head_dim / 8), "one task only");
-    let (mut out_want, mut sum_want) = (vec![0.0; q.len()], vec![0.0; 8]);
-    scalar::forward(&mut out_want, &mut sum_want, [&wide(&q), &wide(&k), &wide(&v)], &shape);
-    let (mut out, mut sum) = (poisoned(q.len()), poisoned(8));
-    forward(&mut out, &mut sum, inputs, &shape);
-    assert_close(&out, &out_want, 3e-6, "out");
-    assert_close(&sum, &sum_want, 3e-6, "log_sum_exp");
+    assert!(sizes[1] > narrow::TASK_KEYS, "one task only");
+    for format in FORMATS {
+        let [want, _] = over_kept([&q, &k, &v], &shape, format);
+        let mut out = poisoned(q.len());
+        let pages = pages(&k, &v, &shape, format);
+        cached(&mut out, &q, Cached { pages: &pages, tokens: sizes[1] }, &shape);
+        assert_close(&out, &want, 3e-6, "out");
+    }
 }
 
 #[test]
@@ -70,13 +123,12 @@ fn large_scores_neither_overflow_nor_vanish() {
         let sizes = [70, 70, 1, 1, 16];
         let (mut shape, q, k, v) = case(sizes);
         shape.scale = 300.0;
-        let inputs = Inputs { q: &q, k: &k, v: &v };
-        let (mut out_want, mut sum_want) = (vec![0.0; q.len()], vec![0.0; 70]);
-        scalar::forward(&mut out_want, &mut sum_want, [&wide(&q), &wide(&k), &wide(&v)], &shape);
+        let [want, _] = over_kept([&q, &k, &v], &shape, KvFormat::F32);
         let (mut out, mut sum) = (poisoned(q.len()), poisoned(70));
-        forward_wide(level, &mut out, &mut sum, inputs, &[whole(sizes)], &shape);
+        let flat = Given { q: &q, source: Source::Flat { k: &k, v: &v } };
+        forward_wide(Wide::Exact(level), &mut out, Some(&mut sum), flat, &[whole(sizes)], &shape);
         // Scores of hundreds carry an error of 1e-4 into the exponent.
-        assert_close(&out, &out_want, 1e-3, "out");
+        assert_close(&out, &want, 1e-3, "out");
     });
 }
 
@@ -143,7 +195,7 @@ fn packed_is_separate() {
         let (query, key) = (rows(4 * 19), rows(2 * 19));
         let part = Inputs { q: &q[query.clone()], k: &k[key.clone()], v: &v[key.clone()] };
         let (mut alone, mut alone_sum) = (poisoned(query.len()), poisoned(span * 4));
-        forward(&mut alone, &mut alone_sum, part, &shape);
+        forward_packed(&mut alone, &mut alone_sum, part, &[span], &shape);
         assert_close(&alone, &wide(&out[query.clone()]), 1e-6, "out");
         let (mut dq_1, mut dk_1, mut dv_1) = (vec![0.0; query.len()], vec![0.0; key.len()], vec![0.0; key.len()]);
         let saved = Saved { out: &out[query.clone()], log_sum_exp: &sum[rows(4)] };
@@ -160,5 +212,6 @@ fn packed_is_separate() {
 #[should_panic(expected = "3 queries with 2 keys")]
 fn fewer_keys_than_queries_are_refused() {
     let (shape, q, k, v) = case([3, 2, 1, 1, 3]);
-    forward(&mut [0.0; 9], &mut [0.0; 3], Inputs { q: &q, k: &k, v: &v }, &shape);
+    let pages = pages(&k, &v, &shape, KvFormat::F32);
+    cached(&mut [0.0; 9], &q, Cached { pages: &pages, tokens: 2 }, &shape);
 }

@@ -1,6 +1,6 @@
 //! What the tiled passes share: where rows lie, and the tile of scores, transposed so that a query is a lane.
 
-use super::{Inputs, Shape};
+use super::Shape;
 use crate::simd::{Product, Simd, Strided};
 
 /// Queries in a tile: a row of scores is four vectors of AVX-512.
@@ -92,25 +92,30 @@ pub(super) fn key_rows<'a>(x: &'a [f32], span: Span, tile: KeyTile, kv_head: usi
     &x[((span.first_key + tile.first) * shape.kv_heads + kv_head) * shape.head_dim..]
 }
 
-/// scores[key, c] = ⟨k_key, q_c⟩ for q already scaled and transposed; −∞ where the query does not see the key.
+/// scores[key, c] = ⟨k_key, q_c⟩ for q already scaled and transposed; −∞ where the query does not see the key. The rows
+/// of `keys` are `key_row` apart.
 #[inline(always)]
 pub(super) fn scores<S: Simd>(
     s: S,
     scores: &mut [f32],
     queries_transposed: &[f32],
-    inputs: &Inputs,
+    (keys, key_row): (&[f32], usize),
     (span, columns, tile): (Span, Columns, KeyTile),
     shape: &Shape,
 ) {
-    let key_row = shape.kv_heads * shape.head_dim;
     let (n, k) = (columns.count(), shape.head_dim);
     let product = Product { m: tile.count, n, k, c_row: QUERIES, b_row: QUERIES, add: false };
-    let keys = key_rows(inputs.k, span, tile, columns.kv_head, shape);
     s.product(&product, scores, Strided::rows(keys, key_row), queries_transposed);
+    hide(scores, span, columns, tile);
+}
+
+/// −∞ for the scores of keys that a query does not see.
+#[inline(always)]
+pub(super) fn hide(scores: &mut [f32], span: Span, columns: Columns, tile: KeyTile) {
     let first_visible = span.past() + columns.first_token;
     for i in 0..tile.count {
         let hidden = (tile.first + i).saturating_sub(first_visible).min(columns.tokens);
-        for first in (0..n).step_by(columns.tokens) {
+        for first in (0..columns.count()).step_by(columns.tokens) {
             scores[i * QUERIES + first..][..hidden].fill(f32::NEG_INFINITY);
         }
     }

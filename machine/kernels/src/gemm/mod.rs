@@ -101,6 +101,12 @@ pub fn multiply_each(maps: Vec<Map>, precision: Precision) {
     run_jobs(maps.into_iter().map(job).collect(), false, precision);
 }
 
+/// Row r of `y` is `x[chosen[r]] · Wᵀ`, for packed weights: rows that many weights choose are rounded once.
+pub fn multiply_chosen(maps: Vec<(Map, &[u32])>) {
+    let job = |(Map { y, x, weight }, chosen)| packed_job(Job { x, weight, y }, Some(chosen));
+    packed::run(maps.into_iter().map(job).collect(), false);
+}
+
 /// Each kind of job by its own product: packed weights, few rows, many rows.
 fn run_jobs(jobs: Vec<Job>, accumulate: bool, precision: Precision) {
     let variant = best(precision);
@@ -109,15 +115,15 @@ fn run_jobs(jobs: Vec<Job>, accumulate: bool, precision: Precision) {
         jobs.into_iter().partition(|job| matches!(job.weight.data, Data::Packed(_)));
     let (few, many): (Vec<Job>, Vec<Job>) =
         plain.into_iter().partition(|job| job.x.len() <= few_rows * job.weight.columns);
-    packed::run(packed.into_iter().map(packed_job).collect(), accumulate);
+    packed::run(packed.into_iter().map(|job| packed_job(job, None)).collect(), accumulate);
     matvec::run(few, accumulate, precision == Precision::Bf16);
     run_groups(variant, many, true, accumulate, precision);
 }
 
 /// Packed weights have a product of their own; its sums are exact or f32 whatever the precision asked for.
-fn packed_job(Job { x, weight, y }: Job) -> packed::Job {
+fn packed_job<'a>(Job { x, weight, y }: Job<'a>, chosen: Option<&'a [u32]>) -> packed::Job<'a> {
     let Data::Packed(data) = weight.data else { unreachable!("only packed weights come here") };
-    packed::Job { x, weight: data, rows: weight.rows, columns: weight.columns, y }
+    packed::Job { x, chosen, weight: data, rows: weight.rows, columns: weight.columns, y }
 }
 
 /// [`multiply`] of rows `offsets[g]..offsets[g + 1]` with `weights[g]`, for each group g.

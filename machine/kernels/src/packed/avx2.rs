@@ -3,7 +3,7 @@
 //! SAFETY: runs only where `Cpu` has found AVX2; a part's panels, rows and tokens are those of its job, whose sizes
 //! `run_with` has checked; pointers stay within a panel's streams, whose lengths the layout asserts.
 
-use super::activations::Row;
+use super::activations::{RUN, Run};
 use super::{Class, Part, scalar};
 use numeric::{Format, PANEL, minifloat::E4M3_VALUES, minifloat::e8m0_to_f32};
 use std::arch::x86_64::*;
@@ -14,10 +14,10 @@ use std::arch::x86_64::*;
 pub(super) unsafe fn multiply(part: &Part) {
     for panel in part.panels.clone() {
         let mut token = 0;
-        while token < part.x.tokens() {
+        while token < part.tokens() {
             // SAFETY: as promised by the caller.
             token += unsafe {
-                match part.x.tokens() - token {
+                match part.tokens() - token {
                     1 => tokens::<1>(part, panel, token),
                     2 | 3 => tokens::<2>(part, panel, token),
                     _ => tokens::<4>(part, panel, token),
@@ -41,23 +41,24 @@ struct Scales {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tokens<const T: usize>(part: &Part, panel: usize, token: usize) -> usize {
     let (format, columns) = (part.weight.format, part.x.columns);
-    let Class { group, sub, offset } = Class::of(format);
+    let Class { group, sub, offset } = part.x.class;
     let (codes, scales) = part.weight.panel(panel, columns);
     let groups = columns / group;
     let (step_bytes, group_bytes) = (codes.len() / (columns / 32), scales.len() / groups);
     let table = scalar::table(format).unwrap_or(&[0; 16]);
-    let x: [Row; T] = std::array::from_fn(|t| part.x.row(token + t));
     let mut head = Scales { scales: [[0.0; PANEL]; 16], minima: [[0.0; PANEL]; 8] };
     let mut totals = [[_mm256_setzero_ps(); 2]; T];
     for g in 0..groups {
-        scales_of_group(format, part.weight.tensor_scale, &scales[g * group_bytes..], &mut head);
+        scales_of_group(format, part.weight.tensor_scale, &scales[g * group_bytes..(g + 1) * group_bytes], &mut head);
+        let x: [Run; T] = std::array::from_fn(|t| part.run(token + t, g * group / RUN));
+        let first = g * group % RUN;
         let mut sums = [[_mm256_setzero_ps(); 2]; T];
         for step in 0..group / 32 {
             // SAFETY: within the panel's codes and the rows of x.
             unsafe {
                 let weights = unpack(format, codes.as_ptr().add((g * group / 32 + step) * step_bytes), table);
                 for half in 0..32 / sub {
-                    let (local, column) = (step * 32 / sub + half, g * group + step * 32 + half * sub);
+                    let (local, column) = (step * 32 / sub + half, first + step * 32 + half * sub);
                     let weights = &weights[half * sub / 4..(half + 1) * sub / 4];
                     for t in 0..T {
                         let start = if matches!(offset, 0 | 128) { 0 } else { *x[t].sums.add(column / sub) };
@@ -67,7 +68,7 @@ unsafe fn tokens<const T: usize>(part: &Part, panel: usize, token: usize) -> usi
                             *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[half]), scale, *sum);
                             if offset == 0 {
                                 let minimum = _mm256_loadu_ps(head.minima[local][8 * half..].as_ptr());
-                                let codes = _mm256_set1_ps(*x[t].sums.add(column / sub) as f32);
+                                let codes = _mm256_set1_ps(*x[t].float_sums.add(column / sub));
                                 *sum = _mm256_fnmadd_ps(minimum, codes, *sum);
                             }
                         }
@@ -77,7 +78,7 @@ unsafe fn tokens<const T: usize>(part: &Part, panel: usize, token: usize) -> usi
         }
         for t in 0..T {
             // SAFETY: the row has this group.
-            let scale = _mm256_set1_ps(unsafe { *x[t].scales.add(g) });
+            let scale = _mm256_set1_ps(unsafe { *x[t].scales.add(first / group) });
             for (total, sum) in totals[t].iter_mut().zip(sums[t]) {
                 *total = _mm256_fmadd_ps(sum, scale, *total);
             }
@@ -171,10 +172,18 @@ fn halves(from: &[u8]) -> [f32; PANEL] {
 #[target_feature(enable = "avx2,f16c")]
 fn scales_of_group(format: Format, tensor_scale: f32, bytes: &[u8], out: &mut Scales) {
     match format {
-        Format::Q8_0 | Format::Q4_0 | Format::Iq4Nl => out.scales[0] = halves(bytes),
-        Format::Mxfp4 => (0..PANEL).for_each(|row| out.scales[0][row] = 0.5 * e8m0_to_f32(bytes[row])),
+        Format::Q8_0 | Format::Q4_0 | Format::Iq4Nl => {
+            for (scales, bytes) in out.scales.iter_mut().zip(bytes.chunks_exact(2 * PANEL)) {
+                *scales = halves(bytes);
+            }
+        }
+        Format::Mxfp4 => {
+            for (scales, bytes) in out.scales.iter_mut().zip(bytes.chunks_exact(PANEL)) {
+                (0..PANEL).for_each(|row| scales[row] = 0.5 * e8m0_to_f32(bytes[row]));
+            }
+        }
         Format::Nvfp4 => {
-            for (sub, scales) in out.scales[..2].iter_mut().enumerate() {
+            for (sub, scales) in out.scales[..bytes.len() / PANEL].iter_mut().enumerate() {
                 let value = |row: usize| E4M3_VALUES[usize::from(bytes[PANEL * sub + row])];
                 (0..PANEL).for_each(|row| scales[row] = 0.5 * tensor_scale * value(row));
             }

@@ -3,37 +3,42 @@
 //! SAFETY: runs only where `Cpu` has found AVX-512 VNNI; a part's panels, rows and tokens are those of its job, whose
 //! sizes `run_with` has checked; activations have whole groups, which rows of whole blocks ensure.
 
-use super::activations::Row;
+use super::activations::{RUN, Run};
 use super::codes::{Bytes, Codes, FiveBits, Nibbles, SixBits, Table};
 use super::scales::{E4m3, Halves, KScales, Powers, Scales, SignedBytes};
-use super::{Class, MANY, Part};
+use super::{MANY, Part};
 use numeric::{AlignedVec, Format, PANEL};
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 /// # Safety
 /// The machine has AVX-512 VNNI; the part's sizes agree.
 pub(super) unsafe fn multiply(part: &Part) {
     // SAFETY: as promised by the caller.
     unsafe {
-        match part.weight.format {
-            Format::Q8_0 => panels::<Bytes, Halves>(part),
-            Format::Q4_0 => panels::<Nibbles, Halves>(part),
-            Format::Iq4Nl => panels::<Table, Halves>(part),
-            Format::Mxfp4 => panels::<Table, Powers>(part),
-            Format::Nvfp4 => panels::<Table, E4m3>(part),
-            Format::Q4K => panels::<Nibbles, KScales>(part),
-            Format::Q5K => panels::<FiveBits, KScales>(part),
-            Format::Q6K => panels::<SixBits, SignedBytes<16>>(part),
-            Format::Iq4Xs => panels::<Table, SignedBytes<32>>(part),
-            Format::F32 | Format::Bf16 | Format::F16 => unreachable!("plain numbers are not packed"),
+        match (part.weight.format, part.x.class.group) {
+            (Format::Q8_0, _) => panels::<Bytes, Halves<32>>(part),
+            (Format::Q4_0, 256) => panels::<Nibbles, Halves<256>>(part),
+            (Format::Q4_0, _) => panels::<Nibbles, Halves<32>>(part),
+            (Format::Iq4Nl, 256) => panels::<Table, Halves<256>>(part),
+            (Format::Iq4Nl, _) => panels::<Table, Halves<32>>(part),
+            (Format::Mxfp4, 256) => panels::<Table, Powers<256>>(part),
+            (Format::Mxfp4, _) => panels::<Table, Powers<32>>(part),
+            (Format::Nvfp4, 256) => panels::<Table, E4m3<256>>(part),
+            (Format::Nvfp4, _) => panels::<Table, E4m3<32>>(part),
+            (Format::Q4K, _) => panels::<Nibbles, KScales>(part),
+            (Format::Q5K, _) => panels::<FiveBits, KScales>(part),
+            (Format::Q6K, _) => panels::<SixBits, SignedBytes<16>>(part),
+            (Format::Iq4Xs, _) => panels::<Table, SignedBytes<32>>(part),
+            (Format::F32 | Format::Bf16 | Format::F16, _) => unreachable!("plain numbers are not packed"),
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c")]
 unsafe fn panels<C: Codes, S: Scales>(part: &Part) {
-    let tokens = part.x.tokens();
-    assert!(S::serves(Class::of(part.weight.format)), "{:?} has other scales", part.weight.format);
+    let tokens = part.tokens();
+    assert!(S::serves(part.x.class), "{:?} has other scales", part.weight.format);
     // SAFETY: as promised by the caller.
     unsafe {
         if tokens >= MANY {
@@ -64,7 +69,7 @@ unsafe fn four(codes: *const i8) -> __m512i {
 
 /// What a sub-group's integer sum starts from: the offset's share, where codes have one.
 #[inline(always)]
-unsafe fn start<S: Scales>(x: &Row, sub: usize) -> __m512i {
+unsafe fn start<S: Scales>(x: &Run, sub: usize) -> __m512i {
     if S::MINIMA {
         // SAFETY: inlined where AVX-512 is enabled.
         return unsafe { _mm512_setzero_si512() };
@@ -80,11 +85,12 @@ unsafe fn few<C: Codes, S: Scales, const T: usize>(part: &Part, panel: usize) {
     let (codes, scales) = part.weight.panel(panel, columns);
     let (mut codes, mut scales) = (codes.as_ptr(), scales.as_ptr());
     let (kind, scaling) = (C::new(part.weight.format), S::new(&part.weight));
-    let x: [Row; T] = std::array::from_fn(|t| part.x.row(t));
     // SAFETY: within the streams of the panel and the rows of x, group by group.
     unsafe {
         let mut totals = [_mm512_setzero_ps(); T];
         for group in 0..columns / S::GROUP {
+            let x: [Run; T] = std::array::from_fn(|t| part.run(t, group * S::GROUP / RUN));
+            let first = group * S::GROUP % RUN;
             let head = scaling.head(scales);
             scales = scales.add(S::GROUP_BYTES);
             let mut sums = [_mm512_setzero_ps(); T];
@@ -92,7 +98,7 @@ unsafe fn few<C: Codes, S: Scales, const T: usize>(part: &Part, panel: usize) {
                 ask_ahead::<C>(codes);
                 let weights = kind.unpack(codes);
                 codes = codes.add(C::STEP_BYTES);
-                let column = group * S::GROUP + 32 * step;
+                let column = first + 32 * step;
                 // Written out, because in a loop the vectors would go through memory.
                 if S::SUB == 16 {
                     sub_group::<S, T, 0, 4>(&mut sums, &weights, &head, &x, column, 2 * step);
@@ -102,13 +108,19 @@ unsafe fn few<C: Codes, S: Scales, const T: usize>(part: &Part, panel: usize) {
                 }
             }
             for t in 0..T {
-                totals[t] = _mm512_fmadd_ps(sums[t], _mm512_set1_ps(*x[t].scales.add(group)), totals[t]);
+                totals[t] = _mm512_fmadd_ps(sums[t], _mm512_set1_ps(*x[t].scales.add(first / S::GROUP)), totals[t]);
             }
         }
         for (t, total) in totals.into_iter().enumerate() {
             store(part, t, panel, total);
         }
     }
+}
+
+#[inline(always)]
+unsafe fn ask_for(codes: *const i8) {
+    // SAFETY: a prefetch reads nothing that the program sees, wherever it points.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(codes) };
 }
 
 /// Asks for the lines of a later step.
@@ -127,7 +139,7 @@ unsafe fn sub_group<S: Scales, const T: usize, const FROM: usize, const COUNT: u
     sums: &mut [__m512; T],
     weights: &[__m512i; 8],
     head: &S::Head,
-    x: &[Row; T],
+    x: &[Run; T],
     column: usize,
     local: usize,
 ) {
@@ -150,7 +162,7 @@ unsafe fn add_scaled<S: Scales>(
     sum: __m512,
     dot: __m512i,
     scale: __m512,
-    x: &Row,
+    x: &Run,
     column: usize,
     head: &S::Head,
     local: usize,
@@ -161,7 +173,7 @@ unsafe fn add_scaled<S: Scales>(
         if !S::MINIMA {
             return sum;
         }
-        let codes = _mm512_set1_ps(*x.sums.add(column / S::SUB) as f32);
+        let codes = _mm512_set1_ps(*x.float_sums.add(column / S::SUB));
         _mm512_fnmadd_ps(S::minimum(head, local), codes, sum)
     }
 }
@@ -177,27 +189,36 @@ unsafe fn store(part: &Part, token: usize, panel: usize, total: __m512) {
     }
 }
 
-/// Columns that are unpacked at a time: their codes stay in the first cache while all tokens pass.
-const RUN: usize = 256;
+/// Tokens that pass at once.
+const TOKENS: usize = 6;
 
-/// Two panels' codes of a run of columns, one byte each, and their scales.
+/// Codes of tokens that stay in the second cache.
+const BLOCK_BYTES: usize = 256 << 10;
+
+/// Two panels' codes of a run of columns, one byte each, and their scales: what stays in the first cache while the
+/// tokens pass.
 #[repr(C, align(64))]
 struct Unpacked {
-    codes: [[__m512i; RUN / 4]; 2],
-    scales: [[__m512; RUN / 16]; 2],
-    minima: [[__m512; RUN / 32]; 2],
+    codes: [[__m512i; 2]; RUN / 4],
+    scales: [[__m512; 2]; RUN / 16],
+    minima: [[__m512; 2]; RUN / 32],
 }
 
 /// Panels two at a time, by any number of tokens.
 #[inline(always)]
 unsafe fn many<C: Codes, S: Scales>(part: &Part) {
-    let (columns, tokens) = (part.x.columns, part.x.tokens());
+    let columns = part.x.columns;
     let mut tile = AlignedVec::default();
-    tile.resize(2 * PANEL * tokens);
     // SAFETY: all zeros is a value of plain vectors.
     let mut unpacked: Unpacked = unsafe { std::mem::zeroed() };
-    for first in part.panels.clone().step_by(2) {
+    // As many tokens as leave their codes in the second cache while all panels pass, in blocks of equal size.
+    let blocks = (part.tokens() * columns).div_ceil(BLOCK_BYTES);
+    let block = part.tokens().div_ceil(blocks).next_multiple_of(TOKENS);
+    let starts = (0..part.tokens()).step_by(block);
+    for (start, first) in starts.flat_map(|start| part.panels.clone().step_by(2).map(move |first| (start, first))) {
+        let tokens = start..(start + block).min(part.tokens());
         let pair = 2.min(part.panels.end - first);
+        tile.resize(2 * PANEL * tokens.len());
         tile.fill(0.0);
         for from in (0..columns).step_by(RUN) {
             let run = RUN.min(columns - from);
@@ -207,17 +228,17 @@ unsafe fn many<C: Codes, S: Scales>(part: &Part) {
                     unpack_run::<C, S>(part, first + p, from, run, p, &mut unpacked);
                 }
                 if pair == 2 {
-                    tokens_of_run::<S, 2>(part, &unpacked, from, run, &mut tile);
+                    tokens_of_run::<S, 2>(part, &unpacked, &tokens, from, run, &mut tile);
                 } else {
-                    tokens_of_run::<S, 1>(part, &unpacked, from, run, &mut tile);
+                    tokens_of_run::<S, 1>(part, &unpacked, &tokens, from, run, &mut tile);
                 }
             }
         }
-        for token in 0..tokens {
+        for (index, token) in tokens.enumerate() {
             for p in 0..pair {
                 // SAFETY: the tile holds two panels a token.
                 unsafe {
-                    store(part, token, first + p, _mm512_load_ps(tile[(2 * token + p) * PANEL..].as_ptr()));
+                    store(part, token, first + p, _mm512_load_ps(tile[(2 * index + p) * PANEL..].as_ptr()));
                 }
             }
         }
@@ -240,38 +261,45 @@ unsafe fn unpack_run<C: Codes, S: Scales>(
         let codes = codes.as_ptr().add(from / 32 * C::STEP_BYTES);
         for step in 0..run / 32 {
             let weights = kind.unpack(codes.add(step * C::STEP_BYTES));
-            unpacked.codes[p][8 * step..8 * step + 8].copy_from_slice(&weights);
+            for (codes, weights) in unpacked.codes[8 * step..8 * step + 8].iter_mut().zip(weights) {
+                codes[p] = weights;
+            }
         }
         let scales = scales.as_ptr().add(from / S::GROUP * S::GROUP_BYTES);
         let subs = S::GROUP / S::SUB;
         for group in 0..run / S::GROUP {
             let head = scaling.head(scales.add(group * S::GROUP_BYTES));
             for sub in 0..subs {
-                unpacked.scales[p][group * subs + sub] = S::scale(&head, sub);
+                unpacked.scales[group * subs + sub][p] = S::scale(&head, sub);
                 if S::MINIMA {
-                    unpacked.minima[p][group * subs + sub] = S::minimum(&head, sub);
+                    unpacked.minima[group * subs + sub][p] = S::minimum(&head, sub);
                 }
             }
         }
     }
 }
 
-/// All tokens, six at a time.
+/// Some tokens, six at a time.
 #[inline(always)]
 unsafe fn tokens_of_run<S: Scales, const P: usize>(
     part: &Part,
     unpacked: &Unpacked,
+    tokens: &Range<usize>,
     from: usize,
     run: usize,
     tile: &mut [f32],
 ) {
-    let tokens = part.x.tokens();
-    let mut token = 0;
-    while token < tokens {
-        let tile = &mut tile[2 * PANEL * token..];
+    let mut token = tokens.start;
+    while token < tokens.end {
+        let tile = &mut tile[2 * PANEL * (token - tokens.start)..];
         // SAFETY: as promised by the caller.
         token += unsafe {
-            match tokens - token {
+            // Rows that come next are asked for; chosen ones lie anywhere.
+            for next in (token + TOKENS..tokens.end).take(TOKENS) {
+                let codes = part.run(next, from / RUN).codes;
+                (0..run).step_by(64).for_each(|line| ask_for(codes.wrapping_add(line)));
+            }
+            match tokens.end - token {
                 1 => micro::<S, P, 1>(part, unpacked, token, from, run, tile),
                 2 => micro::<S, P, 2>(part, unpacked, token, from, run, tile),
                 3 => micro::<S, P, 3>(part, unpacked, token, from, run, tile),
@@ -293,7 +321,7 @@ unsafe fn micro<S: Scales, const P: usize, const T: usize>(
     run: usize,
     tile: &mut [f32],
 ) -> usize {
-    let x: [Row; T] = std::array::from_fn(|t| part.x.row(token + t));
+    let x: [Run; T] = std::array::from_fn(|t| part.run(token + t, from / RUN));
     let vectors = S::SUB / 4;
     // SAFETY: within the unpacked run, the rows of x and the tile.
     unsafe {
@@ -301,37 +329,34 @@ unsafe fn micro<S: Scales, const P: usize, const T: usize>(
             let mut sums = [[_mm512_setzero_ps(); P]; T];
             for local in 0..S::GROUP / S::SUB {
                 let sub = group * (S::GROUP / S::SUB) + local;
-                let column = from + sub * S::SUB;
+                let column = sub * S::SUB;
                 let mut dots = [[_mm512_setzero_si512(); P]; T];
                 for (dots, x) in dots.iter_mut().zip(&x) {
                     *dots = [start::<S>(x, column / S::SUB); P];
                 }
                 for j in 0..vectors {
-                    let mut weights = [_mm512_setzero_si512(); P];
-                    for (weight, codes) in weights.iter_mut().zip(&unpacked.codes) {
-                        *weight = codes[sub * vectors + j];
-                    }
+                    let weights = &unpacked.codes[sub * vectors + j];
                     for (dots, x) in dots.iter_mut().zip(&x) {
                         let four = four(x.codes.add(column + 4 * j));
                         for (dot, weight) in dots.iter_mut().zip(weights) {
-                            *dot = _mm512_dpbusd_epi32(*dot, weight, four);
+                            *dot = _mm512_dpbusd_epi32(*dot, *weight, four);
                         }
                     }
                 }
                 for ((sums, dots), x) in sums.iter_mut().zip(dots).zip(&x) {
-                    for ((sum, dot), scales) in sums.iter_mut().zip(dots).zip(&unpacked.scales) {
-                        *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scales[sub], *sum);
+                    for ((sum, dot), scale) in sums.iter_mut().zip(dots).zip(&unpacked.scales[sub]) {
+                        *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), *scale, *sum);
                     }
                     if S::MINIMA {
-                        let codes = _mm512_set1_ps(*x.sums.add(column / S::SUB) as f32);
-                        for (sum, minima) in sums.iter_mut().zip(&unpacked.minima) {
-                            *sum = _mm512_fnmadd_ps(minima[sub], codes, *sum);
+                        let codes = _mm512_set1_ps(*x.float_sums.add(column / S::SUB));
+                        for (sum, minimum) in sums.iter_mut().zip(&unpacked.minima[sub]) {
+                            *sum = _mm512_fnmadd_ps(*minimum, codes, *sum);
                         }
                     }
                 }
             }
             for ((t, sums), x) in sums.into_iter().enumerate().zip(&x) {
-                let scale = _mm512_set1_ps(*x.scales.add(from / S::GROUP + group));
+                let scale = _mm512_set1_ps(*x.scales.add(group));
                 for (p, sum) in sums.into_iter().enumerate() {
                     let at = tile.as_mut_ptr().add((2 * t + p) * PANEL);
                     _mm512_store_ps(at, _mm512_fmadd_ps(sum, scale, _mm512_load_ps(at)));

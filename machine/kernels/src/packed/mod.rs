@@ -1,8 +1,8 @@
 //! `y_TN (+)= x_TK · W_NKᵀ` with W in a packed block format and x rounded to signed bytes: the product of running a
 //! quantized model.
 //!
-//! T tokens, K columns (whole blocks), N rows of the weight. x is rounded in groups of 256 columns for the formats of
-//! such blocks, of 32 for the others; bytes are multiplied and added exactly, in 32 bits, over each of the weight's
+//! T tokens, K columns (whole blocks), N rows of the weight. x is rounded in groups of 256 columns, of 32 for Q8_0 and
+//! for rows that are no multiple of 256 wide; bytes are multiplied and added exactly, in 32 bits, over each of the weight's
 //! sub-groups of 16 or 32 columns; the sub-groups' sums are scaled and added in f32. One token is bound by the bytes of
 //! the weight, many by the machine's byte products. The order of every sum depends on K and the format alone: not on T,
 //! N or the threads. Error against the rounded x: at most about 2e-6 · √(K/32) · |w||x|. Writes all of `y`; reads it
@@ -23,7 +23,8 @@ mod tests;
 
 use crate::cpu::Cpu;
 use crate::pool;
-use activations::Activations;
+pub(crate) use activations::round_to_bytes;
+use activations::{Activations, Plain, Run};
 use numeric::packed::pack_panel;
 use numeric::{Format, PANEL, Packed, PackedView};
 use std::ops::Range;
@@ -31,8 +32,11 @@ use std::ops::Range;
 /// Bytes of weight below which one thread is done sooner than others are woken.
 const PARALLEL_BYTES: usize = 1 << 18;
 
-/// Bytes of weight, times tokens in [`MANY`]s, that a task is worth.
+/// Bytes of weight that a task with few tokens is worth.
 const TASK_BYTES: usize = 1 << 16;
+
+/// Panels that a task with many tokens takes, at most.
+const MANY_PANELS: usize = 32;
 
 /// From this many tokens on, weights are unpacked once for all of them.
 const MANY: usize = 9;
@@ -50,12 +54,16 @@ struct Class {
 }
 
 impl Class {
-    fn of(format: Format) -> Self {
+    /// Of a weight with so many columns.
+    fn of(format: Format, columns: usize) -> Self {
+        // Four bits bear a coarser x, where rows are wide enough for it; eight do not.
+        let wide = if columns.is_multiple_of(256) { 256 } else { 32 };
         let (group, sub, offset) = match format {
-            Format::Q8_0 | Format::Iq4Nl => (32, 32, 128),
-            Format::Q4_0 => (32, 32, 8),
-            Format::Mxfp4 => (32, 32, 16),
-            Format::Nvfp4 => (32, 16, 16),
+            Format::Q8_0 => (32, 32, 128),
+            Format::Iq4Nl => (wide, 32, 128),
+            Format::Q4_0 => (wide, 32, 8),
+            Format::Mxfp4 => (wide, 32, 16),
+            Format::Nvfp4 => (wide, 16, 16),
             Format::Q4K | Format::Q5K => (256, 32, 0),
             Format::Q6K => (256, 16, 32),
             Format::Iq4Xs => (256, 32, 128),
@@ -68,6 +76,8 @@ impl Class {
 /// One product: some rows of `x` times one weight of `rows` rows.
 pub(crate) struct Job<'a> {
     pub(crate) x: &'a [f32],
+    /// Which rows of x; all, in order, if not said.
+    pub(crate) chosen: Option<&'a [u32]>,
     pub(crate) weight: PackedView<'a>,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
@@ -77,6 +87,7 @@ pub(crate) struct Job<'a> {
 /// Part of a job: some panels of the weight, for all tokens.
 struct Part<'a> {
     x: &'a Activations,
+    chosen: Option<&'a [u32]>,
     weight: PackedView<'a>,
     panels: Range<usize>,
     rows: usize,
@@ -94,6 +105,21 @@ unsafe impl Send for Output {}
 unsafe impl Sync for Output {}
 
 impl Part<'_> {
+    fn tokens(&self) -> usize {
+        self.chosen.map_or(self.x.tokens(), <[u32]>::len)
+    }
+
+    /// The row of x that is the part's token.
+    #[inline(always)]
+    fn row(&self, token: usize) -> usize {
+        self.chosen.map_or(token, |chosen| chosen[token] as usize)
+    }
+
+    #[inline(always)]
+    fn run(&self, token: usize, run: usize) -> Run {
+        self.x.run(self.row(token), run)
+    }
+
     /// Where a panel's outputs for a token begin, and how many there are.
     ///
     /// # Safety
@@ -147,17 +173,25 @@ fn run_with(variant: &Variant, jobs: Vec<Job>, accumulate: bool) {
     let parallel = bytes >= PARALLEL_BYTES && pool::threads() > 1;
     let mut parts = Vec::with_capacity(jobs.len());
     for (index, job) in jobs.into_iter().enumerate() {
-        let Job { weight, rows, columns, y, .. } = job;
+        let Job { weight, chosen, rows, columns, y, .. } = job;
         let x = inputs.of_job(index);
-        assert_eq!(y.len(), x.tokens() * rows, "the job's sizes differ");
+        let tokens = chosen.map_or(x.tokens(), <[u32]>::len);
+        assert_eq!(y.len(), tokens * rows, "the job's sizes differ");
+        let last = chosen.and_then(|chosen| chosen.iter().max());
+        assert!(last.is_none_or(|&last| (last as usize) < x.tokens()), "a chosen row is not there");
         let panels = rows.div_ceil(PANEL);
         assert_eq!(weight.panels(columns), panels, "the weight has other rows");
-        let panel_bytes = (weight.codes.len() / panels.max(1)) * x.tokens().div_ceil(MANY).max(1);
-        let step = if parallel { (TASK_BYTES / panel_bytes.max(1)).max(2).next_multiple_of(2) } else { panels.max(1) };
+        let step = match (parallel, tokens < MANY) {
+            (false, _) => panels,
+            (true, true) => TASK_BYTES / (weight.codes.len() / panels.max(1)).max(1),
+            // A block of tokens stays in the second cache while many panels pass; yet all threads want some.
+            (true, false) => (panels / (4 * pool::threads())).clamp(2, MANY_PANELS),
+        };
+        let step = step.max(2).next_multiple_of(2);
         let y = Output(y.as_mut_ptr());
         for start in (0..panels).step_by(step) {
             let panels = start..(start + step).min(panels);
-            parts.push(Part { x, weight, panels, rows, y, accumulate });
+            parts.push(Part { x, chosen, weight, panels, rows, y, accumulate });
         }
     }
     // SAFETY: the variant runs on this machine; the parts' sizes were checked above.
@@ -178,19 +212,19 @@ struct Inputs {
 impl Inputs {
     fn of(jobs: &[Job]) -> Self {
         let mut keys: Vec<(*const f32, usize, Class)> = Vec::new();
-        let mut inputs = Self { distinct: Vec::new(), of_job: Vec::with_capacity(jobs.len()) };
+        let (mut plain, mut of_job) = (Vec::new(), Vec::with_capacity(jobs.len()));
         for job in jobs {
-            let class = Class::of(job.weight.format);
+            let class = Class::of(job.weight.format, job.columns);
             assert!(job.x.len().is_multiple_of(job.columns), "rows of x have another width");
             let key = (job.x.as_ptr(), job.x.len(), class);
             let index = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
                 keys.push(key);
-                inputs.distinct.push(Activations::quantize(job.x, job.columns, class));
+                plain.push(Plain { x: job.x, columns: job.columns, class });
                 keys.len() - 1
             });
-            inputs.of_job.push(index);
+            of_job.push(index);
         }
-        inputs
+        Self { distinct: Activations::quantize(&plain), of_job }
     }
 
     fn of_job(&self, job: usize) -> &Activations {

@@ -11,7 +11,7 @@ pub(super) unsafe fn multiply(part: &Part) {
     for panel in part.panels.clone() {
         for lane in 0..PANEL.min(part.rows - panel * PANEL) {
             let weight = Weight::of(&part.weight, panel * PANEL + lane, columns);
-            for token in 0..part.x.tokens() {
+            for token in 0..part.tokens() {
                 let sum = weight.dot(part, token) as f32;
                 // SAFETY: as promised by the caller.
                 unsafe {
@@ -33,7 +33,7 @@ struct Weight {
 
 impl Weight {
     fn of(view: &PackedView, row: usize, columns: usize) -> Self {
-        let class = Class::of(view.format);
+        let class = Class::of(view.format, columns);
         let codes = view.codes_of_row(row, columns).into_iter().map(|code| i32::from(value(view.format, code)));
         let block = view.blocks_of_row(row, columns);
         let pairs = (0..columns / class.sub).map(|sub| scale_and_minimum(view, &block, class.sub * sub));
@@ -42,16 +42,17 @@ impl Weight {
     }
 
     fn dot(&self, part: &Part, token: usize) -> f64 {
-        let (codes, scales, sums) = part.x.parts(token);
+        let (codes, scales) = part.x.parts(part.row(token));
         let Class { group, sub, offset } = self.class;
         let mut total = 0.0;
         for (index, (w, x)) in self.codes.chunks_exact(sub).zip(codes.chunks_exact(sub)).enumerate() {
             let products: i32 = w.iter().zip(x).map(|(w, &x)| w * i32::from(x)).sum();
+            let sum: i32 = x.iter().map(|&x| i32::from(x)).sum();
             let scale = f64::from(scales[index * sub / group]);
             total += scale
                 * match offset {
-                    0 => self.scales[index] * f64::from(products) - self.minima[index] * f64::from(sums[index]),
-                    _ => self.scales[index] * f64::from(products + sums[index]),
+                    0 => self.scales[index] * f64::from(products) - self.minima[index] * f64::from(sum),
+                    offset => self.scales[index] * f64::from(products - offset * sum),
                 };
         }
         total

@@ -68,60 +68,62 @@ unsafe fn signed(from: *const u8) -> __m512 {
     unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
 }
 
-/// An f16 number to 32 columns: Q8_0, Q4_0 and IQ4_NL.
+/// An f16 number to 32 columns: Q8_0, Q4_0 and IQ4_NL, in groups of `GROUP` columns.
 #[derive(Clone, Copy)]
-pub(super) struct Halves;
+pub(super) struct Halves<const GROUP: usize>;
 
-impl Scales for Halves {
-    const GROUP: usize = 32;
+impl<const GROUP: usize> Scales for Halves<GROUP> {
+    const GROUP: usize = GROUP;
     const SUB: usize = 32;
-    const GROUP_BYTES: usize = 32;
-    type Head = __m512;
+    const GROUP_BYTES: usize = GROUP;
+    /// Where they stand.
+    type Head = *const u8;
 
     fn new(_: &PackedView) -> Self {
         Self
     }
 
     #[inline(always)]
-    unsafe fn head(self, from: *const u8) -> __m512 {
-        // SAFETY: as promised by the caller.
-        unsafe { halves(from) }
+    unsafe fn head(self, from: *const u8) -> *const u8 {
+        from
     }
 
     #[inline(always)]
-    unsafe fn scale(head: &__m512, _: usize) -> __m512 {
-        *head
+    unsafe fn scale(head: &*const u8, sub: usize) -> __m512 {
+        // SAFETY: as promised by the caller.
+        unsafe { halves(head.add(32 * sub)) }
     }
 }
 
 /// A power of two to 32 columns: MXFP4, whose values are doubled.
 #[derive(Clone, Copy)]
-pub(super) struct Powers;
+pub(super) struct Powers<const GROUP: usize>;
 
-impl Scales for Powers {
-    const GROUP: usize = 32;
+impl<const GROUP: usize> Scales for Powers<GROUP> {
+    const GROUP: usize = GROUP;
     const SUB: usize = 32;
-    const GROUP_BYTES: usize = 16;
-    type Head = __m512;
+    const GROUP_BYTES: usize = GROUP / 2;
+    /// Where they stand.
+    type Head = *const u8;
 
     fn new(_: &PackedView) -> Self {
         Self
     }
 
     #[inline(always)]
-    unsafe fn head(self, from: *const u8) -> __m512 {
-        // SAFETY: as promised by the caller.
-        unsafe {
-            // An exponent of 0 is 2⁻¹²⁷, below the normal numbers; 255, not a number by the format, is infinite here.
-            let bits = _mm512_slli_epi32::<23>(bytes(from));
-            let power = _mm512_castsi512_ps(_mm512_max_epu32(bits, _mm512_set1_epi32(0x0040_0000)));
-            _mm512_mul_ps(power, _mm512_set1_ps(0.5))
-        }
+    unsafe fn head(self, from: *const u8) -> *const u8 {
+        from
     }
 
     #[inline(always)]
-    unsafe fn scale(head: &__m512, _: usize) -> __m512 {
-        *head
+    unsafe fn scale(head: &*const u8, sub: usize) -> __m512 {
+        // SAFETY: as promised by the caller.
+        unsafe {
+            // An exponent of 0 is 2⁻¹²⁷, below the normal numbers; 255, not a number by the format, is infinite here.
+            let bits = _mm512_slli_epi32::<23>(bytes(head.add(16 * sub)));
+            let power = _mm512_castsi512_ps(_mm512_max_epu32(bits, _mm512_set1_epi32(0x0040_0000)));
+            _mm512_mul_ps(power, _mm512_set1_ps(0.5))
+        }
     }
 }
 
@@ -141,16 +143,17 @@ unsafe fn e4m3(from: *const u8, factor: __m512) -> __m512 {
 
 /// An E4M3 number to 16 columns, times the tensor's scale: NVFP4, whose values are doubled.
 #[derive(Clone, Copy)]
-pub(super) struct E4m3 {
+pub(super) struct E4m3<const GROUP: usize> {
     /// Half the tensor's scale.
     factor: __m512,
 }
 
-impl Scales for E4m3 {
-    const GROUP: usize = 32;
+impl<const GROUP: usize> Scales for E4m3<GROUP> {
+    const GROUP: usize = GROUP;
     const SUB: usize = 16;
-    const GROUP_BYTES: usize = 32;
-    type Head = [__m512; 2];
+    const GROUP_BYTES: usize = GROUP;
+    /// Where they stand, and half the tensor's scale.
+    type Head = (*const u8, __m512);
 
     #[inline(always)]
     fn new(weight: &PackedView) -> Self {
@@ -159,14 +162,14 @@ impl Scales for E4m3 {
     }
 
     #[inline(always)]
-    unsafe fn head(self, from: *const u8) -> [__m512; 2] {
-        // SAFETY: as promised by the caller.
-        unsafe { [e4m3(from, self.factor), e4m3(from.add(16), self.factor)] }
+    unsafe fn head(self, from: *const u8) -> Self::Head {
+        (from, self.factor)
     }
 
     #[inline(always)]
-    unsafe fn scale(head: &[__m512; 2], sub: usize) -> __m512 {
-        head[sub]
+    unsafe fn scale(head: &Self::Head, sub: usize) -> __m512 {
+        // SAFETY: as promised by the caller.
+        unsafe { e4m3(head.0.add(16 * sub), head.1) }
     }
 }
 

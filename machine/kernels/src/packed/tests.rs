@@ -38,7 +38,7 @@ fn random_matrix(format: Format, rows: usize, columns: usize, rng: &mut Rng) -> 
 fn product(variant: &super::Variant, x: &[f32], matrix: &Matrix, before: Option<&[f32]>) -> Vec<f32> {
     let Data::Packed(weight) = matrix.view().data else { panic!("the matrix is not packed") };
     let mut y = before.map_or_else(|| vec![f32::NAN; x.len() / matrix.columns * matrix.rows], <[f32]>::to_vec);
-    let job = Job { x, weight, rows: matrix.rows, columns: matrix.columns, y: &mut y };
+    let job = Job { x, chosen: None, weight, rows: matrix.rows, columns: matrix.columns, y: &mut y };
     run_with(variant, vec![job], before.is_some());
     y
 }
@@ -106,6 +106,28 @@ fn results_do_not_depend_on_the_number_of_tokens() {
             let all = product(variant, &x, &matrix, None);
             let alone = product(variant, &x[3 * columns..4 * columns], &matrix, None);
             assert_eq!(all[3 * rows..4 * rows], alone[..], "{} {format:?}", variant.name);
+        }
+    }
+}
+
+#[test]
+fn chosen_rows_are_the_rows() {
+    let mut rng = Rng::new(11);
+    for format in FORMATS {
+        let (rows, columns, tokens) = (37, 2 * 256, 19);
+        let matrix = random_matrix(format, rows, columns, &mut rng).packed();
+        let x: Vec<f32> = (0..tokens * columns).map(|_| rng.normal() as f32).collect();
+        let Data::Packed(weight) = matrix.view().data else { panic!("the matrix is not packed") };
+        for variant in VARIANTS.iter().filter(|variant| (variant.runs_on)(Cpu::get())) {
+            let all = product(variant, &x, &matrix, None);
+            for chosen in [&[18, 0, 7][..], &[3; 14]] {
+                let mut y = vec![f32::NAN; chosen.len() * rows];
+                let job = Job { x: &x, chosen: Some(chosen), weight, rows, columns, y: &mut y };
+                run_with(variant, vec![job], false);
+                for (y, &row) in y.chunks_exact(rows).zip(chosen) {
+                    assert_eq!(y, &all[row as usize * rows..][..rows], "{} {format:?}", variant.name);
+                }
+            }
         }
     }
 }

@@ -3,17 +3,18 @@
 //! SAFETY: every unsafe method of `Simd` asks its caller for readable or writable memory, and reads or writes no
 //! more than that; a value of this type exists only where the instructions do.
 
+use numeric::f16;
 use std::arch::x86_64::*;
 
 use super::{Product, Simd, Strided, product, transpose};
 
-/// The proof that AVX2 and FMA may run.
+/// The proof that AVX2, FMA and F16C may run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Avx2(());
 
 impl Avx2 {
     /// # Safety
-    /// The machine has AVX2 and FMA.
+    /// The machine has AVX2, FMA and F16C.
     pub(crate) unsafe fn assume() -> Self {
         Self(())
     }
@@ -61,6 +62,24 @@ impl Simd for Avx2 {
     unsafe fn store_some(self, to: *mut f32, value: __m256, count: usize) {
         // SAFETY: see above; masked lanes are not touched.
         unsafe { _mm256_maskstore_ps(to, mask(count), value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16_at(self, from: *const f16) -> __m256 {
+        // SAFETY: see above.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8_at(self, from: *const i8) -> __m256 {
+        // SAFETY: see above.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, from: *const u8) {
+        // SAFETY: a prefetch reads nothing that the program sees.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) };
     }
 
     #[inline(always)]
@@ -179,6 +198,16 @@ impl Simd for Avx2 {
                 _mm256_shuffle_ps::<0b01_00_01_00>(ab_high, cd_high),
                 _mm256_shuffle_ps::<0b11_10_11_10>(ab_high, cd_high),
             ]
+        }
+    }
+
+    #[inline(always)]
+    fn sum_quads(self, a: __m256) -> [f32; 4] {
+        // SAFETY: see above; four numbers are written.
+        unsafe {
+            let mut sums = [0.0; 4];
+            _mm_storeu_ps(sums.as_mut_ptr(), _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a)));
+            sums
         }
     }
 

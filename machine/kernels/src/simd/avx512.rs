@@ -3,6 +3,7 @@
 //! SAFETY: every unsafe method of `Simd` asks its caller for readable or writable memory, and reads or writes no
 //! more than that; a value of this type exists only where the instructions do.
 
+use numeric::f16;
 use std::arch::x86_64::*;
 
 use super::{Product, Simd, Strided, product, transpose};
@@ -58,6 +59,24 @@ impl Simd for Avx512 {
     unsafe fn store_some(self, to: *mut f32, value: __m512, count: usize) {
         // SAFETY: see above; masked lanes are not touched.
         unsafe { _mm512_mask_storeu_ps(to, mask(count), value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16_at(self, from: *const f16) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8_at(self, from: *const i8) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, from: *const u8) {
+        // SAFETY: a prefetch reads nothing that the program sees.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) };
     }
 
     #[inline(always)]
@@ -171,6 +190,17 @@ impl Simd for Avx512 {
                 _mm512_shuffle_ps::<0b01_00_01_00>(ab_high, cd_high),
                 _mm512_shuffle_ps::<0b11_10_11_10>(ab_high, cd_high),
             ]
+        }
+    }
+
+    #[inline(always)]
+    fn sum_quads(self, a: __m512) -> [f32; 4] {
+        // SAFETY: see above; four numbers are written.
+        unsafe {
+            let mut sums = [0.0; 4];
+            let a = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
+            _mm_storeu_ps(sums.as_mut_ptr(), _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a)));
+            sums
         }
     }
 

@@ -27,6 +27,8 @@ pub(crate) use parallel::{Disjoint, for_each, for_each_summed, for_each_worth, r
 pub(crate) use portable::Portable;
 pub(crate) use product::{Product, Strided};
 
+use numeric::f16;
+
 /// The operations of one instruction set. A value of an implementing type is the proof that its instructions may run.
 pub(crate) trait Simd: Copy {
     type V: Copy;
@@ -47,6 +49,17 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `to` is writable for `count` ≤ LANES values.
     unsafe fn store_some(self, to: *mut f32, value: Self::V, count: usize);
+
+    /// Halves, widened.
+    /// # Safety
+    /// `from` is readable for all lanes.
+    unsafe fn load_f16_at(self, from: *const f16) -> Self::V;
+    /// Signed bytes as numbers.
+    /// # Safety
+    /// `from` is readable for all lanes.
+    unsafe fn load_i8_at(self, from: *const i8) -> Self::V;
+    /// Asks for a cache line, wherever it points.
+    fn prefetch(self, from: *const u8);
 
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
@@ -74,6 +87,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn load_quads(self, from: *const f32, row: usize) -> Self::V;
     /// Transposes each group of four lanes across the four vectors.
     fn transpose_quads(self, x: [Self::V; 4]) -> [Self::V; 4];
+    /// The sum of the groups of four lanes.
+    fn sum_quads(self, a: Self::V) -> [f32; 4];
     /// A product of small matrices, compiled once per instruction set.
     fn product(self, product: &Product, c: &mut [f32], a: Strided, b: &[f32]);
     /// to[j·to_row + i] = from[i·from_row + j] for i < rows, j < columns; compiled once per instruction set.
@@ -166,12 +181,12 @@ macro_rules! variants {
         $(#[$meta])*
         pub(crate) fn $name(level: $crate::simd::Level, $($argument: $type),*) $(-> $result)? {
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
+            #[target_feature(enable = "avx2,fma,f16c")]
             fn avx2(simd: $crate::simd::Avx2, $($argument: $type),*) $(-> $result)? {
                 $generic(simd, $($argument),*)
             }
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+            #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
             fn avx512(simd: $crate::simd::Avx512, $($argument: $type),*) $(-> $result)? {
                 $generic(simd, $($argument),*)
             }

@@ -3,6 +3,8 @@
 //! SAFETY: every unsafe method of `Simd` asks its caller for readable or writable memory, and reads or writes no
 //! more than that; a value of this type exists only where the instructions do.
 
+use numeric::f16;
+
 use super::{Product, Simd, Strided, product, transpose};
 
 /// Runs everywhere.
@@ -50,6 +52,21 @@ impl Simd for Portable {
         // SAFETY: writable for `count` by contract, and `count` ≤ LANES.
         unsafe { std::ptr::copy_nonoverlapping(value.as_ptr(), to, count.min(LANES)) };
     }
+
+    #[inline(always)]
+    unsafe fn load_f16_at(self, from: *const f16) -> Self::V {
+        // SAFETY: readable for all lanes by contract.
+        std::array::from_fn(|i| unsafe { (*from.add(i)).to_f32() })
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8_at(self, from: *const i8) -> Self::V {
+        // SAFETY: readable for all lanes by contract.
+        std::array::from_fn(|i| unsafe { f32::from(*from.add(i)) })
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
 
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
@@ -138,6 +155,11 @@ impl Simd for Portable {
     #[inline(always)]
     fn transpose_quads(self, x: [Self::V; 4]) -> [Self::V; 4] {
         std::array::from_fn(|j| std::array::from_fn(|i| x[i % 4][i / 4 * 4 + j]))
+    }
+
+    #[inline(always)]
+    fn sum_quads(self, a: Self::V) -> [f32; 4] {
+        std::array::from_fn(|i| a[i] + a[i + 4])
     }
 
     fn transpose(self, to: (&mut [f32], usize), from: (&[f32], usize), shape: [usize; 2]) {

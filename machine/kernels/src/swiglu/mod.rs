@@ -18,6 +18,17 @@ pub fn forward(y: &mut [f32], gate: &[f32], up: &[f32]) {
     for_each(tasks, |((y, gate), up)| vector::forward_values(Level::best(), y, gate, up));
 }
 
+/// y = weight·silu(gate)·up, with one weight to each row.
+pub fn forward_weighted(y: &mut [f32], gate: &[f32], up: &[f32], weights: &[f32]) {
+    assert!(y.len() == gate.len() && y.len() == up.len(), "lengths differ: {} {} {}", y.len(), gate.len(), up.len());
+    let width = y.len() / weights.len().max(1);
+    assert_eq!(y.len(), width * weights.len(), "a weight to each row");
+    let rows = rows_per_task(width);
+    let part = rows * width.max(1);
+    let tasks = y.chunks_mut(part).zip(gate.chunks(part)).zip(up.chunks(part)).zip(weights.chunks(rows));
+    for_each(tasks, |(((y, gate), up), weights)| vector::forward_rows(Level::best(), y, gate, up, weights));
+}
+
 /// dgate += and dup += the adjoint of [`forward`].
 pub fn backward(dgate: &mut [f32], dup: &mut [f32], dy: &[f32], gate: &[f32], up: &[f32]) {
     let lengths = [dgate.len(), dup.len(), dy.len(), gate.len(), up.len()];

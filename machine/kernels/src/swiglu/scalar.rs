@@ -9,6 +9,13 @@ pub fn forward<R: Real>(y: &mut [R], gate: &[R], up: &[R]) {
     }
 }
 
+/// y = weight·silu(gate)·up, with one weight to each row.
+pub fn forward_weighted<R: Real>(y: &mut [R], gate: &[R], up: &[R], weights: &[R]) {
+    forward(y, gate, up);
+    let width = y.len() / weights.len();
+    y.iter_mut().enumerate().for_each(|(i, y)| *y = *y * weights[i / width]);
+}
+
 /// dgate += dy·up·silu′(gate), dup += dy·silu(gate)
 pub fn backward<R: Real>(dgate: &mut [R], dup: &mut [R], dy: &[R], gate: &[R], up: &[R]) {
     for i in 0..dy.len() {

@@ -25,6 +25,23 @@ fn every_variant_is_the_definition() {
 }
 
 #[test]
+fn rows_are_weighted() {
+    for_every_level(|level| {
+        for (rows, width) in [(1, 3), (7, 16), (5, 37)] {
+            let len = rows * width;
+            let (gate, up, weights) = (random(1, len), random(2, len), random(3, rows));
+            let (mut y, mut want) = (poisoned(len), vec![0.0; len]);
+            vector::forward_rows(level, &mut y, &gate, &up, &weights);
+            scalar::forward_weighted(&mut want, &wide(&gate), &wide(&up), &wide(&weights));
+            assert_close(&y, &want, 1e-6, "y");
+            let mut split = poisoned(len);
+            forward_weighted(&mut split, &gate, &up, &weights);
+            assert_close(&split, &want, 1e-6, "y in tasks");
+        }
+    });
+}
+
+#[test]
 fn definition_is_differentiated_rightly() {
     let [gate, up, dy] = [1, 2, 3].map(|seed| wide(&random(seed, 11)));
     let loss = |gate: &[f64], up: &[f64]| {

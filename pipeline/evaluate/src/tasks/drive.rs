@@ -164,7 +164,7 @@ impl<'a, 't> Driver<'a, 't> {
         let session = match shared {
             Some(session) => session,
             None => {
-                let mut session = Session::new(&self.subject.model.config);
+                let mut session = Session::new(&self.subject.model.config, self.settings.engine.kv);
                 if !self.sync(&mut session, &mut attempt, &prompt)? {
                     return Ok(());
                 }
