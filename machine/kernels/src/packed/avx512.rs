@@ -289,39 +289,49 @@ unsafe fn tokens_of_run<S: Scales, const P: usize>(
     run: usize,
     tile: &mut [f32],
 ) {
+    let first = part.x.run(0, from / RUN);
     let mut token = tokens.start;
     while token < tokens.end {
         let tile = &mut tile[2 * PANEL * (token - tokens.start)..];
         // SAFETY: as promised by the caller.
         token += unsafe {
             // Rows that come next are asked for; chosen ones lie anywhere.
-            for next in (token + TOKENS..tokens.end).take(TOKENS) {
-                let codes = part.run(next, from / RUN).codes;
-                (0..run).step_by(64).for_each(|line| ask_for(codes.wrapping_add(line)));
+            for next in token + TOKENS..tokens.end.min(token + 2 * TOKENS) {
+                let codes = row_of::<S>(&first, part.row(next)).codes;
+                (0..RUN).step_by(64).for_each(|line| ask_for(codes.wrapping_add(line)));
             }
+            let at = |t: usize| row_of::<S>(&first, part.row(token + t));
             match tokens.end - token {
-                1 => micro::<S, P, 1>(part, unpacked, token, from, run, tile),
-                2 => micro::<S, P, 2>(part, unpacked, token, from, run, tile),
-                3 => micro::<S, P, 3>(part, unpacked, token, from, run, tile),
-                4 => micro::<S, P, 4>(part, unpacked, token, from, run, tile),
-                5 => micro::<S, P, 5>(part, unpacked, token, from, run, tile),
-                _ => micro::<S, P, 6>(part, unpacked, token, from, run, tile),
+                1 => micro::<S, P, 1>([at(0)], unpacked, run, tile),
+                2 => micro::<S, P, 2>([at(0), at(1)], unpacked, run, tile),
+                3 => micro::<S, P, 3>([at(0), at(1), at(2)], unpacked, run, tile),
+                4 => micro::<S, P, 4>([at(0), at(1), at(2), at(3)], unpacked, run, tile),
+                5 => micro::<S, P, 5>([at(0), at(1), at(2), at(3), at(4)], unpacked, run, tile),
+                _ => micro::<S, P, 6>([at(0), at(1), at(2), at(3), at(4), at(5)], unpacked, run, tile),
             }
         };
+    }
+}
+
+/// The row some rows after another of the same run.
+#[inline(always)]
+fn row_of<S: Scales>(first: &Run, row: usize) -> Run {
+    Run {
+        codes: first.codes.wrapping_add(row * RUN),
+        scales: first.scales.wrapping_add(row * (RUN / S::GROUP)),
+        sums: first.sums.wrapping_add(row * (RUN / S::SUB)),
+        float_sums: first.float_sums.wrapping_add(row * (RUN / S::SUB)),
     }
 }
 
 /// P panels by T tokens over a run of columns; returns T. The same order of operations as [`few`].
 #[inline(always)]
 unsafe fn micro<S: Scales, const P: usize, const T: usize>(
-    part: &Part,
+    x: [Run; T],
     unpacked: &Unpacked,
-    token: usize,
-    from: usize,
     run: usize,
     tile: &mut [f32],
 ) -> usize {
-    let x: [Run; T] = std::array::from_fn(|t| part.run(token + t, from / RUN));
     let vectors = S::SUB / 4;
     // SAFETY: within the unpacked run, the rows of x and the tile.
     unsafe {
