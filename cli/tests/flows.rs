@@ -99,6 +99,25 @@ fn run_answers_and_says_how_long_it_took() {
 }
 
 #[test]
+fn weights_are_rounded_while_they_are_loaded() {
+    let folder = Folder::new("rounding");
+    folder.model("model");
+    let bytes = |model: &str, more: &[&str]| {
+        let common = ["bench", model, "-p", "8", "-n", "2", "--repetitions", "1", "--json"];
+        json(&good(&folder, &[common.as_slice(), more].concat()))["weights_bytes"].as_u64().expect("a number")
+    };
+    let (plain, rounded) = (bytes("model", &[]), bytes("model", &["--quantize", "mxfp4"]));
+    assert!(rounded < plain / 2, "{plain} bytes became {rounded}");
+    good(&folder, &["compress", "model", "--out", "small", "--quantize", "mxfp4"]);
+    assert_eq!(bytes("small", &[]), rounded);
+    good(&folder, &["run", "model", "hello", "--max-tokens", "2", "--quantize", "nvfp4"]);
+    good(&folder, &["complete", "model", "--prefix-text", "a", "--max-tokens", "2", "--quantize", "q8_0"]);
+    good(&folder, &["evaluate", "model", "--tasks", "none", "--quantize", "mxfp4"]);
+    let said = support::bad(&folder, 1, &["run", "small", "hello", "--quantize", "q8_0"]);
+    assert!(said.contains("no weight became Q8_0") && said.contains("hint: leave --quantize out"), "{said}");
+}
+
+#[test]
 fn complete_fills_a_hole_from_flags_and_from_a_pipe() {
     let folder = Folder::new("complete");
     folder.model("model");

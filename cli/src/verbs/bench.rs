@@ -1,12 +1,11 @@
 //! `lateen bench`: tokens a second at several depths, and what bounds them.
 
-use crate::place::{model_place, open_model};
+use crate::place::{WeightArguments, model_place, open_model};
 use crate::terminal::{peak_memory_bytes, put, put_json, say};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use evaluate::table::{bytes_in_words, duration_in_words};
 use evaluate::{Bench, BenchSettings, Measurement, Table, bench};
-use models::Loading;
 use serde::Serialize;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -30,6 +29,8 @@ pub(crate) struct Arguments {
     /// Tokens in one pass of a prefill
     #[arg(long, default_value_t = 512)]
     pass_tokens: usize,
+    #[command(flatten)]
+    weights: WeightArguments,
     /// Threads; all processors if not given
     #[arg(long)]
     threads: Option<usize>,
@@ -78,7 +79,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         pass_tokens: arguments.pass_tokens,
     };
     let start = Instant::now();
-    let model = open_model(&model_place(&arguments.model)?, Loading::Packed)?;
+    let model = open_model(&model_place(&arguments.model)?, arguments.weights.loading())?;
     let load_seconds = start.elapsed().as_secs_f64();
     let (bench, against) = match &arguments.against {
         None => (bench(&model, &settings, &|what| say(what))?, None),

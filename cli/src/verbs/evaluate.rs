@@ -3,7 +3,7 @@
 use super::prepare::{KindName, SplitName};
 use crate::failure::{Interrupted, Problem};
 use crate::interrupt;
-use crate::place::{Speaking, model_place, open_model, sandbox};
+use crate::place::{Speaking, WeightArguments, model_place, open_model, sandbox};
 use crate::stages::write_page;
 use crate::terminal::{Meter, put, put_json, say};
 use anyhow::{Context, Result};
@@ -22,7 +22,7 @@ use text::FillOrder;
 pub(crate) struct Arguments {
     /// A model folder, a GGUF file, a run, or the name of a fixture
     model: String,
-    /// A model to compare with: divergence and agreement
+    /// A model to compare with, taken as it is stored: divergence and agreement
     #[arg(long)]
     teacher: Option<String>,
     /// Which tasks
@@ -57,6 +57,8 @@ pub(crate) struct Arguments {
     /// Compare logits with this file: `seqN.input_ids` and `seqN.logits`
     #[arg(long, value_name = "FILE.safetensors")]
     parity: Option<PathBuf>,
+    #[command(flatten)]
+    weights: WeightArguments,
     /// Write a page as well
     #[arg(long, value_name = "FILE.html")]
     html: Option<PathBuf>,
@@ -106,7 +108,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         // A reference may be for a model without any text files.
         return compare_logits(&arguments, path);
     }
-    let speaking = Speaking::open(&arguments.model, Loading::Packed)?;
+    let speaking = Speaking::open(&arguments.model, arguments.weights.loading())?;
     let data = arguments.data.as_deref().map(|path| perplexity_of_file(&speaking, path)).transpose()?;
     let cancel = interrupt::listen("stopping; nothing is written")?;
     let report = measure(&arguments, &speaking, cancel)?;
@@ -158,7 +160,7 @@ fn perplexity_of_file(speaking: &Speaking, path: &Path) -> Result<Perplexity> {
 }
 
 fn compare_logits(arguments: &Arguments, path: &Path) -> Result<()> {
-    let model = open_model(&model_place(&arguments.model)?, Loading::Stored)?;
+    let model = open_model(&model_place(&arguments.model)?, arguments.weights.loading_or(Loading::Stored))?;
     let file = TensorFile::open(path)?;
     let (mut sequences, mut logits) = (Vec::new(), Vec::new());
     for index in 0.. {
