@@ -148,12 +148,55 @@ fn episodes_are_written_and_can_be_measured() {
     assert_ne!(one, write("c.jsonl", "2"));
     assert!(one.lines().map(json).all(|line| line["kind"] == "solve" || line["kind"] == "review"));
 
-    let common = ["evaluate", "model", "--teacher", "model", "--count", "1", "--max-tokens", "4", "--data", "a.jsonl"];
-    let found = json(&good(&folder, &[common.as_slice(), &["--json", "--html", "page.html"]].concat()));
+    let common = ["evaluate", "model", "--teacher", "model", "--count", "1", "--max-tokens", "4", "--tasks", "kata"];
+    let output = ["--perplexity", "a.jsonl", "--json", "--html", "page.html"];
+    let found = json(&good(&folder, &[common.as_slice(), &output].concat()));
     assert_eq!(found["tasks"]["cells"].as_array().map(Vec::len), Some(12));
     assert!(found["divergence"]["mean"].as_f64().is_some_and(|mean| mean < 1e-6), "a model is its own teacher");
-    assert!(found["data"]["all"]["perplexity"].as_f64().is_some_and(|perplexity| perplexity > 1.0));
+    let file = &found["file"];
+    assert!(file["perplexity"]["all"]["perplexity"].as_f64().is_some_and(|perplexity| perplexity > 1.0), "{file}");
+    assert!(file["perplexity"]["by_kind"]["solve"].is_object() && file["divergence"]["maximum"].is_number(), "{file}");
+    let alone = json(&good(&folder, &["evaluate", "model", "--perplexity", "a.jsonl", "--json"]));
+    assert_eq!(alone["file"]["perplexity"]["all"]["tokens"], file["perplexity"]["all"]["tokens"]);
+    assert!(alone["tasks"].is_null() && alone["speed"].is_null() && alone["file"]["divergence"].is_null(), "{alone}");
     assert!(fs::read_to_string(folder.join("page.html")).is_ok_and(|page| page.contains("pass@1")));
+}
+
+/// A text in two formats of the same weights, from a folder and from a GGUF file.
+#[test]
+fn a_text_is_measured_in_two_formats() {
+    let folder = Folder::new("perplexity");
+    let model = folder.model("model");
+    let text = "def f(x):\n    return x + 1  # \u{e9}\n".repeat(60);
+    folder.write("text.py", &text);
+    let tokens = text::Tokenizer::open(&model).expect("it opens").encode(&text).len();
+    let measure = |words: &[&str]| {
+        let common = ["--perplexity", "text.py", "--json"];
+        json(&good(&folder, &[&["evaluate"], words, &common].concat()))["file"].take()
+    };
+    let (plain, rounded) = (measure(&["model"]), measure(&["model", "--quantize", "mxfp4", "--teacher", "model"]));
+    assert_eq!(plain["perplexity"]["all"]["tokens"], tokens - 1);
+    let far = &rounded["divergence"];
+    assert!(far["mean"].as_f64().is_some_and(|mean| mean > 0.0 && mean < 0.1), "{far}");
+    assert!(far["median"].as_f64() <= far["quantile_99"].as_f64() && far["same_top_token"]["trials"] == tokens - 1);
+    let nats = |loss: &Value| loss["nats"].as_f64().expect("a number");
+    assert!((nats(&far["teacher"]) - nats(&plain["perplexity"]["all"])).abs() < 1e-5, "{far}");
+    assert_eq!(far["model"], rounded["perplexity"]["all"]);
+    let cut = measure(&["model", "--context", "64"]);
+    assert_eq!(cut["perplexity"]["all"]["tokens"], tokens - 1);
+    assert_ne!(cut["perplexity"]["all"]["nats"], plain["perplexity"]["all"]["nats"]);
+
+    let [exact, rounded] =
+        ["f32", "q8_0"].map(|format| fixtures().join(format!("oracle/gguf/qwen3_next.{format}.gguf")));
+    let [exact, rounded] = [&exact, &rounded].map(|path| path.to_str().expect("a path in UTF-8"));
+    let far = measure(&[rounded, "--teacher", exact])["divergence"].take();
+    assert!(far["mean"].as_f64().is_some_and(|mean| mean > 0.0 && mean < 1e-2), "{far}");
+    let shown = good(&folder, &["evaluate", rounded, "--teacher", exact, "--perplexity", "text.py"]);
+    for line in ["file ", "perplexity of the teacher", "KL from the teacher, mean", "99 of 100", "maximum", "same top"]
+    {
+        assert!(shown.contains(line), "{shown}");
+    }
+    assert!(!shown.contains("tokens/s") && !shown.contains("pass@1"), "only the file is asked for: {shown}");
 }
 
 const RECIPE: &str = r#"
