@@ -187,9 +187,14 @@ pub(crate) fn open_model(place: &Path, loading: Loading) -> Result<Model> {
 /// The tokenizer and the template of a model folder or a GGUF file.
 pub(crate) fn open_text(place: &Path) -> Result<(Tokenizer, Template)> {
     let (tokenizer, template) = if place.is_file() { gguf::open_text(place)? } else { open_text_files(place)? };
+    Ok(with_marks(tokenizer, template))
+}
+
+/// A tokenizer with its template, or with ours where that one writes the same and marks what the assistant says.
+pub(crate) fn with_marks(tokenizer: Tokenizer, template: Template) -> (Tokenizer, Template) {
     let own = Template::embedded();
     let marked = template.has_generation_blocks() || !writes_the_same(&template, &own, &tokenizer);
-    Ok((tokenizer, if marked { template } else { own }))
+    (tokenizer, if marked { template } else { own })
 }
 
 fn open_text_files(directory: &Path) -> Result<(Tokenizer, Template)> {
