@@ -5,6 +5,7 @@ use crate::failure::Problem;
 use crate::gguf;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use formats::{Gguf, Tensors};
 use models::{Loading, Model, ModelError, Quantization};
 use numeric::Format;
 use std::path::{Path, PathBuf};
@@ -182,6 +183,11 @@ pub(crate) fn open_model(place: &Path, loading: Loading) -> Result<Model> {
         }
         other => other.with_context(message),
     }
+}
+
+/// Bytes of the tensors that are stored in a model folder or a GGUF file.
+pub(crate) fn stored_bytes(place: &Path) -> Result<u64> {
+    Ok(if place.is_file() { Gguf::open(place)?.bytes() } else { Tensors::open(place)?.bytes() })
 }
 
 /// The tokenizer and the template of a model folder or a GGUF file.

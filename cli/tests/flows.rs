@@ -99,6 +99,49 @@ fn run_answers_and_says_how_long_it_took() {
 }
 
 #[test]
+fn bench_holds_a_peer_beside_us_and_keeps_a_record() {
+    let folder = Folder::new("bench");
+    folder.model("model");
+    let entries = r#"[{"n_prompt": 8, "n_gen": 0, "n_depth": 4, "avg_ts": 50.0, "samples_ts": [40.0, 60.0, 50.0]},
+        {"n_prompt": 0, "n_gen": 128, "n_depth": 4, "avg_ts": 10.0, "samples_ts": [10.0]}]"#;
+    folder.write("peer.json", entries);
+    let common = ["bench", "model", "-p", "8", "-n", "3", "--depth", "0,4", "--repetitions", "2"];
+    let against = |command: &str| -> Vec<String> {
+        common.iter().copied().chain(["--against", command]).map(str::to_owned).collect()
+    };
+    fn borrowed(words: &[String]) -> Vec<&str> {
+        words.iter().map(String::as_str).collect()
+    }
+    let more = ["--json", "--record", "records"].map(str::to_owned);
+    let found = json(&good(&folder, &borrowed(&[against("cat peer.json").as_slice(), &more].concat())));
+    let all = found["against"]["comparisons"].as_array().expect("a list");
+    assert_eq!(all.len(), 2, "{found}");
+    assert_eq!(
+        (&all[0]["phase"], all[0]["depth"].as_u64(), all[0]["theirs"].as_f64()),
+        (&"prefill".into(), Some(4), Some(50.0))
+    );
+    for one in all {
+        let [ours, theirs, ratio] = ["ours", "theirs", "ratio"].map(|key| one[key].as_f64().expect("a number"));
+        assert!((ratio - ours / theirs).abs() < 1e-9 * ratio, "{one}");
+    }
+    let records: Vec<_> = fs::read_dir(folder.join("records")).expect("it was made").filter_map(Result::ok).collect();
+    let [record] = &records[..] else { panic!("one record") };
+    assert!(record.file_name().to_str().is_some_and(|name| name.starts_with("model-2") && name.ends_with("Z.json")));
+    let record = json(&fs::read_to_string(record.path()).expect("it was written"));
+    assert_eq!(record["measurements"], found["measurements"]);
+    assert!(record["machine"]["processor"].is_string() && record["date"].is_string(), "{record}");
+    assert!(record["peak_memory_bytes"].as_u64() > record["stored_bytes"].as_u64(), "{record}");
+    // Half a gigabyte was held to measure the bandwidth, and is not the model's.
+    assert!(record["peak_memory_bytes"].as_u64() < Some(400 << 20) || !cfg!(target_os = "linux"), "{record}");
+
+    let shown = good(&folder, &borrowed(&against("echo 12")));
+    assert!(shown.contains("beside `echo 12`") && shown.contains("× what is stored"), "{shown}");
+    let said = support::bad(&folder, 1, &borrowed(&against("echo '[]'")));
+    assert!(said.contains("printed nothing about what was measured here: prefill of 8 after 0"), "{said}");
+    assert!(support::bad(&folder, 1, &borrowed(&against("false"))).contains("`false` ended with"));
+}
+
+#[test]
 fn weights_are_rounded_while_they_are_loaded() {
     let folder = Folder::new("rounding");
     folder.model("model");
