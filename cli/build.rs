@@ -1,14 +1,33 @@
-//! Puts the base model into the program, where the project has one, so that it can be tried without any file beside it.
+//! Puts the base model into the program, where the project has one, so that it can be tried without any file beside it,
+//! and the commit, so that measurements say of what they are.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{env, fs, io};
+
+/// `LATEEN_COMMIT` is the commit of the project that `inside` lies in; it is not set where there is no repository.
+fn name_commit(inside: &Path) {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").current_dir(inside).args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else { return };
+    println!("cargo::rustc-env=LATEEN_COMMIT={commit}");
+    // It changes with every commit and checkout. Cargo takes a path that is not there for one that has changed.
+    if let Some(log) = git(&["rev-parse", "--path-format=absolute", "--git-path", "logs/HEAD"])
+        && Path::new(&log).is_file()
+    {
+        println!("cargo::rerun-if-changed={log}");
+    }
+}
 
 fn main() -> io::Result<()> {
     let variable = |name: &str| env::var_os(name).ok_or_else(|| io::Error::other(format!("cargo sets {name}")));
     // Asked when it runs: with one target folder for several clones, this script may have been built for another.
     let base = Path::new(&variable("CARGO_MANIFEST_DIR")?).join("../fixtures/base");
     let out = PathBuf::from(variable("OUT_DIR")?);
+    name_commit(&variable("CARGO_MANIFEST_DIR").map(PathBuf::from)?);
     println!("cargo::rerun-if-env-changed=CARGO_MANIFEST_DIR");
     // Cargo watches the folder above too: it is there before the model is.
     println!("cargo::rerun-if-changed=../fixtures/base");

@@ -15,9 +15,12 @@ pub(crate) fn is_named(path: &Path) -> bool {
 
 /// Reads both out of a file. The template of this family stands in where there is none, which is said.
 pub(crate) fn open_text(path: &Path) -> Result<(Tokenizer, Template)> {
-    let gguf = Gguf::open(path)?;
-    let tokenizer = tokenizer(&gguf)?;
-    let origin = path.display().to_string();
+    text_of(&Gguf::open(path)?)
+}
+
+fn text_of(gguf: &Gguf) -> Result<(Tokenizer, Template)> {
+    let tokenizer = tokenizer(gguf)?;
+    let origin = gguf.path().display().to_string();
     let source = gguf.value("tokenizer.chat_template").and_then(|value| value.as_str());
     let template = match source {
         Some(source) => Template::from_source(source.to_owned(), &origin)?,
@@ -83,3 +86,7 @@ fn tokenizer(gguf: &Gguf) -> Result<Tokenizer> {
 #[cfg(test)]
 #[path = "gguf_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "gguf_hostile_tests.rs"]
+mod hostile_tests;

@@ -1,7 +1,7 @@
 //! The tokenizer of a GGUF file gives the ids of the one in `tokenizer.json`, and a file without a whole one says so.
 
 #[path = "../../machine/formats/tests/gguf_writer/mod.rs"]
-mod gguf_writer;
+pub(super) mod gguf_writer;
 
 use super::{open_text, tokenizer};
 use formats::Gguf;

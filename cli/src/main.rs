@@ -6,8 +6,10 @@
 mod failure;
 mod gguf;
 mod interrupt;
+mod peer;
 mod place;
 mod recipe;
+mod record;
 mod shipped;
 mod speech;
 mod stages;

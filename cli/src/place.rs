@@ -4,7 +4,10 @@
 use crate::failure::Problem;
 use crate::gguf;
 use anyhow::{Context, Result};
-use models::{Loading, Model};
+use clap::{Args, ValueEnum};
+use formats::{Gguf, Tensors};
+use models::{Loading, Model, ModelError, Quantization};
+use numeric::Format;
 use std::path::{Path, PathBuf};
 use text::{Message, RenderOptions, Renderer, Role, Template, Tokenizer, ToolCall, ToolDefinition};
 
@@ -106,6 +109,40 @@ fn known_models() -> Vec<String> {
     names
 }
 
+/// How the weights of a model that is to run come into memory.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct WeightArguments {
+    /// Round the weights to this format while the model is loaded, as `lateen compress` does; weights that are
+    /// quantized in the file stay as they are
+    #[arg(long, value_name = "FORMAT")]
+    quantize: Option<RoundedFormat>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RoundedFormat {
+    Nvfp4,
+    Mxfp4,
+    #[value(name = "q8_0", alias = "q8-0")]
+    Q8_0,
+}
+
+impl WeightArguments {
+    pub(crate) fn loading(&self) -> Loading {
+        self.loading_or(Loading::Packed)
+    }
+
+    /// `otherwise` where no format is asked for.
+    pub(crate) fn loading_or(&self, otherwise: Loading) -> Loading {
+        let format = match self.quantize {
+            None => return otherwise,
+            Some(RoundedFormat::Nvfp4) => Format::Nvfp4,
+            Some(RoundedFormat::Mxfp4) => Format::Mxfp4,
+            Some(RoundedFormat::Q8_0) => Format::Q8_0,
+        };
+        Loading::Quantized(Quantization::to(format))
+    }
+}
+
 /// A model with what turns text into its tokens.
 pub(crate) struct Speaking {
     /// The folder, or the GGUF file.
@@ -138,15 +175,32 @@ impl Speaking {
 
 /// Opens a model folder or a GGUF file.
 pub(crate) fn open_model(place: &Path, loading: Loading) -> Result<Model> {
-    Model::open(place, loading).with_context(|| format!("cannot open the model in {}", place.display()))
+    let message = || format!("cannot open the model in {}", place.display());
+    match Model::open(place, loading) {
+        Err(error @ ModelError::AlreadyQuantized { .. }) => {
+            let hint = "leave --quantize out, or give the model that this one was quantized from";
+            Err(Problem::new(message(), hint).because(error).into())
+        }
+        other => other.with_context(message),
+    }
+}
+
+/// Bytes of the tensors that are stored in a model folder or a GGUF file.
+pub(crate) fn stored_bytes(place: &Path) -> Result<u64> {
+    Ok(if place.is_file() { Gguf::open(place)?.bytes() } else { Tensors::open(place)?.bytes() })
 }
 
 /// The tokenizer and the template of a model folder or a GGUF file.
 pub(crate) fn open_text(place: &Path) -> Result<(Tokenizer, Template)> {
     let (tokenizer, template) = if place.is_file() { gguf::open_text(place)? } else { open_text_files(place)? };
+    Ok(with_marks(tokenizer, template))
+}
+
+/// A tokenizer with its template, or with ours where that one writes the same and marks what the assistant says.
+pub(crate) fn with_marks(tokenizer: Tokenizer, template: Template) -> (Tokenizer, Template) {
     let own = Template::embedded();
     let marked = template.has_generation_blocks() || !writes_the_same(&template, &own, &tokenizer);
-    Ok((tokenizer, if marked { template } else { own }))
+    (tokenizer, if marked { template } else { own })
 }
 
 fn open_text_files(directory: &Path) -> Result<(Tokenizer, Template)> {

@@ -97,6 +97,30 @@ fn a_tokenizer_of_another_model_is_refused() {
 }
 
 #[test]
+fn a_text_that_cannot_be_measured_says_why() {
+    let folder = Folder::new("texts");
+    folder.model("model");
+    fs::write(folder.join("latin"), b"caf\xe9 au lait").expect("the file can be written");
+    for (name, text) in [("empty.txt", ""), ("short.txt", "a"), ("whole.txt", "a text of some words"), ("no.jsonl", "")]
+    {
+        folder.write(name, text);
+    }
+    for (words, wanted) in [
+        (&["missing.txt"][..], "cannot read missing.txt"),
+        (&["empty.txt"], "empty.txt is empty"),
+        (&["short.txt"], "short.txt is a single token"),
+        (&["latin"], "latin is not text in UTF-8: byte 3 cannot be read"),
+        (&["whole.txt", "--context", "1"], "--context 1 is not from 2 to 1024"),
+        (&["whole.txt", "--context", "1025"], "--context 1025 is not from 2 to 1024"),
+        (&["no.jsonl"], "there is nothing to measure"),
+    ] {
+        let said = bad(&folder, 1, &[&["evaluate", "model", "--perplexity"], words].concat());
+        assert!(said.contains(wanted), "{words:?}: {said}");
+    }
+    bad(&folder, 2, &["evaluate", "model", "--context", "64"]);
+}
+
+#[test]
 fn nobody_reading_on_is_no_failure() {
     let folder = Folder::new("pipe");
     folder.model("model");

@@ -99,6 +99,68 @@ fn run_answers_and_says_how_long_it_took() {
 }
 
 #[test]
+fn bench_holds_a_peer_beside_us_and_keeps_a_record() {
+    let folder = Folder::new("bench");
+    folder.model("model");
+    let entries = r#"[{"n_prompt": 8, "n_gen": 0, "n_depth": 4, "avg_ts": 50.0, "samples_ts": [40.0, 60.0, 50.0]},
+        {"n_prompt": 0, "n_gen": 128, "n_depth": 4, "avg_ts": 10.0, "samples_ts": [10.0]}]"#;
+    folder.write("peer.json", entries);
+    let common = ["bench", "model", "-p", "8", "-n", "3", "--depth", "0,4", "--repetitions", "2"];
+    let against = |command: &str| -> Vec<String> {
+        common.iter().copied().chain(["--against", command]).map(str::to_owned).collect()
+    };
+    fn borrowed(words: &[String]) -> Vec<&str> {
+        words.iter().map(String::as_str).collect()
+    }
+    let more = ["--json", "--record", "records"].map(str::to_owned);
+    let found = json(&good(&folder, &borrowed(&[against("cat peer.json").as_slice(), &more].concat())));
+    let all = found["against"]["comparisons"].as_array().expect("a list");
+    assert_eq!(all.len(), 2, "{found}");
+    assert_eq!(
+        (&all[0]["phase"], all[0]["depth"].as_u64(), all[0]["theirs"].as_f64()),
+        (&"prefill".into(), Some(4), Some(50.0))
+    );
+    for one in all {
+        let [ours, theirs, ratio] = ["ours", "theirs", "ratio"].map(|key| one[key].as_f64().expect("a number"));
+        assert!((ratio - ours / theirs).abs() < 1e-9 * ratio, "{one}");
+    }
+    let records: Vec<_> = fs::read_dir(folder.join("records")).expect("it was made").filter_map(Result::ok).collect();
+    let [record] = &records[..] else { panic!("one record") };
+    assert!(record.file_name().to_str().is_some_and(|name| name.starts_with("model-2") && name.ends_with("Z.json")));
+    let record = json(&fs::read_to_string(record.path()).expect("it was written"));
+    assert_eq!(record["measurements"], found["measurements"]);
+    assert!(record["machine"]["processor"].is_string() && record["date"].is_string(), "{record}");
+    assert!(record["peak_memory_bytes"].as_u64() > record["stored_bytes"].as_u64(), "{record}");
+    // Half a gigabyte was held to measure the bandwidth, and is not the model's.
+    assert!(record["peak_memory_bytes"].as_u64() < Some(400 << 20) || !cfg!(target_os = "linux"), "{record}");
+
+    let shown = good(&folder, &borrowed(&against("echo 12")));
+    assert!(shown.contains("beside `echo 12`") && shown.contains("× what is stored"), "{shown}");
+    let said = support::bad(&folder, 1, &borrowed(&against("echo '[]'")));
+    assert!(said.contains("printed nothing about what was measured here: prefill of 8 after 0"), "{said}");
+    assert!(support::bad(&folder, 1, &borrowed(&against("false"))).contains("`false` ended with"));
+}
+
+#[test]
+fn weights_are_rounded_while_they_are_loaded() {
+    let folder = Folder::new("rounding");
+    folder.model("model");
+    let bytes = |model: &str, more: &[&str]| {
+        let common = ["bench", model, "-p", "8", "-n", "2", "--repetitions", "1", "--json"];
+        json(&good(&folder, &[common.as_slice(), more].concat()))["weights_bytes"].as_u64().expect("a number")
+    };
+    let (plain, rounded) = (bytes("model", &[]), bytes("model", &["--quantize", "mxfp4"]));
+    assert!(rounded < plain / 2, "{plain} bytes became {rounded}");
+    good(&folder, &["compress", "model", "--out", "small", "--quantize", "mxfp4"]);
+    assert_eq!(bytes("small", &[]), rounded);
+    good(&folder, &["run", "model", "hello", "--max-tokens", "2", "--quantize", "nvfp4"]);
+    good(&folder, &["complete", "model", "--prefix-text", "a", "--max-tokens", "2", "--quantize", "q8_0"]);
+    good(&folder, &["evaluate", "model", "--tasks", "none", "--quantize", "mxfp4"]);
+    let said = support::bad(&folder, 1, &["run", "small", "hello", "--quantize", "q8_0"]);
+    assert!(said.contains("no weight became Q8_0") && said.contains("hint: leave --quantize out"), "{said}");
+}
+
+#[test]
 fn complete_fills_a_hole_from_flags_and_from_a_pipe() {
     let folder = Folder::new("complete");
     folder.model("model");
@@ -129,12 +191,55 @@ fn episodes_are_written_and_can_be_measured() {
     assert_ne!(one, write("c.jsonl", "2"));
     assert!(one.lines().map(json).all(|line| line["kind"] == "solve" || line["kind"] == "review"));
 
-    let common = ["evaluate", "model", "--teacher", "model", "--count", "1", "--max-tokens", "4", "--data", "a.jsonl"];
-    let found = json(&good(&folder, &[common.as_slice(), &["--json", "--html", "page.html"]].concat()));
+    let common = ["evaluate", "model", "--teacher", "model", "--count", "1", "--max-tokens", "4", "--tasks", "kata"];
+    let output = ["--perplexity", "a.jsonl", "--json", "--html", "page.html"];
+    let found = json(&good(&folder, &[common.as_slice(), &output].concat()));
     assert_eq!(found["tasks"]["cells"].as_array().map(Vec::len), Some(12));
     assert!(found["divergence"]["mean"].as_f64().is_some_and(|mean| mean < 1e-6), "a model is its own teacher");
-    assert!(found["data"]["all"]["perplexity"].as_f64().is_some_and(|perplexity| perplexity > 1.0));
+    let file = &found["file"];
+    assert!(file["perplexity"]["all"]["perplexity"].as_f64().is_some_and(|perplexity| perplexity > 1.0), "{file}");
+    assert!(file["perplexity"]["by_kind"]["solve"].is_object() && file["divergence"]["maximum"].is_number(), "{file}");
+    let alone = json(&good(&folder, &["evaluate", "model", "--perplexity", "a.jsonl", "--json"]));
+    assert_eq!(alone["file"]["perplexity"]["all"]["tokens"], file["perplexity"]["all"]["tokens"]);
+    assert!(alone["tasks"].is_null() && alone["speed"].is_null() && alone["file"]["divergence"].is_null(), "{alone}");
     assert!(fs::read_to_string(folder.join("page.html")).is_ok_and(|page| page.contains("pass@1")));
+}
+
+/// A text in two formats of the same weights, from a folder and from a GGUF file.
+#[test]
+fn a_text_is_measured_in_two_formats() {
+    let folder = Folder::new("perplexity");
+    let model = folder.model("model");
+    let text = "def f(x):\n    return x + 1  # \u{e9}\n".repeat(60);
+    folder.write("text.py", &text);
+    let tokens = text::Tokenizer::open(&model).expect("it opens").encode(&text).len();
+    let measure = |words: &[&str]| {
+        let common = ["--perplexity", "text.py", "--json"];
+        json(&good(&folder, &[&["evaluate"], words, &common].concat()))["file"].take()
+    };
+    let (plain, rounded) = (measure(&["model"]), measure(&["model", "--quantize", "mxfp4", "--teacher", "model"]));
+    assert_eq!(plain["perplexity"]["all"]["tokens"], tokens - 1);
+    let far = &rounded["divergence"];
+    assert!(far["mean"].as_f64().is_some_and(|mean| mean > 0.0 && mean < 0.1), "{far}");
+    assert!(far["median"].as_f64() <= far["quantile_99"].as_f64() && far["same_top_token"]["trials"] == tokens - 1);
+    let nats = |loss: &Value| loss["nats"].as_f64().expect("a number");
+    assert!((nats(&far["teacher"]) - nats(&plain["perplexity"]["all"])).abs() < 1e-5, "{far}");
+    assert_eq!(far["model"], rounded["perplexity"]["all"]);
+    let cut = measure(&["model", "--context", "64"]);
+    assert_eq!(cut["perplexity"]["all"]["tokens"], tokens - 1);
+    assert_ne!(cut["perplexity"]["all"]["nats"], plain["perplexity"]["all"]["nats"]);
+
+    let [exact, rounded] =
+        ["f32", "q8_0"].map(|format| fixtures().join(format!("oracle/gguf/qwen3_next.{format}.gguf")));
+    let [exact, rounded] = [&exact, &rounded].map(|path| path.to_str().expect("a path in UTF-8"));
+    let far = measure(&[rounded, "--teacher", exact])["divergence"].take();
+    assert!(far["mean"].as_f64().is_some_and(|mean| mean > 0.0 && mean < 1e-2), "{far}");
+    let shown = good(&folder, &["evaluate", rounded, "--teacher", exact, "--perplexity", "text.py"]);
+    for line in ["file ", "perplexity of the teacher", "KL from the teacher, mean", "99 of 100", "maximum", "same top"]
+    {
+        assert!(shown.contains(line), "{shown}");
+    }
+    assert!(!shown.contains("tokens/s") && !shown.contains("pass@1"), "only the file is asked for: {shown}");
 }
 
 const RECIPE: &str = r#"

@@ -45,7 +45,7 @@ pub(super) fn quantize(job: &Job<'_>, work: &Quantize) -> Result<Value> {
     let mut model = open_model(from, Loading::Stored)?;
     let (tokenizer, template) = open_text(from)?;
     let before = model.bytes();
-    let bytes = compress::quantize(&mut model, &work.formats);
+    let bytes = compress::quantize(&mut model, &work.formats)?;
     save_model(&model, &tokenizer, &template, &job.directory, SaveFormat::Bf16)?;
     Ok(json!({ "bytes_before": before, "bytes": bytes }))
 }

@@ -1,14 +1,16 @@
 //! `lateen bench`: tokens a second at several depths, and what bounds them.
 
-use crate::place::{model_place, open_model};
-use crate::terminal::{peak_memory_bytes, put, put_json, say};
+use crate::peer::{self, Peer};
+use crate::place::{WeightArguments, model_place, open_model, stored_bytes};
+use crate::record;
+use crate::terminal::{forget_peak_memory, peak_memory_bytes, put, put_json, say};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use evaluate::statistics::quantile;
 use evaluate::table::{bytes_in_words, duration_in_words};
 use evaluate::{Bench, BenchSettings, Measurement, Table, bench};
-use models::Loading;
 use serde::Serialize;
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Time prefill and decoding: tokens a second, share of the memory's bandwidth, time by operation
@@ -30,12 +32,18 @@ pub(crate) struct Arguments {
     /// Tokens in one pass of a prefill
     #[arg(long, default_value_t = 512)]
     pass_tokens: usize,
+    #[command(flatten)]
+    weights: WeightArguments,
     /// Threads; all processors if not given
     #[arg(long)]
     threads: Option<usize>,
-    /// A peer to run between the repetitions: a shell command that prints one number, its tokens a second decoding
+    /// A peer to run between the repetitions: a shell command that prints its tokens a second, either one number for
+    /// decoding or what `llama-bench -o json` prints for any of what is measured here
     #[arg(long, value_name = "CMD")]
     against: Option<String>,
+    /// Write the findings to this folder too, with the date, the machine and the commit, as MODEL-DATE.json
+    #[arg(long, value_name = "FOLDER")]
+    record: Option<PathBuf>,
     /// Machine-readable
     #[arg(long)]
     json: bool,
@@ -46,21 +54,14 @@ pub(crate) struct Arguments {
 struct Findings {
     model: String,
     load_seconds: f64,
+    /// Of the weights, in the files that they come from.
+    stored_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     peak_memory_bytes: Option<u64>,
     #[serde(flatten)]
     bench: Bench,
     #[serde(skip_serializing_if = "Option::is_none")]
     against: Option<Peer>,
-}
-
-/// A peer's runs, interleaved with ours.
-#[derive(Serialize)]
-struct Peer {
-    command: String,
-    tokens_per_second: Vec<f64>,
-    /// Our median over the peer's.
-    ratio: f64,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
@@ -77,15 +78,24 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         repetitions: arguments.repetitions,
         pass_tokens: arguments.pass_tokens,
     };
+    let place = model_place(&arguments.model)?;
+    let stored_bytes = stored_bytes(&place)?;
+    say("memory bandwidth");
+    let bandwidth = kernels::bandwidth::read();
+    // What that held is not what the model takes.
+    forget_peak_memory();
     let start = Instant::now();
-    let model = open_model(&model_place(&arguments.model)?, Loading::Packed)?;
+    let model = open_model(&place, arguments.weights.loading())?;
     let load_seconds = start.elapsed().as_secs_f64();
     let (bench, against) = match &arguments.against {
-        None => (bench(&model, &settings, &|what| say(what))?, None),
-        Some(command) => beside(&model, &settings, command)?,
+        None => (bench(&model, &settings, bandwidth, &|what| say(what))?, None),
+        Some(command) => beside(&model, &settings, bandwidth, command).map(|(bench, peer)| (bench, Some(peer)))?,
     };
     let peak_memory_bytes = peak_memory_bytes();
-    let findings = Findings { model: arguments.model, load_seconds, peak_memory_bytes, bench, against };
+    let findings = Findings { model: arguments.model, load_seconds, stored_bytes, peak_memory_bytes, bench, against };
+    if let Some(folder) = &arguments.record {
+        say(&format!("record: {}", record::write(folder, &findings.model, &findings)?.display()));
+    }
     match arguments.json {
         true => put_json(&findings),
         false => Ok(put(&in_words(&findings))?),
@@ -93,13 +103,16 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
 }
 
 /// Our runs and the peer's in turn, so that both meet the same machine.
-fn beside(model: &models::Model, settings: &BenchSettings, command: &str) -> Result<(Bench, Option<Peer>)> {
+fn beside(model: &models::Model, settings: &BenchSettings, bandwidth: f64, command: &str) -> Result<(Bench, Peer)> {
     let once = BenchSettings { repetitions: 1, ..settings.clone() };
     let mut theirs = Vec::new();
     let mut ours: Vec<Bench> = Vec::new();
-    for _ in 0..settings.repetitions {
-        theirs.push(peer(command)?);
-        ours.push(bench(model, &once, &|_| {})?);
+    for repetition in 1..=settings.repetitions {
+        say(&format!("repetition {repetition} of {}, the peer first", settings.repetitions));
+        theirs.push(peer::run(command)?);
+        ours.push(bench(model, &once, bandwidth, &|_| {})?);
+        // A peer that speaks of something else is told at once.
+        Peer::compare(command, &ours[0].measurements, &theirs)?;
     }
     let middle = |mut values: Vec<f64>| {
         values.sort_by(f64::total_cmp);
@@ -113,20 +126,8 @@ fn beside(model: &models::Model, settings: &BenchSettings, command: &str) -> Res
         measurement.bandwidth_share = measurement.bandwidth_share.map(|share| share * median / own);
         measurement.tokens_per_second = evaluate::Spread { median, low, high };
     }
-    let last = all.measurements.last().map_or(0.0, |measurement| measurement.tokens_per_second.median);
-    let ratio = last / middle(theirs.clone()).0;
-    Ok((all, Some(Peer { command: command.to_owned(), tokens_per_second: theirs, ratio })))
-}
-
-fn peer(command: &str) -> Result<f64> {
-    let output = Command::new("sh").arg("-c").arg(command).stderr(Stdio::inherit()).output();
-    let output = output.with_context(|| format!("cannot run {command}"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    if !output.status.success() {
-        bail!("`{command}` ended with {}", output.status);
-    }
-    let word = text.split_whitespace().next_back().unwrap_or("");
-    word.parse().with_context(|| format!("`{command}` must print one number, its last word is {word:?}"))
+    let peer = Peer::compare(command, &all.measurements, &theirs)?;
+    Ok((all, peer))
 }
 
 fn in_words(findings: &Findings) -> String {
@@ -150,7 +151,9 @@ fn in_words(findings: &Findings) -> String {
         let parts: Vec<String> = m.operations.iter().filter(|op| op.milliseconds > 0.01 * total).map(part).collect();
         text.push_str(&format!("{} after {}: {:.3} ms a token: {}\n", m.phase, m.depth, total, parts.join(", ")));
     }
-    let memory = findings.peak_memory_bytes.map_or_else(|| "unknown".into(), bytes_in_words);
+    let over_stored = |bytes: u64| bytes as f64 / findings.stored_bytes.max(1) as f64;
+    let memory = |bytes| format!("{}, {:.2} × what is stored", bytes_in_words(bytes), over_stored(bytes));
+    let memory = findings.peak_memory_bytes.map_or_else(|| "unknown".into(), memory);
     text.push_str(&format!(
         "{} threads read {:.1} GB/s; weights {}, loaded in {}, peak memory {memory}\n",
         bench.threads,
@@ -159,9 +162,26 @@ fn in_words(findings: &Findings) -> String {
         duration_in_words(Duration::from_secs_f64(findings.load_seconds)),
     ));
     if let Some(peer) = &findings.against {
-        text.push_str(&format!("{:.2} times `{}` {:?}\n", peer.ratio, peer.command, peer.tokens_per_second));
+        text.push_str(&against_in_words(peer));
     }
     text
+}
+
+fn against_in_words(peer: &Peer) -> String {
+    let mut table = Table::new(&["phase", "tokens", "depth", "tokens/s", "the peer's", "spread", "ratio"]);
+    for c in &peer.comparisons {
+        let spread = |share| quantile(&c.peer_tokens_per_second, share);
+        table.push(vec![
+            c.phase.to_owned(),
+            c.tokens.to_string(),
+            c.depth.to_string(),
+            format!("{:.1}", c.ours),
+            format!("{:.1}", c.theirs),
+            format!("{:.1}–{:.1}", spread(0.0), spread(1.0)),
+            format!("{:.2}", c.ratio),
+        ]);
+    }
+    format!("\nbeside `{}`, medians:\n{}", peer.command(), table.to_text())
 }
 
 fn part(operation: &evaluate::OperationShare) -> String {

@@ -2,13 +2,13 @@
 
 use crate::failure::{Interrupted, Problem};
 use crate::interrupt;
-use crate::place::Speaking;
+use crate::place::{Speaking, WeightArguments};
 use crate::speech::{SamplingArguments, speak};
 use crate::terminal::{put, put_json};
 use anyhow::{Context, Result};
 use clap::Args;
 use engine::{Finish, Request, Session};
-use models::{KvFormat, Loading};
+use models::KvFormat;
 use serde_json::json;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -41,12 +41,14 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    weights: WeightArguments,
+    #[command(flatten)]
     sampling: SamplingArguments,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let (prefix, suffix) = sides(&arguments)?;
-    let speaking = Speaking::open(&arguments.model, Loading::Packed)?;
+    let speaking = Speaking::open(&arguments.model, arguments.weights.loading())?;
     let cancel = interrupt::listen("")?;
     let order = if arguments.suffix_first { FillOrder::SuffixFirst } else { FillOrder::PrefixFirst };
     let prompt = speaking.renderer().fill_prompt(&prefix, &suffix, order)?;

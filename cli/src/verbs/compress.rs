@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FORMAT")]
     quantize: Option<FormatName>,
     /// Routers and their gates
-    #[arg(long, value_name = "FORMAT", default_value = "q8-0")]
+    #[arg(long, value_name = "FORMAT", default_value = "q8_0")]
     router: FormatName,
     /// Embeddings, head and thin projections
     #[arg(long, value_name = "FORMAT", default_value = "bf16")]
@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
 enum FormatName {
     F32,
     Bf16,
-    #[value(name = "q8-0", alias = "q8_0")]
+    #[value(name = "q8_0", alias = "q8-0")]
     Q8_0,
     Mxfp4,
     Nvfp4,
@@ -93,7 +93,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
             router: arguments.router.into(),
             rest: arguments.rest.into(),
         };
-        compress::quantize(&mut speaking.model, &recipe);
+        compress::quantize(&mut speaking.model, &recipe)?;
     }
     save_model(&speaking.model, &speaking.tokenizer, &speaking.template, &arguments.out, SaveFormat::Bf16)?;
     let after = Model::open(&arguments.out, Loading::Stored).map(|model| model.bytes())?;

@@ -3,14 +3,17 @@
 use super::prepare::{KindName, SplitName};
 use crate::failure::{Interrupted, Problem};
 use crate::interrupt;
-use crate::place::{Speaking, model_place, open_model, sandbox};
+use crate::place::{Speaking, WeightArguments, model_place, open_model, sandbox};
 use crate::stages::write_page;
 use crate::terminal::{Meter, put, put_json, say};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use evaluate::{EvaluateError, EvaluateRecipe, Parity, Perplexity, Report, Subject, evaluate, parity, perplexity};
+use evaluate::{
+    Divergence, EvaluateError, EvaluateRecipe, Parity, Perplexity, Report, Subject, Table, Watch, divergence, evaluate,
+    parity, perplexity, windows,
+};
 use formats::TensorFile;
-use models::Loading;
+use models::{Loading, Model};
 use prepare::{JsonlRecipe, Sample, Weighing};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -22,12 +25,19 @@ use text::FillOrder;
 pub(crate) struct Arguments {
     /// A model folder, a GGUF file, a run, or the name of a fixture
     model: String,
-    /// A model to compare with: divergence and agreement
+    /// A model to compare with, taken as it is stored: divergence and agreement
     #[arg(long)]
     teacher: Option<String>,
-    /// Which tasks
-    #[arg(long, default_value = "kata")]
-    tasks: TaskSet,
+    /// Perplexity on this file, with --teacher the divergence too. A .jsonl file is read line by line as training data
+    /// is, any other as one text, each token but the first measured. Nothing else is measured unless --tasks is given
+    #[arg(long, value_name = "FILE")]
+    perplexity: Option<PathBuf>,
+    /// Tokens of a text that the model sees together, at most; as many as it can take if not given
+    #[arg(long, value_name = "TOKENS", requires = "perplexity")]
+    context: Option<usize>,
+    /// Which tasks; kata if neither --teacher nor --perplexity is given
+    #[arg(long)]
+    tasks: Option<TaskSet>,
     /// Tasks of each kind in each split
     #[arg(long, default_value_t = 50)]
     count: u64,
@@ -51,12 +61,11 @@ pub(crate) struct Arguments {
     /// The same seed gives the same tasks
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Perplexity on the lines of this file, too
-    #[arg(long, value_name = "FILE.jsonl")]
-    data: Option<PathBuf>,
     /// Compare logits with this file: `seqN.input_ids` and `seqN.logits`
     #[arg(long, value_name = "FILE.safetensors")]
     parity: Option<PathBuf>,
+    #[command(flatten)]
+    weights: WeightArguments,
     /// Write a page as well
     #[arg(long, value_name = "FILE.html")]
     html: Option<PathBuf>,
@@ -77,18 +86,31 @@ struct Findings {
     #[serde(flatten)]
     report: Report,
     #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<Perplexity>,
+    file: Option<FileFindings>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parity: Option<Parity>,
+}
+
+/// What `--perplexity` found.
+#[derive(Serialize)]
+struct FileFindings {
+    path: PathBuf,
+    perplexity: Perplexity,
+    /// From the teacher, on the same tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    divergence: Option<Divergence>,
 }
 
 impl Arguments {
     fn recipe(&self) -> EvaluateRecipe {
         let defaults = EvaluateRecipe::default();
+        let compares = self.teacher.is_some() || self.perplexity.is_some();
+        let tasks = self.tasks.unwrap_or(if compares { TaskSet::None } else { TaskSet::Kata });
+        let only_file = self.perplexity.is_some() && self.tasks.is_none();
         let kinds: Vec<_> = self.kinds.iter().map(|&kind| kind.into()).collect();
         let splits: Vec<_> = self.splits.iter().map(|&split| split.into()).collect();
         EvaluateRecipe {
-            count: if self.tasks == TaskSet::None { 0 } else { self.count },
+            count: if tasks == TaskSet::None { 0 } else { self.count },
             kinds: if kinds.is_empty() { defaults.kinds.clone() } else { kinds },
             splits: if splits.is_empty() { defaults.splits.clone() } else { splits },
             samples: self.samples,
@@ -96,7 +118,8 @@ impl Arguments {
             max_tokens: self.max_tokens,
             max_turns: self.max_turns,
             seed: self.seed,
-            ..defaults
+            perplexity_tasks: if only_file { 0 } else { defaults.perplexity_tasks },
+            speed: !only_file,
         }
     }
 }
@@ -106,28 +129,38 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         // A reference may be for a model without any text files.
         return compare_logits(&arguments, path);
     }
-    let speaking = Speaking::open(&arguments.model, Loading::Packed)?;
-    let data = arguments.data.as_deref().map(|path| perplexity_of_file(&speaking, path)).transpose()?;
+    let speaking = Speaking::open(&arguments.model, arguments.weights.loading())?;
+    // Read before the teacher is loaded: a file that cannot be measured is told at once.
+    let samples =
+        arguments.perplexity.as_deref().map(|path| samples_of_file(&arguments, &speaking, path)).transpose()?;
+    let teacher = arguments.teacher.as_ref().map(|name| open_model(&model_place(name)?, Loading::Packed));
+    let teacher = teacher.transpose()?;
     let cancel = interrupt::listen("stopping; nothing is written")?;
-    let report = measure(&arguments, &speaking, cancel)?;
+    let file = match (&arguments.perplexity, samples) {
+        (Some(path), Some(samples)) => Some(measure_file(path, &samples, &speaking.model, teacher.as_ref(), cancel)?),
+        _ => None,
+    };
+    let report = measure(&arguments, &speaking, teacher.as_ref(), cancel)?;
     if let Some(path) = &arguments.html {
         write_page(path, &format!("Evaluation of {}", arguments.model), std::slice::from_ref(&report))?;
         say(&format!("page: {}", path.display()));
     }
-    let findings = Findings { report, data, parity: None };
+    let findings = Findings { report, file, parity: None };
     if arguments.json { put_json(&findings) } else { findings.show() }
 }
 
-fn measure(arguments: &Arguments, speaking: &Speaking, cancel: &AtomicBool) -> Result<Report> {
-    let teacher = arguments.teacher.as_ref().map(|name| open_model(&model_place(name)?, Loading::Packed));
-    let teacher = teacher.transpose()?;
+fn measure(arguments: &Arguments, speaking: &Speaking, teacher: Option<&Model>, cancel: &AtomicBool) -> Result<Report> {
     let sandbox = sandbox()?;
     let recipe = arguments.recipe();
     let subject = Subject { model: &speaking.model, renderer: speaking.renderer(), sandbox: &sandbox };
     let total = recipe.count * (recipe.kinds.len() * recipe.splits.len()) as u64 * (1 + recipe.samples);
     let mut meter = Meter::new("tasks", total, "tasks");
     let mut progress = |at: evaluate::TaskProgress| meter.set(at.done, &format!(" · {} tokens", at.generated_tokens));
-    match evaluate(&arguments.model, &subject, teacher.as_ref(), &recipe, cancel, &mut progress) {
+    unless_stopped(evaluate(&arguments.model, &subject, teacher, &recipe, cancel, &mut progress))
+}
+
+fn unless_stopped<T>(found: Result<T, EvaluateError>) -> Result<T> {
+    match found {
         Err(EvaluateError::Cancelled) => Err(Interrupted { hint: String::new() }.into()),
         other => Ok(other?),
     }
@@ -136,8 +169,8 @@ fn measure(arguments: &Arguments, speaking: &Speaking, cancel: &AtomicBool) -> R
 impl Findings {
     fn show(&self) -> Result<()> {
         put(&self.report.summary().to_text())?;
-        if let Some(data) = &self.data {
-            put(&format!("\nperplexity of the file: {:.4} over {} tokens\n", data.all.perplexity, data.all.tokens))?;
+        if let Some(file) = &self.file {
+            put(&format!("\n{}", file.table().to_text()))?;
         }
         if let Some(tasks) = &self.report.tasks {
             put(&format!("\n{}", tasks.table().to_text()))?;
@@ -146,7 +179,83 @@ impl Findings {
     }
 }
 
-fn perplexity_of_file(speaking: &Speaking, path: &Path) -> Result<Perplexity> {
+impl FileFindings {
+    fn table(&self) -> Table {
+        let name = self.path.display().to_string();
+        let mut table = Table::new(&["file", &name]);
+        let mut line = |what: &str, value: String| table.push(vec![what.to_owned(), value]);
+        line("tokens", self.perplexity.all.tokens.to_string());
+        line("perplexity", format!("{:.4}", self.perplexity.all.perplexity));
+        if self.perplexity.by_kind.len() > 1 {
+            for (kind, loss) in &self.perplexity.by_kind {
+                line(&format!("perplexity ({kind})"), format!("{:.4}", loss.perplexity));
+            }
+        }
+        if let Some(divergence) = &self.divergence {
+            line("perplexity of the teacher", format!("{:.4}", divergence.teacher.perplexity));
+            line("KL from the teacher, mean (nats)", format!("{:.6}", divergence.mean));
+            line("KL, median", format!("{:.6}", divergence.median));
+            line("KL, 99 of 100 below", format!("{:.6}", divergence.quantile_99));
+            line("KL, maximum", format!("{:.6}", divergence.maximum));
+            line("same top token", divergence.same_top_token.percent());
+        }
+        table
+    }
+}
+
+fn measure_file(
+    path: &Path,
+    samples: &[Sample],
+    model: &Model,
+    teacher: Option<&Model>,
+    cancel: &AtomicBool,
+) -> Result<FileFindings> {
+    let total = samples.iter().map(|sample| sample.tokens.len() as u64).sum();
+    let mut meter = Meter::new(path.display().to_string(), total, "tokens");
+    let mut done = 0;
+    let mut progress = |tokens| {
+        done += tokens;
+        meter.set(done, "");
+    };
+    let mut watch = Watch { cancel, progress: &mut progress };
+    let found = match teacher {
+        Some(teacher) => divergence(model, teacher, samples, &mut watch).map(|(far, own)| (own, Some(far))),
+        None => perplexity(model, samples, &mut watch).map(|own| (own, None)),
+    };
+    let (perplexity, divergence) =
+        unless_stopped(found).with_context(|| format!("cannot measure {}", path.display()))?;
+    Ok(FileFindings { path: path.to_owned(), perplexity, divergence })
+}
+
+/// The file as token data: the lines of a .jsonl file, or one text in windows.
+fn samples_of_file(arguments: &Arguments, speaking: &Speaking, path: &Path) -> Result<Vec<Sample>> {
+    if path.extension().is_some_and(|extension| extension == "jsonl") {
+        return samples_of_lines(speaking, path);
+    }
+    let most = speaking.model.config.positions_max;
+    let context = arguments.context.unwrap_or(most);
+    if !(2..=most).contains(&context) {
+        let message = format!("--context {context} is not from 2 to {most}, which is what the model can take");
+        return Err(Problem::new(message, "leave it out to let the model see as much as it can").into());
+    }
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let message = format!("{} is not text in UTF-8: byte {at} cannot be read", path.display());
+        Problem::new(message, "convert it, or give a file of plain text")
+    })?;
+    let tokens = speaking.tokenizer.encode(&text);
+    if tokens.len() < 2 {
+        let message = match tokens.len() {
+            0 => format!("{} is empty", path.display()),
+            _ => format!("{} is a single token, after which nothing is left to predict", path.display()),
+        };
+        return Err(Problem::new(message, "give a longer text: thousands of tokens make a steady figure").into());
+    }
+    Ok(windows(&tokens, context))
+}
+
+fn samples_of_lines(speaking: &Speaking, path: &Path) -> Result<Vec<Sample>> {
     let source = JsonlRecipe { path: path.to_owned(), kind: None, repeat: 1.0, share_max: None };
     let (renderer, weighing) = (speaking.renderer(), Weighing::default());
     let mut samples: Vec<Sample> = Vec::new();
@@ -154,11 +263,11 @@ fn perplexity_of_file(speaking: &Speaking, path: &Path) -> Result<Perplexity> {
         let pieces = renderer.document(&raw.document, FillOrder::PrefixFirst)?;
         samples.push(weighing.sample(&pieces, raw.kind, raw.weight));
     }
-    perplexity(&speaking.model, &samples).with_context(|| format!("cannot measure {}", path.display()))
+    Ok(samples)
 }
 
 fn compare_logits(arguments: &Arguments, path: &Path) -> Result<()> {
-    let model = open_model(&model_place(&arguments.model)?, Loading::Stored)?;
+    let model = open_model(&model_place(&arguments.model)?, arguments.weights.loading_or(Loading::Stored))?;
     let file = TensorFile::open(path)?;
     let (mut sequences, mut logits) = (Vec::new(), Vec::new());
     for index in 0.. {

@@ -2,14 +2,14 @@
 
 use crate::failure::{Interrupted, Problem};
 use crate::interrupt;
-use crate::place::Speaking;
+use crate::place::{Speaking, WeightArguments};
 use crate::speech::{Said, SamplingArguments, speak};
 use crate::terminal::{put, say};
 use anyhow::{Context, Result};
 use clap::Args;
 use engine::{EngineError, Finish, Request, Session};
 use evaluate::table::{bytes_in_words, count_in_words};
-use models::{KvFormat, Loading};
+use models::KvFormat;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use std::io::{IsTerminal, Read};
@@ -36,6 +36,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     verbose: bool,
     #[command(flatten)]
+    weights: WeightArguments,
+    #[command(flatten)]
     sampling: SamplingArguments,
 }
 
@@ -44,7 +46,7 @@ const ANSWER_TOKENS: usize = 1024;
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let prompt = prompt_of(&arguments)?;
     let began = Instant::now();
-    let speaking = Speaking::open(&arguments.model, Loading::Packed)?;
+    let speaking = Speaking::open(&arguments.model, arguments.weights.loading())?;
     let load = began.elapsed();
     let cancel = interrupt::listen("")?;
     let mut chat = Chat::new(&speaking, &arguments, cancel)?;

@@ -2,7 +2,7 @@
 
 use crate::error::{FormatsError, shown};
 use crate::header::{self, HEADER_BYTES_MAX, Header};
-use crate::map::map;
+use crate::map::{map, release};
 use crate::tensor::Tensor;
 use memmap2::Mmap;
 use std::collections::{BTreeMap, HashMap};
@@ -174,6 +174,19 @@ impl Tensors {
         match self.places.get(name) {
             Some(&(file, position)) => Ok(self.files[file].at(position)),
             None => Err(no_tensor(&self.path, name, self.names(), self.len())),
+        }
+    }
+
+    /// Lets the system have the pages of a tensor, or of a part of one, back after it has been copied: memory then does
+    /// not hold it twice.
+    pub fn release(&self, tensor: &Tensor<'_>) {
+        let start = tensor.bytes.as_ptr().addr();
+        for TensorFile { map, .. } in &self.files {
+            let range = map.as_ptr_range();
+            if (range.start.addr()..range.end.addr()).contains(&start) {
+                let from = start - range.start.addr();
+                release(map, from..from + tensor.bytes.len());
+            }
         }
     }
 

@@ -163,6 +163,12 @@ impl Config {
     fn check(&self) -> Result<(), ModelError> {
         let fail = |message: String| Err(ModelError::Value(message));
         let attention = &self.attention;
+        // What is planned for each head is planned before there is a weight that would say that there are so many.
+        let delta_heads = self.delta.map_or(0, |delta| delta.value_heads.max(delta.key_heads));
+        let heads = attention.heads.max(attention.kv_heads).max(delta_heads);
+        if heads > 4096 {
+            return fail(format!("{heads} heads are more than the 4096 that are thinkable"));
+        }
         if !attention.heads.is_multiple_of(attention.kv_heads) {
             return fail(format!("{} heads do not share {} kv heads evenly", attention.heads, attention.kv_heads));
         }

@@ -1,6 +1,8 @@
 //! What can be wrong with a model that a user names.
 
 use formats::FormatsError;
+use formats::gguf::name_of;
+use numeric::Format;
 use std::path::PathBuf;
 
 /// Every variant says what was wanted and what was found.
@@ -16,6 +18,8 @@ pub enum ModelError {
     Missing { name: String, detail: String },
     #[error("tensor {name}: {problem}")]
     Tensor { name: String, problem: String },
+    #[error("no weight became {}: what is quantized already stays as it is, and this model is", name_of(*wanted))]
+    AlreadyQuantized { wanted: Format },
     #[error("adapter: {0}")]
     Adapter(String),
     #[error(transparent)]

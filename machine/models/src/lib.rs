@@ -14,6 +14,7 @@ mod forward;
 mod gguf;
 mod gradient;
 mod model;
+mod quantization;
 mod source;
 mod state;
 mod store;
@@ -28,6 +29,7 @@ pub use forward::{embed, finish, hidden, layer, logits};
 pub use gradient::{Examples, GradientOptions, Record, loss_and_gradients, losses};
 pub use model::{Loading, Model};
 pub use ops::KvFormat;
+pub use quantization::Quantization;
 pub use state::{LayerState, State};
 pub use weights::{
     AttentionWeights, DeltaInput, DeltaWeights, FeedForward, LayerWeights, Mixer, MoeWeights, SharedExpert, Weights,

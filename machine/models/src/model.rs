@@ -3,7 +3,7 @@
 
 use crate::gguf::GgufSource;
 use crate::source::{Checkpoint, Random};
-use crate::{Config, ModelError, ModelType, Weights, store};
+use crate::{Config, ModelError, ModelType, Quantization, Weights, store};
 use formats::Gguf;
 use formats::safetensors::Tensors;
 use numeric::Format;
@@ -19,6 +19,8 @@ pub enum Loading {
     /// Blocks laid out for the kernels, everything else as it is stored: for running. Activations are then rounded to
     /// eight bits where they meet quantized weights.
     Packed,
+    /// As `Packed`, with plain weights rounded first, each when it is read; what is quantized stays as it is stored.
+    Quantized(Quantization),
     /// All f32: for training.
     F32,
 }
@@ -46,7 +48,7 @@ impl Model {
         let config = Config::from_json(&text).map_err(|error| problem(error.to_string()))?;
         let tensors = Tensors::open(directory)?;
         let weights = Weights::bind(&config, &mut Checkpoint::new(&tensors, loading))?;
-        Ok(Self { config, weights })
+        Self { config, weights }.rounded_as(loading)
     }
 
     /// Takes the model out of a GGUF file. Its tensors are all looked at before the first is copied.
@@ -54,7 +56,20 @@ impl Model {
         let config = Config::from_gguf(gguf)?;
         GgufSource::check(gguf, &config)?;
         let weights = Weights::bind(&config, &mut GgufSource::new(gguf, &config, loading))?;
-        Ok(Self { config, weights })
+        Self { config, weights }.rounded_as(loading)
+    }
+
+    /// Refuses a model of which nothing was there to round: whoever asked for a format would take its speed and its
+    /// quality for those of that format.
+    fn rounded_as(self, loading: Loading) -> Result<Self, ModelError> {
+        let Loading::Quantized(quantization) = loading else { return Ok(self) };
+        let is_rounded = |p: &&Parameter| quantization.format(&p.name, p.matrix.columns) == p.matrix.format();
+        let parameters = self.parameters();
+        let mut bulk = parameters.iter().filter(|p| p.shape.len() == 2 && Quantization::is_bulk(&p.name)).copied();
+        match bulk.any(|parameter| is_rounded(&parameter)) {
+            true => Ok(self),
+            false => Err(ModelError::AlreadyQuantized { wanted: quantization.experts }),
+        }
     }
 
     /// A model that knows nothing yet, in f32. The same seed gives the same one.

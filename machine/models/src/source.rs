@@ -117,7 +117,9 @@ impl<'a> Checkpoint<'a> {
             let problem = format!("stored as {}, want F32, F16 or BF16", tensor.dtype.name());
             return Err(ModelError::Tensor { name: name.into(), problem });
         }
-        Ok(Matrix { rows, columns, storage: tensor.to_storage() })
+        let storage = tensor.to_storage();
+        self.tensors.release(&tensor);
+        Ok(Matrix { rows, columns, storage })
     }
 
     /// `…experts.3.up_proj.weight` out of the fused `…experts.gate_up_proj` `[E, 2I, H]` (gate rows first) or
@@ -146,7 +148,9 @@ impl<'a> Checkpoint<'a> {
         let len = rows * columns * tensor.dtype.bytes();
         let start = (expert * parts + part) * len;
         let slice = formats::Tensor { bytes: &tensor.bytes[start..start + len], ..tensor };
-        Ok(Some(Matrix { rows, columns, storage: slice.to_storage() }))
+        let storage = slice.to_storage();
+        self.tensors.release(&slice);
+        Ok(Some(Matrix { rows, columns, storage }))
     }
 }
 
@@ -154,7 +158,7 @@ impl Source for Checkpoint<'_> {
     fn parameter(&mut self, name: String, shape: &[usize], _: Initial) -> Result<Parameter, ModelError> {
         let matrix = self.matrix(&name, shape)?;
         self.next += 1;
-        let matrix = self.loading.of(&name, shape, matrix);
+        let matrix = self.loading.of(&name, shape, matrix)?;
         Ok(named(self.next - 1, name, shape, matrix))
     }
 }
@@ -164,18 +168,23 @@ impl Loading {
     pub(crate) fn packs(self, name: &str, shape: &[usize], format: Format) -> bool {
         // Rounded activations would send tokens to other experts.
         let decides = name.ends_with(".mlp.gate.weight") || name.ends_with("shared_expert_gate.weight");
-        self == Self::Packed && shape.len() == 2 && !decides && format.packs()
+        matches!(self, Self::Packed | Self::Quantized(_)) && shape.len() == 2 && !decides && format.packs()
     }
 
     /// The matrix of the tensor of this name and shape as it is kept in memory.
-    pub(crate) fn of(self, name: &str, shape: &[usize], matrix: Matrix) -> Matrix {
+    pub(crate) fn of(self, name: &str, shape: &[usize], matrix: Matrix) -> Result<Matrix, ModelError> {
         // Norms, gates and the convolution are read value by value everywhere: they are always f32.
         let by_value = shape.len() != 2;
-        match self {
-            Self::Packed if self.packs(name, shape, matrix.format()) => matrix.packed(),
-            Self::Stored | Self::Packed if !by_value => matrix,
+        let is_plain = matches!(matrix.format(), Format::F32 | Format::Bf16 | Format::F16);
+        let matrix = match self {
+            Self::Quantized(quantization) if !by_value && is_plain => quantization.round(name, matrix)?,
+            _ => matrix,
+        };
+        Ok(match self {
+            _ if self.packs(name, shape, matrix.format()) => matrix.packed(),
+            Self::Stored | Self::Packed | Self::Quantized(_) if !by_value => matrix,
             _ if matrix.format() == Format::F32 => matrix,
             _ => Matrix::from_f32(matrix.rows, matrix.columns, matrix.to_f32()),
-        }
+        })
     }
 }

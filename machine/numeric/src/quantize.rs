@@ -82,11 +82,12 @@ impl BlockNvfp4 {
     }
 }
 
-/// The scale over the whole tensor that puts its largest group scale at the top of E4M3.
+/// The scale over the whole tensor that puts its largest group scale at the top of E4M3. It is the reciprocal of a
+/// number, as that is what files hold: writing and reading it changes nothing.
 pub fn nvfp4_tensor_scale(values: &[f32]) -> f32 {
     match largest(values) {
         0.0 => 1.0,
-        amax => (amax / (6.0 * E4M3_MAX)).max(f32::MIN_POSITIVE),
+        amax => (amax / (6.0 * E4M3_MAX)).max(f32::MIN_POSITIVE).recip().recip(),
     }
 }
 
@@ -115,4 +116,21 @@ fn least_error<const N: usize>(candidates: &[u8], values: &[f32; N], scale_of: i
         }
     }
     best.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensor_scales_survive_a_file() {
+        for mantissa in 0..1 << 23 {
+            let scale = nvfp4_tensor_scale(&[f32::from_bits(0x3F80_0000 | mantissa)]);
+            assert_eq!(scale.recip().recip(), scale);
+        }
+        for extreme in [f32::MIN_POSITIVE, 1e-45, f32::MAX] {
+            let scale = nvfp4_tensor_scale(&[extreme]);
+            assert!(scale.is_normal() && scale.recip().recip() == scale, "{extreme} has the scale {scale}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Rounding weights to fewer bits: every value to the nearest that its format can say.
 
-use models::Model;
+use models::{Model, ModelError, Quantization};
 use numeric::{Format, Matrix};
 use serde::{Deserialize, Serialize};
 
@@ -55,37 +55,25 @@ impl Default for QuantizeRecipe {
 }
 
 impl QuantizeRecipe {
-    fn wanted(&self, name: &str) -> Format {
-        let ends = |suffixes: &[&str]| suffixes.iter().any(|suffix| name.ends_with(suffix));
-        let part = if ends(&["mlp.gate.weight", "mlp.shared_expert_gate.weight"]) {
-            self.router
-        } else if name.contains(".mlp.") {
-            self.experts
-        } else if ends(&["embed_tokens.weight", "lm_head.weight", "in_proj_ba.weight"]) {
-            self.rest
-        } else {
-            self.projections
-        };
-        part.format()
-    }
-}
-
-/// Rounds every linear map. A matrix whose rows are not whole blocks of the wanted format takes the next wider one that
-/// fits: NVFP4 (64 columns), MXFP4 and Q8_0 (32), bf16 (any). Returns how many bytes the weights now take.
-pub fn quantize(model: &mut Model, recipe: &QuantizeRecipe) -> usize {
-    for map in model.weights.linears_mut() {
-        assert!(map.adapter.is_none(), "merge adapters before weights are rounded");
-        let matrix = &map.weight.matrix;
-        let format = fitting(recipe.wanted(&map.weight.name), matrix.columns);
-        if format != matrix.format() {
-            map.weight.matrix = Matrix::quantize(&matrix.to_f32(), matrix.rows, matrix.columns, format);
+    fn quantization(&self) -> Quantization {
+        Quantization {
+            experts: self.experts.format(),
+            projections: self.projections.format(),
+            router: self.router.format(),
+            rest: self.rest.format(),
         }
     }
-    model.bytes()
 }
 
-fn fitting(wanted: Format, columns: usize) -> Format {
-    let order = [Format::Nvfp4, Format::Mxfp4, Format::Q8_0, Format::Bf16];
-    let candidates = order.into_iter().skip_while(|&format| format != wanted);
-    candidates.into_iter().find(|format| columns.is_multiple_of(format.block_columns())).unwrap_or(wanted)
+/// Rounds every linear map to its part's format, or to the next wider one that its rows fit. Returns how many bytes the
+/// weights now take. `Loading::Quantized` does the same to a model while it is read.
+pub fn quantize(model: &mut Model, recipe: &QuantizeRecipe) -> Result<usize, ModelError> {
+    let quantization = recipe.quantization();
+    for map in model.weights.linears_mut() {
+        assert!(map.adapter.is_none(), "merge adapters before weights are rounded");
+        let empty = Matrix::from_f32(0, 0, Vec::new());
+        let matrix = std::mem::replace(&mut map.weight.matrix, empty);
+        map.weight.matrix = quantization.round(&map.weight.name, matrix)?;
+    }
+    Ok(model.bytes())
 }

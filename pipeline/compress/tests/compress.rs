@@ -1,8 +1,8 @@
 //! Compression of the oracle's small mixtures.
 
 use compress::{Calibration, Plan, PlanError, QuantizeRecipe, StoredFormat, observe, prune, quantize};
-use models::{FeedForward, KvFormat, Loading, Model, State};
-use numeric::Format;
+use models::{FeedForward, KvFormat, Loading, Model, ModelError, Quantization, State};
+use numeric::{Format, Matrix};
 use ops::{Buffer, Infer, Moe, Precision, Record, Routing, Statistics};
 use std::path::PathBuf;
 
@@ -125,7 +125,7 @@ fn quantized_models_survive_a_file_and_stay_close() {
         let wanted = run(&model, &tokens);
         let before = model.bytes();
         let recipe = QuantizeRecipe { experts: format, projections: format, ..Default::default() };
-        let after = quantize(&mut model, &recipe);
+        let after = quantize(&mut model, &recipe).expect("finite weights");
         assert!(after < before / 2, "{before} bytes became {after}");
         let formats: Vec<Format> = model.parameters().iter().map(|p| p.matrix.format()).collect();
         assert!(formats.contains(&columns_fit));
@@ -140,6 +140,89 @@ fn quantized_models_survive_a_file_and_stay_close() {
         assert!(d < tolerance && d > 0.0, "{format:?}: rounding moved hidden states by {d}");
         std::fs::remove_dir_all(scratch).expect("scratch is ours");
     }
+}
+
+fn logits(model: &Model, tokens: &[u32]) -> Vec<f32> {
+    let mut e = Infer::new(Precision::F32);
+    let hidden =
+        models::hidden(&mut e, model, &mut [State::empty(&model.config, KvFormat::F32)], tokens, &[tokens.len()]);
+    let rows: Vec<usize> = (0..tokens.len()).collect();
+    models::logits(&mut e, model, &hidden, &rows).to_vec()
+}
+
+/// Every recipe that a format of the command line stands for.
+fn whole(format: StoredFormat) -> (QuantizeRecipe, Loading) {
+    let recipe = QuantizeRecipe { experts: format, projections: format, ..Default::default() };
+    let format = match format {
+        StoredFormat::Nvfp4 => Format::Nvfp4,
+        StoredFormat::Mxfp4 => Format::Mxfp4,
+        _ => Format::Q8_0,
+    };
+    (recipe, Loading::Quantized(Quantization::to(format)))
+}
+
+const FORMATS: [StoredFormat; 3] = [StoredFormat::Nvfp4, StoredFormat::Mxfp4, StoredFormat::Q8_0];
+
+#[test]
+fn rounding_while_loading_is_rounding_before() {
+    let tokens = tokens();
+    let scratch = std::env::temp_dir().join(format!("lateen-rounding-{}", std::process::id()));
+    let (plain, rounded) = (scratch.join("plain"), scratch.join("rounded"));
+    for case in ["qwen2", "qwen3", "qwen3_moe", "qwen3_next", "qwen3_next_odd"] {
+        // As models are released.
+        open(case).save(&plain, Format::Bf16).expect("it saves");
+        for format in FORMATS {
+            let (recipe, loading) = whole(format);
+            let mut model = Model::open(&plain, Loading::Stored).expect("it opens");
+            quantize(&mut model, &recipe).expect("finite weights");
+            model.save(&rounded, Format::Bf16).expect("it saves");
+            let before = Model::open(&rounded, Loading::Packed).expect("it opens");
+            let now = Model::open(&plain, loading).expect("it opens");
+            assert_eq!(now.bytes(), before.bytes(), "{case} in {format:?}");
+            assert!(logits(&now, &tokens) == logits(&before, &tokens), "{case} in {format:?}: other logits");
+            std::fs::remove_dir_all(&rounded).expect("scratch is ours");
+        }
+        std::fs::remove_dir_all(&plain).expect("scratch is ours");
+    }
+    std::fs::remove_dir_all(scratch).expect("scratch is ours");
+}
+
+#[test]
+fn a_gguf_file_is_rounded_while_loading_too() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/oracle/gguf");
+    for case in ["qwen2", "qwen3_moe", "qwen3_next"] {
+        let file = folder.join(format!("{case}.f32.gguf"));
+        for format in FORMATS {
+            let (recipe, loading) = whole(format);
+            let mut wanted = Model::open(&file, Loading::Stored).expect("it opens");
+            quantize(&mut wanted, &recipe).expect("finite weights");
+            let found = Model::open(&file, loading).expect("it opens");
+            for (found, wanted) in found.parameters().iter().zip(wanted.parameters()) {
+                assert_eq!((&found.name, found.matrix.format()), (&wanted.name, wanted.matrix.format()));
+                assert!(found.matrix.to_f32() == wanted.matrix.to_f32(), "{}", found.name);
+            }
+        }
+        // What is quantized in the file stays; where that is everything, there was nothing to ask for.
+        let quantized = folder.join(format!("{case}.q8_0.gguf"));
+        let refused = Model::open(&quantized, whole(StoredFormat::Nvfp4).1).expect_err("all of it is Q8_0");
+        assert!(matches!(refused, ModelError::AlreadyQuantized { wanted: Format::Nvfp4 }), "{refused}");
+        Model::open(&quantized, whole(StoredFormat::Q8_0).1).expect("it is what is wanted");
+    }
+}
+
+#[test]
+fn a_weight_that_is_no_number_is_named() {
+    let scratch = std::env::temp_dir().join(format!("lateen-infinite-{}", std::process::id()));
+    let mut model = open("qwen3");
+    let FeedForward::Dense(network) = &mut model.weights.layers[1].feed_forward else { panic!("a dense network") };
+    let Matrix { rows, columns, .. } = network.down.weight.matrix;
+    network.down.weight.matrix.as_f32_mut()[rows * columns - 1] = f32::INFINITY;
+    model.save(&scratch, Format::F32).expect("it saves");
+    let wanted = "tensor model.layers.1.mlp.down_proj.weight: it holds inf, which MXFP4 cannot store";
+    let (recipe, loading) = whole(StoredFormat::Mxfp4);
+    assert_eq!(Model::open(&scratch, loading).expect_err("infinite").to_string(), wanted);
+    assert_eq!(quantize(&mut model, &recipe).expect_err("infinite").to_string(), wanted);
+    std::fs::remove_dir_all(scratch).expect("scratch is ours");
 }
 
 fn relative(found: &[f32], wanted: &[f32]) -> f64 {

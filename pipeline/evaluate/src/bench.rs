@@ -93,16 +93,20 @@ impl Timing<'_> {
     }
 }
 
-/// Times the model. `progress` hears what is done next.
-pub fn bench(model: &Model, settings: &BenchSettings, progress: &dyn Fn(&str)) -> Result<Bench, EvaluateError> {
+/// Times the model. `bandwidth` is what `kernels::bandwidth::read` found in the same run, apart from this because it
+/// holds memory of its own; `progress` hears what is done next.
+pub fn bench(
+    model: &Model,
+    settings: &BenchSettings,
+    bandwidth: f64,
+    progress: &dyn Fn(&str),
+) -> Result<Bench, EvaluateError> {
     let longest = settings.depths.iter().max().unwrap_or(&0)
         + settings.prompts.iter().copied().max().unwrap_or(0).max(settings.decode);
     if longest > model.config.positions_max {
         let most = model.config.positions_max;
         return Err(EvaluateError::Nothing(format!("{longest} tokens are wanted, the model has {most} positions")));
     }
-    progress("memory bandwidth");
-    let bandwidth = kernels::bandwidth::read();
     let mut timing = Timing { model, executor: Timed::new(Infer::new(Precision::F32)), rng: Rng::new(1) };
     let mut measurements = Vec::new();
     for &depth in &settings.depths {

@@ -1,10 +1,11 @@
 //! How far a model has moved from another: over whole distributions, not only over the tokens that were written.
 
+use crate::EvaluateError;
+use crate::perplexity::{self, Loss, Perplexity};
 use crate::statistics::{Rate, quantile};
-use crate::walk::{PASS_TOKENS, Walker, check, passes};
-use crate::{EvaluateError, perplexity::Loss};
+use crate::walk::{PASS_TOKENS, Walker, Watch, check, passes};
 use models::Model;
-use prepare::Sample;
+use prepare::{Kind, Sample};
 use serde::{Deserialize, Serialize};
 
 /// Logits alive at once: this many rows of each model.
@@ -28,12 +29,18 @@ pub struct Divergence {
 struct Sums {
     divergences: Vec<f64>,
     same: u64,
-    model: f64,
-    teacher: f64,
+    model: perplexity::Sums,
+    teacher: perplexity::Sums,
 }
 
-/// Compares the two at every token of `samples` whose weight is above 0.
-pub fn divergence(model: &Model, teacher: &Model, samples: &[Sample]) -> Result<Divergence, EvaluateError> {
+/// Compares the two at every token of `samples` whose weight is above 0. The perplexity is the model's, by kind of
+/// data.
+pub fn divergence(
+    model: &Model,
+    teacher: &Model,
+    samples: &[Sample],
+    watch: &mut Watch<'_>,
+) -> Result<(Divergence, Perplexity), EvaluateError> {
     let (found, wanted) = (model.config.vocab_size, teacher.config.vocab_size);
     if found != wanted {
         return Err(EvaluateError::Vocabulary { wanted, found });
@@ -47,28 +54,25 @@ pub fn divergence(model: &Model, teacher: &Model, samples: &[Sample]) -> Result<
             let mine = walkers[0].logits(&hidden[0], rows);
             let other = walkers[1].logits(&hidden[1], rows);
             for (chunk_row, &row) in rows.iter().enumerate() {
-                sums.add(mine.row(chunk_row), other.row(chunk_row), pass.targets[row] as usize);
+                sums.add(pass.kinds[row], mine.row(chunk_row), other.row(chunk_row), pass.targets[row] as usize);
             }
         }
+        watch.passed(&pass)?;
     }
-    Ok(sums.report())
+    Ok((sums.report(), sums.model.report()))
 }
 
 impl Sums {
-    fn add(&mut self, model: &[f32], teacher: &[f32], target: usize) {
+    fn add(&mut self, kind: Kind, model: &[f32], teacher: &[f32], target: usize) {
         let row = compare_rows(model, teacher);
         self.divergences.push(row.divergence);
         self.same += u64::from(row.same_top);
-        self.model += row.normalizer - f64::from(model[target]);
-        self.teacher += row.teacher_normalizer - f64::from(teacher[target]);
+        self.model.add(kind, row.normalizer - f64::from(model[target]));
+        self.teacher.add(kind, row.teacher_normalizer - f64::from(teacher[target]));
     }
 
     fn report(&self) -> Divergence {
         let tokens = self.divergences.len() as u64;
-        let loss = |sum: f64| {
-            let nats = sum / tokens as f64;
-            Loss { tokens, nats, perplexity: nats.exp() }
-        };
         Divergence {
             tokens,
             mean: self.divergences.iter().sum::<f64>() / tokens as f64,
@@ -76,8 +80,8 @@ impl Sums {
             quantile_99: quantile(&self.divergences, 0.99),
             maximum: quantile(&self.divergences, 1.0),
             same_top_token: Rate::of(self.same, tokens),
-            model: loss(self.model),
-            teacher: loss(self.teacher),
+            model: self.model.report().all,
+            teacher: self.teacher.report().all,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! How surprised a model is by text it has not seen.
 
 use crate::EvaluateError;
-use crate::walk::{PASS_TOKENS, Walker, check, passes};
+use crate::walk::{PASS_TOKENS, Walker, Watch, check, passes};
 use models::Model;
 use ops::Execute;
 use prepare::{Kind, Sample};
@@ -31,6 +31,10 @@ struct Sum {
     nats: f64,
 }
 
+/// Sums by kind of data.
+#[derive(Default)]
+pub(crate) struct Sums(BTreeMap<Kind, Sum>);
+
 impl Sum {
     fn mean(&self) -> Loss {
         let nats = self.nats / self.tokens as f64;
@@ -38,21 +42,33 @@ impl Sum {
     }
 }
 
+impl Sums {
+    pub(crate) fn add(&mut self, kind: Kind, nats: f64) {
+        let sum = self.0.entry(kind).or_default();
+        sum.tokens += 1;
+        sum.nats += nats;
+    }
+
+    pub(crate) fn report(&self) -> Perplexity {
+        let add = |a: Sum, b: &Sum| Sum { tokens: a.tokens + b.tokens, nats: a.nats + b.nats };
+        let all = self.0.values().fold(Sum::default(), add);
+        let by_kind = self.0.iter().map(|(kind, sum)| (kind.name().to_owned(), sum.mean())).collect();
+        Perplexity { all: all.mean(), by_kind }
+    }
+}
+
 /// Measures the tokens of `samples` whose weight is above 0, each given all that stands before it in its sample.
-pub fn perplexity(model: &Model, samples: &[Sample]) -> Result<Perplexity, EvaluateError> {
+pub fn perplexity(model: &Model, samples: &[Sample], watch: &mut Watch<'_>) -> Result<Perplexity, EvaluateError> {
     check(model, samples)?;
     let mut walker = Walker::new(model);
-    let mut sums: BTreeMap<Kind, Sum> = BTreeMap::new();
+    let mut sums = Sums::default();
     for pass in passes(samples, PASS_TOKENS) {
         let hidden = walker.hidden(&pass);
         let losses = walker.executor.cross_entropy(&hidden, model.weights.head(), &pass.targets, &pass.weights);
         for row in pass.measured_rows() {
-            let sum = sums.entry(pass.kinds[row]).or_default();
-            sum.tokens += 1;
-            sum.nats += f64::from(losses[row]);
+            sums.add(pass.kinds[row], f64::from(losses[row]));
         }
+        watch.passed(&pass)?;
     }
-    let all = sums.values().fold(Sum::default(), |a, b| Sum { tokens: a.tokens + b.tokens, nats: a.nats + b.nats });
-    let by_kind = sums.iter().map(|(kind, sum)| (kind.name().to_owned(), sum.mean())).collect();
-    Ok(Perplexity { all: all.mean(), by_kind })
+    Ok(sums.report())
 }

@@ -6,6 +6,7 @@ use models::{KvFormat, Model, State};
 use ops::{Buffer, Infer, Precision};
 use prepare::{Kind, Sample};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Tokens in one pass.
 pub(crate) const PASS_TOKENS: usize = 1024;
@@ -64,6 +65,30 @@ pub(crate) fn passes(samples: &[Sample], pass_tokens: usize) -> Vec<Pass> {
     all
 }
 
+/// Who hears how far a walk is, and may end it.
+pub struct Watch<'a> {
+    pub cancel: &'a AtomicBool,
+    /// Called with the tokens that one pass has read.
+    pub progress: &'a mut dyn FnMut(u64),
+}
+
+impl Watch<'_> {
+    /// A pass is done.
+    pub(crate) fn passed(&mut self, pass: &Pass) -> Result<(), EvaluateError> {
+        (self.progress)(pass.tokens.len() as u64);
+        if self.cancel.load(Ordering::Relaxed) { Err(EvaluateError::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// One long text as samples of at most `context` tokens, in which every token but the text's first is measured once: a
+/// window begins with the token that the one before ended with.
+pub fn windows(tokens: &[u32], context: usize) -> Vec<Sample> {
+    assert!(context > 1, "a window of {context} tokens has none to predict");
+    let starts = (0..tokens.len().saturating_sub(1)).step_by(context - 1);
+    let window = |start: usize| &tokens[start..tokens.len().min(start + context)];
+    starts.map(|start| Sample::new(window(start).to_vec(), vec![1.0; window(start).len()], Kind::Plain)).collect()
+}
+
 /// A model and the states of the pass it is in.
 pub(crate) struct Walker<'m> {
     pub(crate) model: &'m Model,
@@ -108,6 +133,26 @@ mod tests {
     fn sample(tokens: Range<u32>) -> Sample {
         let tokens: Vec<u32> = tokens.collect();
         Sample::new(tokens.clone(), vec![1.0; tokens.len()], Kind::Plain)
+    }
+
+    #[test]
+    fn windows_measure_every_token_but_the_first() {
+        let tokens: Vec<u32> = (0..10).collect();
+        for (context, wanted) in [
+            (10, &[(0, 10)][..]),
+            (64, &[(0, 10)]),
+            (9, &[(0, 9), (8, 10)]),
+            (4, &[(0, 4), (3, 7), (6, 10)]),
+            (2, &[(0, 2), (1, 3)]),
+        ] {
+            let found = windows(&tokens, context);
+            let measured: usize = found.iter().map(Sample::trained_tokens).sum();
+            assert_eq!(measured, 9, "context {context}");
+            for (found, &(from, to)) in found.iter().zip(wanted) {
+                assert_eq!(found.tokens, tokens[from..to], "context {context}");
+            }
+        }
+        assert!(windows(&tokens[..1], 4).is_empty() && windows(&[], 4).is_empty());
     }
 
     #[test]

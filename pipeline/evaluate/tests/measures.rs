@@ -1,9 +1,10 @@
 //! Measures on token data, on a small random model, against the model's own losses and logits.
 
-use evaluate::{EvaluateError, SpeedSettings, divergence, parity, perplexity, speed};
+use evaluate::{Divergence, EvaluateError, Perplexity, SpeedSettings, Watch, parity, speed, windows};
 use models::{Config, Examples, KvFormat, Model, State};
 use ops::{Infer, Precision};
 use prepare::{Kind, Sample};
+use std::sync::atomic::AtomicBool;
 
 fn config(vocabulary: usize) -> Config {
     let text = format!(
@@ -29,6 +30,61 @@ fn samples() -> Vec<Sample> {
     };
     // The long one is cut into pieces that continue its state.
     vec![masked(40, 1, Kind::Solve), masked(2100, 2, Kind::Plain), masked(7, 3, Kind::Solve)]
+}
+
+fn perplexity(model: &Model, samples: &[Sample]) -> Result<Perplexity, EvaluateError> {
+    let mut watch = Watch { cancel: &AtomicBool::new(false), progress: &mut |_| () };
+    evaluate::perplexity(model, samples, &mut watch)
+}
+
+fn divergence(model: &Model, teacher: &Model, samples: &[Sample]) -> Result<Divergence, EvaluateError> {
+    let mut watch = Watch { cancel: &AtomicBool::new(false), progress: &mut |_| () };
+    let (divergence, own) = evaluate::divergence(model, teacher, samples, &mut watch)?;
+    let alone = perplexity(model, samples)?;
+    assert_eq!(own.by_kind.keys().collect::<Vec<_>>(), alone.by_kind.keys().collect::<Vec<_>>());
+    let pairs = own.by_kind.iter().zip(&alone.by_kind);
+    assert!(pairs.clone().all(|((_, a), (_, b))| a.tokens == b.tokens && (a.nats - b.nats).abs() < 1e-5), "{own:?}");
+    Ok(divergence)
+}
+
+/// The windows of a text see what came before in their own window, and nothing of the one before.
+#[test]
+fn windows_continue_their_state_and_begin_anew() {
+    let model = Model::random(config(61), 3);
+    let text = tokens(3000, 5);
+    let whole = perplexity(&model, &windows(&text, 4096)).expect("there is data").all;
+    let by_hand = |tokens: &[u32]| -> f64 {
+        let n = tokens.len();
+        let targets = [&tokens[1..], &[0]].concat();
+        let weights = [&vec![1.0; n - 1][..], &[0.0]].concat();
+        let examples = Examples { tokens, lengths: &[n], targets: &targets, weights: &weights };
+        models::losses(&model, &examples)[..n - 1].iter().map(|&loss| f64::from(loss)).sum()
+    };
+    assert_eq!(whole.tokens, 2999);
+    assert!((whole.nats - by_hand(&text) / 2999.0).abs() < 1e-5);
+    let cut = perplexity(&model, &windows(&text, 1500)).expect("there is data").all;
+    let wanted = by_hand(&text[..1500]) + by_hand(&text[1499..2999]) + by_hand(&text[2998..]);
+    assert_eq!(cut.tokens, 2999);
+    assert!((cut.nats - wanted / 2999.0).abs() < 1e-5);
+}
+
+#[test]
+fn a_walk_says_how_far_it_is_and_stops_when_asked() {
+    let model = Model::random(config(61), 3);
+    let samples = windows(&tokens(2500, 5), 4096);
+    let (cancel, mut heard) = (AtomicBool::new(false), Vec::new());
+    let mut watch = Watch { cancel: &cancel, progress: &mut |tokens| heard.push(tokens) };
+    evaluate::perplexity(&model, &samples, &mut watch).expect("there is data");
+    assert_eq!(heard, [1024, 1024, 452]);
+    let mut passes = 0;
+    let mut count = |_| {
+        passes += 1;
+        cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    let mut watch = Watch { cancel: &cancel, progress: &mut count };
+    let stopped = evaluate::divergence(&model, &model, &samples, &mut watch);
+    assert!(matches!(stopped, Err(EvaluateError::Cancelled)));
+    assert_eq!(passes, 1);
 }
 
 #[test]

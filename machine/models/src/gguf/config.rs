@@ -115,6 +115,11 @@ pub(super) fn block_count(gguf: &Gguf) -> usize {
 
 fn layer_count(keys: &Keys) -> Result<usize, ModelError> {
     let blocks = keys.size("block_count")?;
+    // Each has tensors of its own; nothing is made for layers that cannot be there.
+    if blocks > keys.gguf.len() {
+        let (name, found) = (keys.name("block_count"), keys.gguf.len());
+        return Err(keys.problem(format!("{name} is {blocks}, but the file has only {found} tensors")));
+    }
     let predicting = keys.found("nextn_predict_layers", "a number of blocks", |value| value.as_u64())?.unwrap_or(0);
     let trunk = usize::try_from(predicting).ok().and_then(|predicting| blocks.checked_sub(predicting));
     trunk.filter(|&trunk| trunk > 0).ok_or_else(|| {

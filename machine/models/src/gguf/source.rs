@@ -173,7 +173,7 @@ impl Source for GgufSource<'_> {
             }
             (Some(_), Initial::DecayRate) => decay_rates(&place.tensor, &found.matrix(shape))?,
             (Some(loading), _) if loading.packs(&name, shape, found.tensor.format) => found.packed(shape),
-            (Some(loading), _) => loading.of(&name, shape, found.matrix(shape)),
+            (Some(loading), _) => loading.of(&name, shape, found.matrix(shape))?,
         };
         if self.loading.is_some() {
             // It has been copied: its pages need not stay beside the copy.
