@@ -135,6 +135,8 @@ fn both_config_dialects_say_the_same() {
 struct Choices(Vec<(usize, Vec<u32>, Vec<f32>)>);
 
 impl Record for Choices {
+    const LOOKS: bool = true;
+
     fn experts(&mut self, moe: &ops::Moe, _: &Buffer, routing: &Routing, _: &Buffer) {
         self.0.push((moe.layer, routing.indices.clone(), routing.weights.clone()));
     }

@@ -6,7 +6,7 @@
 use crate::buffer::add;
 use crate::linear::{Grouped, Hidden};
 use crate::{Buffer, Gradients, Linear, Moe, Precision, linear};
-use kernels::{router, swiglu};
+use kernels::{gemm, router, swiglu};
 
 /// Where each row went.
 #[derive(Debug)]
@@ -60,6 +60,11 @@ impl Routing {
         self.offsets[expert + 1] - self.offsets[expert]
     }
 
+    /// The token of each sorted row.
+    fn tokens(&self, top_k: usize) -> Vec<u32> {
+        self.slots.iter().map(|slot| slot / top_k as u32).collect()
+    }
+
     fn token(&self, sorted_row: usize, top_k: usize) -> usize {
         self.slots[sorted_row] as usize / top_k
     }
@@ -106,31 +111,77 @@ fn banks(moe: &Moe) -> [Vec<&Linear>; 3] {
     [bank(|expert| &expert.gate), bank(|expert| &expert.up), bank(|expert| &expert.down)]
 }
 
+/// The mixture's output alone: of many tokens, packed experts add theirs straight to where they belong.
+pub(crate) fn infer(x: &Buffer, moe: &Moe, precision: Precision) -> Buffer {
+    let adds = |expert: &crate::Expert| {
+        let down = &expert.down;
+        down.weight.matrix.is_packed() && down.adapter.is_none() && down.bias.is_none()
+    };
+    if !moe.experts.iter().all(adds) {
+        return forward(x, moe, precision).output;
+    }
+    let Activated { routing, weighted, .. } = activate(x, moe, precision);
+    let mut output = Buffer::zeros(x.rows, x.width);
+    if x.rows < SUMMED_MIN {
+        let down: Vec<&Linear> = moe.experts.iter().map(|expert| &expert.down).collect();
+        let outputs = Grouped { maps: &down, offsets: &routing.offsets, precision }.forward(&weighted).0;
+        // In the experts' order, as below: the same sum for one token and for many.
+        output.for_each_row(|token, sum| {
+            let mut rows = routing.rows[token * moe.top_k..(token + 1) * moe.top_k].to_vec();
+            rows.sort_unstable();
+            rows.iter().for_each(|&row| add(sum, outputs.row(row as usize)));
+        });
+        return output;
+    }
+    let tokens = routing.tokens(moe.top_k);
+    let weights: Vec<_> = moe.experts.iter().map(|expert| expert.down.weight.matrix.view()).collect();
+    gemm::add_packed_products(&mut output, &weighted, &weights, &routing.offsets, &tokens);
+    output
+}
+
+/// From this many tokens on, writing every expert's outputs costs more than reading weights in pieces.
+const SUMMED_MIN: usize = 16;
+
 pub(crate) fn forward(x: &Buffer, moe: &Moe, precision: Precision) -> Outcome {
+    let Activated { routing, pair: [(gate, gate_hidden), (up, up_hidden)], weighted } = activate(x, moe, precision);
+    let down: Vec<&Linear> = moe.experts.iter().map(|expert| &expert.down).collect();
+    let (expert_outputs, down_hidden) =
+        Grouped { maps: &down, offsets: &routing.offsets, precision }.forward(&weighted);
+    let mut output = Buffer::zeros(x.rows, x.width);
+    routing.scatter(&mut output, &expert_outputs, moe.top_k);
+    let saved = Saved { routing, gate, up, weighted, hidden: [gate_hidden, up_hidden, down_hidden] };
+    Outcome { output, expert_outputs, saved }
+}
+
+/// What stands before the down projection.
+struct Activated {
+    routing: Routing,
+    /// Gate and up.
+    pair: [(Buffer, Hidden); 2],
+    weighted: Buffer,
+}
+
+fn activate(x: &Buffer, moe: &Moe, precision: Precision) -> Activated {
     let routing = Routing::of(x, moe);
     let banks = banks(moe);
     let grouped = |bank: usize| Grouped { maps: &banks[bank], offsets: &routing.offsets, precision };
     let has_adapters = banks[..2].iter().any(|bank| bank[0].adapter.is_some());
     let packed = banks[..2].iter().flatten().all(|map| map.weight.matrix.is_packed());
     let pair = [&grouped(0), &grouped(1)];
-    let [(gate, gate_hidden), (up, up_hidden)] = match x.rows {
+    let pair = match x.rows {
+        // Nothing is sorted: the experts' products pick their rows.
         _ if packed && !has_adapters => {
-            // Nothing is sorted: the experts' products pick their rows.
-            let tokens: Vec<u32> = routing.slots.iter().map(|slot| slot / moe.top_k as u32).collect();
-            linear::forward_pair_chosen(x, &tokens, pair).map(|rows| (rows, None))
+            linear::forward_pair_chosen(x, &routing.tokens(moe.top_k), pair).map(|rows| (rows, None))
         }
         // One token is what all its experts read.
         1 if !has_adapters => linear::forward_pair(x, pair),
         _ => linear::forward_pair(&routing.gather(x, moe.top_k), pair),
     };
+    let [(gate, _), (up, _)] = &pair;
     let mut weighted = Buffer::unwritten(gate.rows, gate.width);
     let weights: Vec<f32> = routing.slots.iter().map(|&slot| routing.weights[slot as usize]).collect();
-    swiglu::forward_weighted(&mut weighted, &gate, &up, &weights);
-    let (expert_outputs, down_hidden) = grouped(2).forward(&weighted);
-    let mut output = Buffer::zeros(x.rows, x.width);
-    routing.scatter(&mut output, &expert_outputs, moe.top_k);
-    let saved = Saved { routing, gate, up, weighted, hidden: [gate_hidden, up_hidden, down_hidden] };
-    Outcome { output, expert_outputs, saved }
+    swiglu::forward_weighted(&mut weighted, gate, up, &weights);
+    Activated { routing, pair, weighted }
 }
 
 /// Adds to dx and the gradients. `auxiliary_coefficient` adds the gradient of

@@ -30,6 +30,8 @@ impl Observe {
 }
 
 impl Record for Statistics {
+    const LOOKS: bool = true;
+
     fn experts(&mut self, moe: &Moe, _: &Buffer, routing: &Routing, expert_outputs: &Buffer) {
         if self.layers.len() <= moe.layer {
             self.layers.resize(moe.layer + 1, Vec::new());

@@ -49,6 +49,8 @@ fn saliency_is_the_mean_of_gate_times_norm() {
 struct First(Option<(Vec<f32>, Vec<u32>, Vec<f32>)>);
 
 impl Record for First {
+    const LOOKS: bool = true;
+
     fn experts(&mut self, _: &Moe, _: &Buffer, routing: &Routing, _: &Buffer) {
         let seen = (routing.probabilities.to_vec(), routing.indices.clone(), routing.weights.clone());
         self.0.get_or_insert(seen);

@@ -1,4 +1,5 @@
-//! Attention over a rounded cache, many queries at a time, with products of bf16 pairs (AVX512-BF16): twice the f32 rate.
+//! Attention over a rounded cache, many queries at a time, with products of bf16 pairs (AVX512-BF16): twice the f32
+//! rate.
 //!
 //! As `forward.rs`, with queries, keys, probabilities and values rounded to bf16 where they are multiplied; scores, the
 //! softmax and all sums are f32. Used where the cache has rounded keys and values already. A pair is two neighbours of

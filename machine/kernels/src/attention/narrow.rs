@@ -1,8 +1,9 @@
-//! Attention of a few queries (decoding) over a cache: vectors run along the head, and the keys are split between tasks.
+//! Attention of a few queries (decoding) over a cache: vectors run along the head, and the keys are split between
+//! tasks.
 //!
-//! A task sums over its keys of one head; the sums of the tasks are joined in the order of the keys. Keys and values are
-//! widened in registers, once for all the queries of a group, so that a token costs what reading them costs. W is the
-//! width of a row of a page.
+//! A task sums over its keys of one head; the sums of the tasks are joined in the order of the keys. Keys and values
+//! are widened in registers, once for all the queries of a group, so that a token costs what reading them costs. W is
+//! the width of a row of a page.
 
 use super::Shape;
 use super::source::{Element, Side, rows_of};
@@ -192,8 +193,8 @@ unsafe fn dots<S: Simd, E: Element, const K: usize, const C: usize>(
             let k: [S::V; K] = std::array::from_fn(|key| E::load(s, keys.add(key * width + at)));
             for c in 0..C {
                 let q = s.load_at(q.add(c * width + at));
-                for key in 0..K {
-                    sums[key][c] = s.mul_add(q, k[key], sums[key][c]);
+                for (sums, k) in sums.iter_mut().zip(k) {
+                    sums[c] = s.mul_add(q, k, sums[c]);
                 }
             }
         }

@@ -1,4 +1,6 @@
 //! Where a forward pass finds its keys and values: in flat rows, or in the pages of a cache.
+//!
+//! SAFETY: an element's load reads as many values as a vector has lanes, which its caller has.
 
 use super::Shape;
 use super::tile::{KeyTile, Span};

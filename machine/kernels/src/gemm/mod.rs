@@ -107,6 +107,22 @@ pub fn multiply_chosen(maps: Vec<(Map, &[u32])>) {
     packed::run(maps.into_iter().map(job).collect(), false);
 }
 
+/// Rows `offsets[g]..offsets[g + 1]` of x, times packed weight g, are added to the rows of `y` that `to` names for
+/// them, group by group.
+pub fn add_packed_products(y: &mut [f32], x: &[f32], weights: &[MatrixView], offsets: &[usize], to: &[u32]) {
+    let Some(first) = weights.first() else { return };
+    assert_eq!(x.len(), check_offsets(offsets, weights.len()) * first.columns, "the input has other rows");
+    let mut summands = Vec::with_capacity(weights.len());
+    for (weight, rows) in weights.iter().zip(offsets.windows(2)).filter(|(_, rows)| rows[0] < rows[1]) {
+        let Data::Packed(data) = weight.data else { unreachable!("only packed weights come here") };
+        let (columns, rows) = (weight.columns, rows[0]..rows[1]);
+        assert_eq!((weight.rows, columns), (first.rows, first.columns), "the groups' weights differ in shape");
+        let x = &x[rows.start * columns..rows.end * columns];
+        summands.push(packed::Summand { x, weight: data, columns, to: &to[rows] });
+    }
+    packed::run_summed(y, first.rows, &summands);
+}
+
 /// Each kind of job by its own product: packed weights, few rows, many rows.
 fn run_jobs(jobs: Vec<Job>, accumulate: bool, precision: Precision) {
     let variant = best(precision);

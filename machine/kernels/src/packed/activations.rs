@@ -1,7 +1,7 @@
 //! Rows of activations as signed bytes, a scale for each group of columns: what packed weights multiply with.
 //!
-//! They lie run by run, 256 columns of all rows, so that the rows that a kernel takes together are neighbours: rows that
-//! are a power of two apart would fall on the same lines of the first cache.
+//! They lie run by run, 256 columns of all rows, so that the rows that a kernel takes together are neighbours: rows
+//! that are a power of two apart would fall on the same lines of the first cache.
 
 use super::Class;
 use crate::pool;
@@ -24,10 +24,11 @@ pub(super) struct Activations {
     codes: AlignedBytes,
     /// `[runs, T, 256 / group]`: value = scale · code.
     scales: Vec<f32>,
-    /// `[runs, T, 256 / sub]`: −offset times the sum of each sub-group's codes, where the weights' codes have an offset.
+    /// `[runs, T, 256 / sub]`: −offset times the sum of each sub-group's codes, where the weights' codes have an
+    /// offset.
     sums: Vec<i32>,
     /// `[runs, T, 256 / sub]`: the sums themselves, where minima are stored.
-    float_sums: Vec<f32>,
+    plain_sums: Vec<i16>,
 }
 
 /// One run of one row, by pointers: kernels walk over it.
@@ -37,7 +38,7 @@ pub(super) struct Run {
     pub(super) scales: *const f32,
     /// One of the two is not there, and not read.
     pub(super) sums: *const i32,
-    pub(super) float_sums: *const f32,
+    pub(super) plain_sums: *const i16,
 }
 
 /// The whole of the four, of which tasks write different rows.
@@ -47,7 +48,7 @@ struct Whole {
     codes: *mut u8,
     scales: *mut f32,
     sums: *mut i32,
-    float_sums: *mut f32,
+    plain_sums: *mut i16,
 }
 
 // SAFETY: tasks write disjoint rows, and the vectors outlive them.
@@ -88,7 +89,7 @@ impl Activations {
         let tokens = x.len() / columns;
         let rows = columns.div_ceil(RUN) * tokens;
         let subs = rows * (RUN / class.sub);
-        let (whole, fractional) = if class.offset == 0 { (0, subs) } else { (subs, 0) };
+        let (shifted, unshifted) = if class.offset == 0 { (0, subs) } else { (subs, 0) };
         Self {
             columns,
             class,
@@ -97,8 +98,8 @@ impl Activations {
             subs_per_run: RUN / class.sub,
             codes: AlignedBytes::zeros(rows * RUN),
             scales: vec![0.0; rows * (RUN / class.group)],
-            sums: vec![0; whole],
-            float_sums: vec![0.0; fractional],
+            sums: vec![0; shifted],
+            plain_sums: vec![0; unshifted],
         }
     }
 
@@ -108,7 +109,7 @@ impl Activations {
             codes: self.codes.as_mut_ptr(),
             scales: self.scales.as_mut_ptr(),
             sums: self.sums.as_mut_ptr(),
-            float_sums: self.float_sums.as_mut_ptr(),
+            plain_sums: self.plain_sums.as_mut_ptr(),
         }
     }
 
@@ -126,7 +127,7 @@ impl Activations {
             codes: self.codes.as_ptr().wrapping_add(row * RUN).cast(),
             scales: self.scales.as_ptr().wrapping_add(row * self.groups_per_run),
             sums: self.sums.as_ptr().wrapping_add(sub),
-            float_sums: self.float_sums.as_ptr().wrapping_add(sub),
+            plain_sums: self.plain_sums.as_ptr().wrapping_add(sub),
         }
     }
 
@@ -161,7 +162,8 @@ impl Whole {
             // SAFETY: as above.
             unsafe {
                 match offset {
-                    0 => self.float_sums.add(row * subs + index).write(sum as f32),
+                    // At most 32 · 127.
+                    0 => self.plain_sums.add(row * subs + index).write(sum as i16),
                     _ => self.sums.add(row * subs + index).write(-offset * sum),
                 }
             }
@@ -224,8 +226,8 @@ mod tests {
             for (run, codes) in codes.chunks(RUN).enumerate() {
                 for (sub, codes) in codes.chunks(32).enumerate() {
                     // SAFETY: the run has eight sub-groups.
-                    let sum = unsafe { *quantized.run(token, run).float_sums.add(sub) };
-                    assert_eq!(codes.iter().map(|&code| f32::from(code)).sum::<f32>(), sum);
+                    let sum = unsafe { *quantized.run(token, run).plain_sums.add(sub) };
+                    assert_eq!(codes.iter().map(|&code| i16::from(code)).sum::<i16>(), sum);
                 }
             }
         }

@@ -68,7 +68,7 @@ unsafe fn tokens<const T: usize>(part: &Part, panel: usize, token: usize) -> usi
                             *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[half]), scale, *sum);
                             if offset == 0 {
                                 let minimum = _mm256_loadu_ps(head.minima[local][8 * half..].as_ptr());
-                                let codes = _mm256_set1_ps(*x[t].float_sums.add(column / sub));
+                                let codes = _mm256_set1_ps(f32::from(*x[t].plain_sums.add(column / sub)));
                                 *sum = _mm256_fnmadd_ps(minimum, codes, *sum);
                             }
                         }

@@ -107,6 +107,12 @@ unsafe fn few<C: Codes, S: Scales, const T: usize>(part: &Part, panel: usize) {
                     sub_group::<S, T, 0, 8>(&mut sums, &weights, &head, &x, column, step);
                 }
             }
+            if S::MINIMA {
+                let (minima, scale) = (minima_of::<S>(&head), S::minimum_scale(&head));
+                for t in 0..T {
+                    sums[t] = less_minima(sums[t], &minima, scale, x[t].plain_sums);
+                }
+            }
             for t in 0..T {
                 totals[t] = _mm512_fmadd_ps(sums[t], _mm512_set1_ps(*x[t].scales.add(first / S::GROUP)), totals[t]);
             }
@@ -151,31 +157,30 @@ unsafe fn sub_group<S: Scales, const T: usize, const FROM: usize, const COUNT: u
             for j in 0..COUNT {
                 dot = _mm512_dpbusd_epi32(dot, weights[FROM + j], four(x[t].codes.add(column + 4 * j)));
             }
-            sums[t] = add_scaled::<S>(sums[t], dot, scale, &x[t], column, head, local);
+            sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, sums[t]);
         }
     }
 }
 
-/// Adds a sub-group's integer sum to the group's sum of a token.
+/// The sum of a group less its minima's share: exact in 32 bits, then scaled.
 #[inline(always)]
-unsafe fn add_scaled<S: Scales>(
-    sum: __m512,
-    dot: __m512i,
-    scale: __m512,
-    x: &Run,
-    column: usize,
-    head: &S::Head,
-    local: usize,
-) -> __m512 {
-    // SAFETY: as promised by the caller.
+unsafe fn less_minima(sum: __m512, minima: &[__m512i; PAIRS], scale: __m512, sums: *const i16) -> __m512 {
+    // SAFETY: the group has as many sums of codes as minima.
     unsafe {
-        let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, sum);
-        if !S::MINIMA {
-            return sum;
+        let mut total = _mm512_setzero_si512();
+        for (pair, &minima) in minima.iter().enumerate() {
+            let codes = _mm512_set1_epi32(sums.add(2 * pair).cast::<i32>().read_unaligned());
+            total = _mm512_dpwssd_epi32(total, minima, codes);
         }
-        let codes = _mm512_set1_ps(*x.float_sums.add(column / S::SUB));
-        _mm512_fnmadd_ps(S::minimum(head, local), codes, sum)
+        _mm512_fnmadd_ps(_mm512_cvtepi32_ps(total), scale, sum)
     }
+}
+
+/// A group's minima.
+#[inline(always)]
+unsafe fn minima_of<S: Scales>(head: &S::Head) -> [__m512i; PAIRS] {
+    // SAFETY: a group that stores minima has eight sub-groups.
+    unsafe { [S::minima(head, 0), S::minima(head, 1), S::minima(head, 2), S::minima(head, 3)] }
 }
 
 #[inline(always)]
@@ -201,8 +206,13 @@ const BLOCK_BYTES: usize = 256 << 10;
 struct Unpacked {
     codes: [[__m512i; 2]; RUN / 4],
     scales: [[__m512; 2]; RUN / 16],
-    minima: [[__m512; 2]; RUN / 32],
+    /// Formats with minima have one group to a run.
+    minima: [[__m512i; PAIRS]; 2],
+    minimum_scale: [__m512; 2],
 }
+
+/// Pairs of sub-groups of a group with minima.
+const PAIRS: usize = 4;
 
 /// Panels two at a time, by any number of tokens.
 #[inline(always)]
@@ -271,9 +281,10 @@ unsafe fn unpack_run<C: Codes, S: Scales>(
             let head = scaling.head(scales.add(group * S::GROUP_BYTES));
             for sub in 0..subs {
                 unpacked.scales[group * subs + sub][p] = S::scale(&head, sub);
-                if S::MINIMA {
-                    unpacked.minima[group * subs + sub][p] = S::minimum(&head, sub);
-                }
+            }
+            if S::MINIMA {
+                unpacked.minima[p] = minima_of::<S>(&head);
+                unpacked.minimum_scale[p] = S::minimum_scale(&head);
             }
         }
     }
@@ -320,7 +331,7 @@ fn row_of<S: Scales>(first: &Run, row: usize) -> Run {
         codes: first.codes.wrapping_add(row * RUN),
         scales: first.scales.wrapping_add(row * (RUN / S::GROUP)),
         sums: first.sums.wrapping_add(row * (RUN / S::SUB)),
-        float_sums: first.float_sums.wrapping_add(row * (RUN / S::SUB)),
+        plain_sums: first.plain_sums.wrapping_add(row * (RUN / S::SUB)),
     }
 }
 
@@ -353,15 +364,16 @@ unsafe fn micro<S: Scales, const P: usize, const T: usize>(
                         }
                     }
                 }
-                for ((sums, dots), x) in sums.iter_mut().zip(dots).zip(&x) {
+                for (sums, dots) in sums.iter_mut().zip(dots) {
                     for ((sum, dot), scale) in sums.iter_mut().zip(dots).zip(&unpacked.scales[sub]) {
                         *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), *scale, *sum);
                     }
-                    if S::MINIMA {
-                        let codes = _mm512_set1_ps(*x.float_sums.add(column / S::SUB));
-                        for (sum, minimum) in sums.iter_mut().zip(&unpacked.minima[sub]) {
-                            *sum = _mm512_fnmadd_ps(*minimum, codes, *sum);
-                        }
+                }
+            }
+            if S::MINIMA {
+                for (sums, x) in sums.iter_mut().zip(&x) {
+                    for (p, sum) in sums.iter_mut().enumerate() {
+                        *sum = less_minima(*sum, &unpacked.minima[p], unpacked.minimum_scale[p], x.plain_sums);
                     }
                 }
             }

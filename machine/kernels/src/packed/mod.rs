@@ -2,11 +2,11 @@
 //! quantized model.
 //!
 //! T tokens, K columns (whole blocks), N rows of the weight. x is rounded in groups of 256 columns, of 32 for Q8_0 and
-//! for rows that are no multiple of 256 wide; bytes are multiplied and added exactly, in 32 bits, over each of the weight's
-//! sub-groups of 16 or 32 columns; the sub-groups' sums are scaled and added in f32. One token is bound by the bytes of
-//! the weight, many by the machine's byte products. The order of every sum depends on K and the format alone: not on T,
-//! N or the threads. Error against the rounded x: at most about 2e-6 · √(K/32) · |w||x|. Writes all of `y`; reads it
-//! only to accumulate.
+//! for rows that are no multiple of 256 wide; bytes are multiplied and added exactly, in 32 bits, over each of the
+//! weight's sub-groups of 16 or 32 columns; the sub-groups' sums are scaled and added in f32. One token is bound by
+//! the bytes of the weight, many by the machine's byte products. The order of every sum depends on K and the format
+//! alone: not on T, N or the threads. Error against the rounded x: at most about 2e-6 · √(K/32) · |w||x|. Writes all
+//! of `y`; reads it only to accumulate.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
@@ -84,10 +84,20 @@ pub(crate) struct Job<'a> {
     pub(crate) y: &'a mut [f32],
 }
 
+/// One product of a sum: `y[to[r]] += x[r] · Wᵀ`.
+pub(crate) struct Summand<'a> {
+    pub(crate) x: &'a [f32],
+    pub(crate) weight: PackedView<'a>,
+    pub(crate) columns: usize,
+    pub(crate) to: &'a [u32],
+}
+
 /// Part of a job: some panels of the weight, for all tokens.
 struct Part<'a> {
     x: &'a Activations,
     chosen: Option<&'a [u32]>,
+    /// Which rows of y are written; all, in order, if not said.
+    to: Option<&'a [u32]>,
     weight: PackedView<'a>,
     panels: Range<usize>,
     rows: usize,
@@ -127,8 +137,9 @@ impl Part<'_> {
     #[inline(always)]
     unsafe fn output(&self, token: usize, panel: usize) -> (*mut f32, usize) {
         let row = panel * PANEL;
+        let to = self.to.map_or(token, |to| to[token] as usize);
         // SAFETY: as promised by the caller.
-        (unsafe { self.y.0.add(token * self.rows + row) }, PANEL.min(self.rows - row))
+        (unsafe { self.y.0.add(to * self.rows + row) }, PANEL.min(self.rows - row))
     }
 }
 
@@ -160,11 +171,19 @@ pub fn pack(format: Format, rows: usize, columns: usize, tensor_scale: f32, byte
     packed
 }
 
+fn best() -> &'static Variant {
+    let cpu = Cpu::get();
+    VARIANTS.iter().rev().find(|v| (v.runs_on)(cpu)).expect("the scalar variant runs everywhere")
+}
+
 /// Computes all jobs.
 pub(crate) fn run(jobs: Vec<Job>, accumulate: bool) {
-    let cpu = Cpu::get();
-    let variant = VARIANTS.iter().rev().find(|v| (v.runs_on)(cpu)).expect("the scalar variant runs everywhere");
-    run_with(variant, jobs, accumulate);
+    run_with(best(), jobs, accumulate);
+}
+
+/// Adds all summands to `y`, rows of `rows` values, one after the other.
+pub(crate) fn run_summed(y: &mut [f32], rows: usize, summands: &[Summand]) {
+    run_summed_with(best(), y, rows, summands);
 }
 
 fn run_with(variant: &Variant, jobs: Vec<Job>, accumulate: bool) {
@@ -181,17 +200,11 @@ fn run_with(variant: &Variant, jobs: Vec<Job>, accumulate: bool) {
         assert!(last.is_none_or(|&last| (last as usize) < x.tokens()), "a chosen row is not there");
         let panels = rows.div_ceil(PANEL);
         assert_eq!(weight.panels(columns), panels, "the weight has other rows");
-        let step = match (parallel, tokens < MANY) {
-            (false, _) => panels,
-            (true, true) => TASK_BYTES / (weight.codes.len() / panels.max(1)).max(1),
-            // A block of tokens stays in the second cache while many panels pass; yet all threads want some.
-            (true, false) => (panels / (4 * pool::threads())).clamp(2, MANY_PANELS),
-        };
-        let step = step.max(2).next_multiple_of(2);
+        let step = if parallel { panels_per_task(panels, weight.codes.len(), tokens) } else { panels.max(1) };
         let y = Output(y.as_mut_ptr());
         for start in (0..panels).step_by(step) {
             let panels = start..(start + step).min(panels);
-            parts.push(Part { x, chosen, weight, panels, rows, y, accumulate });
+            parts.push(Part { x, chosen, to: None, weight, panels, rows, y, accumulate });
         }
     }
     // SAFETY: the variant runs on this machine; the parts' sizes were checked above.
@@ -201,6 +214,44 @@ fn run_with(variant: &Variant, jobs: Vec<Job>, accumulate: bool) {
     } else {
         parts.iter().for_each(compute);
     }
+}
+
+/// How many of a weight's panels a task takes.
+fn panels_per_task(panels: usize, code_bytes: usize, tokens: usize) -> usize {
+    let step = match tokens < MANY {
+        true => TASK_BYTES / (code_bytes / panels.max(1)).max(1),
+        // A block of tokens stays in the second cache while many panels pass; yet all threads want some.
+        false => (panels / (4 * pool::threads())).min(MANY_PANELS),
+    };
+    step.max(2).next_multiple_of(2)
+}
+
+/// A task takes some panels of all summands: it alone writes those columns of `y`, in the summands' order.
+fn run_summed_with(variant: &Variant, y: &mut [f32], rows: usize, summands: &[Summand]) {
+    let tokens = y.len() / rows;
+    assert_eq!(y.len(), tokens * rows, "the output is no whole rows");
+    let plain =
+        summands.iter().map(|s| Plain { x: s.x, columns: s.columns, class: Class::of(s.weight.format, s.columns) });
+    let inputs = Activations::quantize(&plain.collect::<Vec<_>>());
+    let panels = rows.div_ceil(PANEL);
+    for (summand, x) in summands.iter().zip(&inputs) {
+        assert_eq!(summand.weight.panels(summand.columns), panels, "the weight has other rows");
+        assert_eq!(summand.to.len(), x.tokens(), "a row of the output to each row of x");
+        assert!(summand.to.iter().all(|&row| (row as usize) < tokens), "a row of the output is not there");
+    }
+    let bytes = summands.iter().map(|summand| summand.weight.codes.len()).sum();
+    let visits: usize = inputs.iter().map(Activations::tokens).sum();
+    let step = panels_per_task(panels, bytes, visits.div_ceil(summands.len().max(1)));
+    let y = Output(y.as_mut_ptr());
+    pool::run(panels.div_ceil(step), &|task| {
+        let panels = task * step..((task + 1) * step).min(panels);
+        for (summand, x) in summands.iter().zip(&inputs) {
+            let (weight, to, panels) = (summand.weight, Some(summand.to), panels.clone());
+            let part = Part { x, chosen: None, to, weight, panels, rows, y, accumulate: true };
+            // SAFETY: the variant runs on this machine; the sizes were checked above.
+            unsafe { (variant.multiply)(&part) };
+        }
+    });
 }
 
 /// The jobs' rounded rows; jobs that read the same rows in the same way share them.

@@ -38,11 +38,19 @@ pub(super) trait Scales: Copy {
     /// The group has that sub-group.
     unsafe fn scale(head: &Self::Head, sub: usize) -> __m512;
 
-    /// Minima of the rows there.
+    /// The rows' minima in sub-groups `2 · pair` and `2 · pair + 1`, as pairs of 16 bits.
     ///
     /// # Safety
-    /// The group has that sub-group.
-    unsafe fn minimum(_head: &Self::Head, _sub: usize) -> __m512 {
+    /// The group has those sub-groups.
+    unsafe fn minima(_head: &Self::Head, _pair: usize) -> __m512i {
+        unreachable!("the format stores no minima")
+    }
+
+    /// What the group's minima are multiples of.
+    ///
+    /// # Safety
+    /// AVX-512 is enabled.
+    unsafe fn minimum_scale(_head: &Self::Head) -> __m512 {
         unreachable!("the format stores no minima")
     }
 }
@@ -201,11 +209,11 @@ unsafe fn k_head(scales: *const u8) -> KHead {
     }
 }
 
-/// Sixteen of the bytes of a head, as numbers.
+/// Sixteen of the bytes of a head, as integers.
 #[inline(always)]
-unsafe fn k_numbers(bytes_of: &[__m512i; 2], sub: usize) -> __m512 {
+unsafe fn k_integers(bytes_of: &[__m512i; 2], sub: usize) -> __m512i {
     // SAFETY: `sub` is below 8, and the array holds 8 · 16 bytes.
-    unsafe { _mm512_cvtepi32_ps(bytes(bytes_of.as_ptr().cast::<u8>().add(16 * sub))) }
+    unsafe { bytes(bytes_of.as_ptr().cast::<u8>().add(16 * sub)) }
 }
 
 /// 6-bit scales and minima to 32 columns: Q4_K and Q5_K.
@@ -232,13 +240,21 @@ impl Scales for KScales {
     #[inline(always)]
     unsafe fn scale(head: &KHead, sub: usize) -> __m512 {
         // SAFETY: as promised by the caller.
-        unsafe { _mm512_mul_ps(head.scale, k_numbers(&head.sub_scales, sub)) }
+        unsafe { _mm512_mul_ps(head.scale, _mm512_cvtepi32_ps(k_integers(&head.sub_scales, sub))) }
     }
 
     #[inline(always)]
-    unsafe fn minimum(head: &KHead, sub: usize) -> __m512 {
+    unsafe fn minima(head: &KHead, pair: usize) -> __m512i {
         // SAFETY: as promised by the caller.
-        unsafe { _mm512_mul_ps(head.minimum, k_numbers(&head.sub_minima, sub)) }
+        unsafe {
+            let second = _mm512_slli_epi32::<16>(k_integers(&head.sub_minima, 2 * pair + 1));
+            _mm512_or_si512(k_integers(&head.sub_minima, 2 * pair), second)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn minimum_scale(head: &KHead) -> __m512 {
+        head.minimum
     }
 }
 

@@ -131,3 +131,31 @@ fn chosen_rows_are_the_rows() {
         }
     }
 }
+
+#[test]
+fn summands_are_added_in_their_order() {
+    let mut rng = Rng::new(12);
+    for format in FORMATS {
+        let (rows, columns, tokens) = (37, 256, 31);
+        let matrices: Vec<Matrix> = (0..3).map(|_| random_matrix(format, rows, columns, &mut rng).packed()).collect();
+        let x: Vec<Vec<f32>> =
+            [5, 17, 1].map(|n| (0..n * columns).map(|_| rng.normal() as f32).collect()).into_iter().collect();
+        let to: Vec<Vec<u32>> =
+            x.iter().map(|x| (0..x.len() / columns).map(|r| (7 * r % tokens) as u32).collect()).collect();
+        for variant in VARIANTS.iter().filter(|variant| (variant.runs_on)(Cpu::get())) {
+            let mut want = vec![0.25; tokens * rows];
+            let mut summands = Vec::new();
+            for ((matrix, x), to) in matrices.iter().zip(&x).zip(&to) {
+                let Data::Packed(weight) = matrix.view().data else { panic!("the matrix is not packed") };
+                for (row, &to) in product(variant, x, matrix, None).chunks_exact(rows).zip(to) {
+                    let to = &mut want[to as usize * rows..][..rows];
+                    to.iter_mut().zip(row).for_each(|(to, value)| *to += value);
+                }
+                summands.push(super::Summand { x, weight, columns, to });
+            }
+            let mut y = vec![0.25; tokens * rows];
+            super::run_summed_with(variant, &mut y, rows, &summands);
+            assert_eq!(y, want, "{} {format:?}", variant.name);
+        }
+    }
+}

@@ -13,7 +13,7 @@ pub fn forward<R: Real>(y: &mut [R], gate: &[R], up: &[R]) {
 pub fn forward_weighted<R: Real>(y: &mut [R], gate: &[R], up: &[R], weights: &[R]) {
     forward(y, gate, up);
     let width = y.len() / weights.len();
-    y.iter_mut().enumerate().for_each(|(i, y)| *y = *y * weights[i / width]);
+    y.iter_mut().enumerate().for_each(|(i, y)| *y = weights[i / width] * *y);
 }
 
 /// dgate += dy·up·silu′(gate), dup += dy·silu(gate)
