@@ -45,6 +45,7 @@ fn main() {
     loss_speed();
     norm_speed();
     elementwise_speed();
+    long_attention_speed();
     decode_speed();
 }
 
@@ -182,17 +183,39 @@ fn elementwise_speed() {
     });
 }
 
+/// Pages of one row, `keys` times.
+fn pages_of(keys: usize, format: KvFormat, shape: &attention::Shape) -> Vec<Arc<Page>> {
+    let row = random(shape.kv_heads * shape.head_dim);
+    let page = |_| {
+        let mut page = Page::empty(format, PageShape { kv_heads: shape.kv_heads, head_dim: shape.head_dim });
+        (0..PAGE_TOKENS).for_each(|token| page.write(token, &row, &row));
+        Arc::new(page)
+    };
+    (0..keys.div_ceil(PAGE_TOKENS)).map(page).collect()
+}
+
+/// The shape of Qwen3-Next's attention layers.
+fn long_attention_speed() {
+    let shape = attention::Shape { query_heads: 16, kv_heads: 2, head_dim: 256, scale: 1.0 / 16.0 };
+    for format in [KvFormat::F32, KvFormat::F16, KvFormat::Int8] {
+        let pages = pages_of(8192, format, &shape);
+        let cache = attention::Cached { pages: &pages, tokens: 8192 };
+        for queries in [1, 512] {
+            let q = random(queries * 16 * 256);
+            let mut out = vec![0.0; q.len()];
+            time(&format!("attention: {queries} queries, 8192 keys in {format:?}"), || {
+                attention::cached(&mut out, &q, cache, &shape);
+            });
+        }
+    }
+}
+
 fn decode_speed() {
     for keys in [100_usize, 1000, 10_000] {
         let shape = attention::Shape { query_heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125 };
-        let (q, row, mut out) = (random(256), random(128), vec![0.0; 256]);
+        let (q, mut out) = (random(256), vec![0.0; 256]);
         for format in [KvFormat::F32, KvFormat::F16, KvFormat::Int8] {
-            let page = |_| {
-                let mut page = Page::empty(format, PageShape { kv_heads: 2, head_dim: 64 });
-                (0..PAGE_TOKENS).for_each(|token| page.write(token, &row, &row));
-                Arc::new(page)
-            };
-            let pages: Vec<Arc<Page>> = (0..keys.div_ceil(PAGE_TOKENS)).map(page).collect();
+            let pages = pages_of(keys, format, &shape);
             let cache = attention::Cached { pages: &pages, tokens: keys };
             time(&format!("decode: attention, {keys} keys in {format:?}"), || {
                 attention::cached(&mut out, &q, cache, &shape);

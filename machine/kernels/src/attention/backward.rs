@@ -57,7 +57,7 @@ fn backward<S: Simd>(s: S, head: Head, inputs: &Inputs, shape: &Shape) {
             scratch.along[c] = dot(s, &dout[values.clone()], &saved.out[values]);
         }
         scratch.dq[..tokens * width].fill(0.0);
-        for tile in key_tiles(columns.keys_end(span)) {
+        for tile in key_tiles(columns.keys_end(span), KEYS) {
             let rows = tile.first * width..(tile.first + tile.count) * width;
             let into = [&mut dk[rows.clone()], &mut dv[rows]];
             tile_backward(s, into, &mut scratch, (inputs, dout), (span, columns, tile), shape);

@@ -10,7 +10,7 @@
 use super::Shape;
 use super::forward::{Given, Outputs, Running, finish, soften};
 use super::source::{Element, Side, Source, rows_of};
-use super::tile::{Columns, KEYS, KeyTile, QUERIES, Span, hide, key_tiles};
+use super::tile::{Columns, KeyTile, QUERIES, Span, hide, key_tiles};
 use crate::kv_page::{RowsView, row_width};
 use crate::simd::{Avx512, Simd, scale_in_place};
 use std::arch::x86_64::*;
@@ -19,6 +19,8 @@ use std::arch::x86_64::*;
 const ROWS: usize = 8;
 /// Columns of two vectors.
 const HALF: usize = 32;
+/// Keys of a tile: more than elsewhere, since every tile reads and writes all sums.
+const KEYS: usize = 128;
 
 /// Room for the factors; D′ is the head width, up to whole vectors of pairs.
 struct Tiles {
@@ -26,13 +28,13 @@ struct Tiles {
     depth: usize,
     /// `[D′/2, 64]` pairs along D.
     queries: Vec<__m512i>,
-    /// `[64, D′/2]` pairs along D.
+    /// `[128, D′/2]` pairs along D.
     keys: Vec<__m512i>,
-    /// `[64, 64]`
+    /// `[128, 64]`
     scores: Vec<f32>,
-    /// `[32, 64]` pairs along the keys.
+    /// `[64, 64]` pairs along the keys.
     probabilities: Vec<__m512i>,
-    /// `[32, D′]` pairs along the keys.
+    /// `[64, D′]` pairs along the keys.
     values: Vec<__m512i>,
     /// `[D′, 64]`
     sums: Vec<f32>,
@@ -66,7 +68,7 @@ pub(super) unsafe fn forward_columns(outputs: &Outputs, given: Given, span: Span
     pack_queries(s, &mut tiles, given.q, (span, columns), shape);
     let n = columns.count();
     let mut running = Running::start();
-    for tile in key_tiles(columns.keys_end(span)) {
+    for tile in key_tiles(columns.keys_end(span), KEYS) {
         // SAFETY: the tiles are as large as `Tiles` says; rows of pages are W wide.
         unsafe {
             match rows_of(pages, Side::Keys, tile, columns.kv_head) {
@@ -140,12 +142,13 @@ type Kept<'a, E> = (&'a [E], Option<&'a [f32]>);
 /// `row` is W wide.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
-unsafe fn load<E: Element>(s: Avx512, row: &[E], at: usize, scale: f32) -> __m512 {
+unsafe fn load<E: Element>(s: Avx512, row: &[E], at: usize, scale: Option<f32>) -> __m512 {
     if at >= row.len() {
         return _mm512_setzero_ps();
     }
     // SAFETY: W is whole vectors.
-    unsafe { _mm512_mul_ps(E::load(s, row.as_ptr().add(at)), _mm512_set1_ps(scale)) }
+    let values = unsafe { E::load(s, row.as_ptr().add(at)) };
+    scale.map_or(values, |scale| _mm512_mul_ps(values, _mm512_set1_ps(scale)))
 }
 
 #[inline]
@@ -154,7 +157,7 @@ unsafe fn pack_keys<E: Element>(s: Avx512, tiles: &mut Tiles, (rows, scales): Ke
     let width = row_width(shape.head_dim);
     let packed = tiles.keys.chunks_exact_mut(tiles.depth / 32);
     for (index, (row, to)) in rows.chunks_exact(width).zip(packed).enumerate() {
-        let scale = scales.map_or(1.0, |scales| scales[index]);
+        let scale = scales.map(|scales| scales[index]);
         for (vector, to) in to.iter_mut().enumerate() {
             // SAFETY: a row of the page.
             unsafe { *to = to_bf16(load(s, row, 32 * vector, scale), load(s, row, 32 * vector + 16, scale)) };
@@ -169,7 +172,7 @@ unsafe fn pack_values<E: Element>(s: Avx512, tiles: &mut Tiles, (rows, scales): 
     let packed = tiles.values.chunks_exact_mut(tiles.depth / 16);
     for (pair, (two, to)) in rows.chunks(2 * width).zip(packed).enumerate() {
         let (first, second) = two.split_at(width);
-        let scale = |row: usize| scales.map_or(1.0, |scales| scales.get(row).copied().unwrap_or(0.0));
+        let scale = |row: usize| scales.map(|scales| scales.get(row).copied().unwrap_or(0.0));
         let (first_scale, second_scale) = (scale(2 * pair), scale(2 * pair + 1));
         for (vector, to) in to.iter_mut().enumerate() {
             let at = 16 * vector;
@@ -234,8 +237,9 @@ unsafe fn multiply(
     [count, n]: [usize; 2],
 ) {
     let left = keys.as_ptr().cast::<i32>();
-    for key in (0..count).step_by(ROWS) {
-        for half in (0..n).step_by(HALF) {
+    // The queries of a half stay in the first cache while all keys pass.
+    for half in (0..n).step_by(HALF) {
+        for key in (0..count).step_by(ROWS) {
             let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
             // SAFETY: within the tiles.
             unsafe {

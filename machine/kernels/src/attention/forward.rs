@@ -46,7 +46,7 @@ fn forward<S: Simd>(s: S, outputs: &Outputs, given: Given, span: Span, columns: 
     scale_in_place(s, &mut queries, shape.scale);
     let mut running = Running::start();
     let mut room = Vec::new();
-    for tile in key_tiles(columns.keys_end(span)) {
+    for tile in key_tiles(columns.keys_end(span), KEYS) {
         let place = (span, tile, columns.kv_head);
         let keys = given.source.tile(s, Side::Keys, place, shape, &mut room);
         scores(s, &mut probabilities, &queries, keys, (span, columns, tile), shape);

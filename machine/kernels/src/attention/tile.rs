@@ -81,9 +81,9 @@ pub(super) struct KeyTile {
     pub(super) count: usize,
 }
 
-/// The tiles of keys that the columns see.
-pub(super) fn key_tiles(end: usize) -> impl DoubleEndedIterator<Item = KeyTile> {
-    (0..end.div_ceil(KEYS)).map(move |tile| KeyTile { first: tile * KEYS, count: KEYS.min(end - tile * KEYS) })
+/// The tiles of so many keys that the columns see.
+pub(super) fn key_tiles(end: usize, keys: usize) -> impl DoubleEndedIterator<Item = KeyTile> {
+    (0..end.div_ceil(keys)).map(move |tile| KeyTile { first: tile * keys, count: keys.min(end - tile * keys) })
 }
 
 /// The rows of a tile of keys or values, `shape.kv_heads·shape.head_dim` apart.

@@ -139,11 +139,7 @@ fn blocks(spans: &[usize], most: usize) -> Vec<Block> {
 /// weight [C, K] as [K, C], so that vectors run along the channels.
 fn transposed(weight: &[f32], channels: usize, kernel: usize) -> Vec<f32> {
     let mut weight_kc = vec![0.0; weight.len()];
-    for (c, weight_k) in weight.chunks_exact(kernel).enumerate() {
-        for (tap, &weight) in weight_k.iter().enumerate() {
-            weight_kc[tap * channels + c] = weight;
-        }
-    }
+    vector::transpose(Level::best(), &mut weight_kc, weight, [channels, kernel]);
     weight_kc
 }
 

@@ -32,6 +32,13 @@ impl<'a> Span<'a> {
     }
 }
 
+/// weight [C, K] as [K, C].
+#[inline(always)]
+fn transposed<S: Simd>(s: S, weight_kc: &mut [f32], weight: &[f32], [channels, kernel]: [usize; 2]) {
+    s.transpose((weight_kc, channels), (weight, kernel), [channels, kernel]);
+}
+variants! { fn transpose(weight_kc: &mut [f32], weight: &[f32], shape: [usize; 2]) = transposed }
+
 /// The taps that all released models have, done in one pass.
 const COMMON: usize = 4;
 
