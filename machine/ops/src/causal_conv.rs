@@ -7,7 +7,8 @@ use kernels::conv1d as kernel;
 pub(crate) fn forward(x: &Buffer, conv: &Conv, spans: &Spans, states: &mut [&mut DeltaState]) -> (Buffer, Buffer) {
     let mut y = Buffer::unwritten(x.rows, x.width);
     let mut before_silu = Buffer::unwritten(x.rows, x.width);
-    let mut tails: Vec<f32> = states.iter().flat_map(|state| &state.tail).copied().collect();
+    let mut tails = Vec::with_capacity(states.iter().map(|state| state.tail.len()).sum());
+    states.iter().for_each(|state| tails.extend_from_slice(&state.tail));
     let kernel_size = conv.weight.matrix.columns;
     let weight = conv.weight.values();
     kernel::forward_packed(&mut y, &mut before_silu, x, weight, &mut tails, &spans.lengths, kernel_size);

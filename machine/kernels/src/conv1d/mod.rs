@@ -10,6 +10,8 @@ pub mod scalar;
 mod tests;
 mod vector;
 
+use std::cell::Cell;
+
 use crate::simd::{Level, for_each_summed, for_each_worth, rows_per_task};
 
 /// What the forward pass leaves for the backward one.
@@ -48,11 +50,11 @@ pub fn forward_packed(
     let channels = channels(weight, kernel);
     let tail_len = (kernel - 1) * channels;
     check(&[y.len(), pre.len(), x.len()], tails.len(), spans, [channels, kernel]);
-    let weight_kc = transposed(weight, channels, kernel);
+    let weight_kc = Transposed::of(weight, channels, kernel);
     let part = |index: usize, start: usize| vector::Span {
         x: &x[start * channels..(start + spans[index]) * channels],
         tail: &tails[index * tail_len..(index + 1) * tail_len],
-        weight_kc: &weight_kc,
+        weight_kc: &weight_kc.0,
         kernel,
     };
     let blocks = blocks(spans, rows_per_task(channels * kernel));
@@ -91,7 +93,7 @@ pub fn backward_packed(
     let Saved { pre, x, initial_tail } = saved;
     check(&[dx.len(), dy.len(), pre.len(), x.len()], initial_tail.len(), spans, [channels, kernel]);
     assert_eq!(dweight.len(), weight.len(), "one gradient per weight");
-    let weight_kc = transposed(weight, channels, kernel);
+    let weight_kc = Transposed::of(weight, channels, kernel);
     let mut dx_rest = dx;
     let mut tasks = Vec::new();
     for block in blocks(spans, rows_per_task(2 * channels * kernel)) {
@@ -99,7 +101,7 @@ pub fn backward_packed(
         dx_rest = rest;
         let rows = block.span_start * channels..(block.span_start + spans[block.span]) * channels;
         let tail = &initial_tail[block.span * tail_len..(block.span + 1) * tail_len];
-        let span = vector::Span { x: &x[rows.clone()], tail, weight_kc: &weight_kc, kernel };
+        let span = vector::Span { x: &x[rows.clone()], tail, weight_kc: &weight_kc.0, kernel };
         tasks.push((dx, [&dy[rows.clone()], &pre[rows]], span, block.first));
     }
     let mut dweight_kc = vec![0.0; dweight.len()];
@@ -136,11 +138,27 @@ fn blocks(spans: &[usize], most: usize) -> Vec<Block> {
     blocks
 }
 
+thread_local! {
+    /// Room for one layer's weights: fresh memory of this size would cost a decoded token more than the convolution.
+    static ROOM: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
 /// weight [C, K] as [K, C], so that vectors run along the channels.
-fn transposed(weight: &[f32], channels: usize, kernel: usize) -> Vec<f32> {
-    let mut weight_kc = vec![0.0; weight.len()];
-    vector::transpose(Level::best(), &mut weight_kc, weight, [channels, kernel]);
-    weight_kc
+struct Transposed(Vec<f32>);
+
+impl Transposed {
+    fn of(weight: &[f32], channels: usize, kernel: usize) -> Self {
+        let mut weight_kc = ROOM.take();
+        weight_kc.resize(weight.len(), 0.0);
+        vector::transpose(Level::best(), &mut weight_kc, weight, [channels, kernel]);
+        Self(weight_kc)
+    }
+}
+
+impl Drop for Transposed {
+    fn drop(&mut self) {
+        ROOM.set(std::mem::take(&mut self.0));
+    }
 }
 
 /// Leaves the tail holding the last of what was in it and then x.

@@ -6,13 +6,18 @@ use crate::simd::testing::{assert_close, assert_gradient, for_every_level, poiso
 /// Tokens, channels, taps.
 const SHAPES: [[usize; 3]; 6] = [[1, 1, 1], [1, 7, 4], [2, 17, 4], [5, 61, 3], [11, 32, 4], [3, 5, 7]];
 
+/// The transpose of a matrix [rows, columns].
+fn turned(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    (0..rows * columns).map(|at| x[at % rows * columns + at / rows]).collect()
+}
+
 #[test]
 fn every_variant_is_the_definition() {
     for_every_level(|level| {
         for [tokens, channels, kernel] in SHAPES {
             let len = tokens * channels;
             let (x, weight, tail) = (random(1, len), random(2, channels * kernel), random(3, (kernel - 1) * channels));
-            let weight_kc = transposed(&weight, channels, kernel);
+            let weight_kc = turned(&weight, channels, kernel);
             let span = vector::Span { x: &x, tail: &tail, weight_kc: &weight_kc, kernel };
             let (mut y, mut pre) = (poisoned(len), poisoned(len));
             let split = tokens / 2 * channels;
@@ -33,7 +38,7 @@ fn every_variant_is_the_definition() {
             let given = [&pre_want[..], &wide(&x), &wide(&weight), &wide(&tail)];
             scalar::backward([&mut dx_want, &mut dweight_want], &wide(&dy), given, kernel);
             assert_close(&dx, &dx_want, 3e-6, "dx");
-            let dweight = transposed(&dweight_kc, kernel, channels);
+            let dweight = turned(&dweight_kc, kernel, channels);
             assert_close(&dweight, &dweight_want, 3e-6, "dweight");
         }
     });
