@@ -25,6 +25,23 @@ pub(crate) fn map(path: &Path, bytes_least: u64) -> Result<Mmap, FormatsError> {
     unsafe { Mmap::map(&file) }.map_err(|source| FormatsError::from_io("map", path, source))
 }
 
+/// Has the system read a range of the file while others work. A hint, as below.
+pub(crate) fn will_need(map: &Mmap, range: Range<usize>) {
+    #[cfg(unix)]
+    {
+        // Linux cuts a request to what the disk takes at once, and forgets the rest; few disks take less than this.
+        const REQUEST: usize = 256 << 10;
+        for start in range.clone().step_by(REQUEST) {
+            let len = REQUEST.min(range.end - start);
+            if map.advise_range(memmap2::Advice::WillNeed, start, len).is_err() {
+                return;
+            }
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = (map, range);
+}
+
 /// Gives the pages of a range of the file back to the system; they are read again if someone looks. A hint: where the
 /// system does not take it, they stay.
 pub(crate) fn release(map: &Mmap, range: Range<usize>) {

@@ -14,6 +14,7 @@ pub mod delta_gate;
 pub mod gated_delta;
 pub mod kv_page;
 pub mod l2_norm;
+pub mod pack;
 pub mod packed;
 pub mod pool;
 pub mod real;

@@ -54,8 +54,8 @@ impl Model {
     /// Takes the model out of a GGUF file. Its tensors are all looked at before the first is copied.
     pub fn from_gguf(gguf: &Gguf, loading: Loading) -> Result<Self, ModelError> {
         let config = Config::from_gguf(gguf)?;
-        GgufSource::check(gguf, &config)?;
-        let weights = Weights::bind(&config, &mut GgufSource::new(gguf, &config, loading))?;
+        let parts = GgufSource::check(gguf, &config)?;
+        let weights = Weights::bind(&config, &mut GgufSource::new(gguf, &config, loading, parts))?;
         Self { config, weights }.rounded_as(loading)
     }
 

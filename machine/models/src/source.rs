@@ -181,7 +181,7 @@ impl Loading {
             _ => matrix,
         };
         Ok(match self {
-            _ if self.packs(name, shape, matrix.format()) => matrix.packed(),
+            _ if self.packs(name, shape, matrix.format()) => kernels::pack::matrix(matrix),
             Self::Stored | Self::Packed | Self::Quantized(_) if !by_value => matrix,
             _ if matrix.format() == Format::F32 => matrix,
             _ => Matrix::from_f32(matrix.rows, matrix.columns, matrix.to_f32()),

@@ -10,12 +10,13 @@ pub use kind::name_of;
 pub use value::{Array, Value, ValueKind};
 
 use crate::error::{FormatsError, shown};
-use crate::map::{map, release};
+use crate::map::{map, release, will_need};
 use crate::safetensors::no_tensor;
 use header::Header;
 use memmap2::Mmap;
 use numeric::{Format, Matrix};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// The usual ending of such a file's name.
@@ -198,16 +199,28 @@ impl Gguf {
     }
 
     /// Lets the system have a tensor's pages back, after it has been copied: memory then does not hold it twice.
-    pub fn release(&self, tensor: &GgufTensor<'_>) {
-        let start = tensor.bytes.as_ptr().addr();
-        for file in &self.files {
-            let Bytes::Mapped(map) = &file.bytes else { continue };
-            let range = map.as_ptr_range();
-            if (range.start.addr()..range.end.addr()).contains(&start) {
-                let from = start - range.start.addr();
-                release(map, from..from + tensor.bytes.len());
-            }
+    pub fn release(&self, bytes: &[u8]) {
+        if let Some((map, range)) = self.place(bytes) {
+            release(map, range);
         }
+    }
+
+    /// Lets the system read a tensor's bytes, or some of them, while something else is done.
+    pub fn will_need(&self, bytes: &[u8]) {
+        if let Some((map, range)) = self.place(bytes) {
+            will_need(map, range);
+        }
+    }
+
+    /// Where bytes of this file's lie in it, if it is mapped.
+    fn place(&self, bytes: &[u8]) -> Option<(&Mmap, Range<usize>)> {
+        let start = bytes.as_ptr().addr();
+        self.files.iter().find_map(|file| {
+            let Bytes::Mapped(map) = &file.bytes else { return None };
+            let range = map.as_ptr_range();
+            let from = start.checked_sub(range.start.addr())?;
+            (from + bytes.len() <= map.len()).then(|| (map, from..from + bytes.len()))
+        })
     }
 
     pub fn get(&self, tensor: &str) -> Result<GgufTensor<'_>, FormatsError> {

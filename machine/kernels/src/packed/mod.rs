@@ -25,8 +25,7 @@ use crate::cpu::Cpu;
 use crate::pool;
 pub(crate) use activations::round_to_bytes;
 use activations::{Activations, Plain, Run};
-use numeric::packed::pack_panel;
-use numeric::{Format, PANEL, Packed, PackedView};
+use numeric::{Format, PANEL, PackedView};
 use std::ops::Range;
 
 /// Bytes of weight below which one thread is done sooner than others are woken.
@@ -158,18 +157,6 @@ static VARIANTS: &[Variant] = &[
     #[cfg(target_arch = "x86_64")]
     Variant { name: "avx512_vnni", runs_on: |cpu| cpu.avx512_vnni, multiply: avx512::multiply },
 ];
-
-/// Packs rows given as a file's bytes, several panels at a time; see [`Packed::from_blocks`].
-pub fn pack(format: Format, rows: usize, columns: usize, tensor_scale: f32, bytes: &[u8]) -> Packed {
-    let row_bytes = format.row_bytes(columns);
-    assert_eq!(bytes.len(), rows * row_bytes, "{rows} × {columns} in {format:?} takes other bytes");
-    let mut packed = Packed::zeros(format, rows, columns, tensor_scale);
-    let tasks = bytes.chunks(PANEL * row_bytes).zip(packed.panels_mut(columns)).collect();
-    pool::for_each(tasks, |(rows, (codes, scales)): (&[u8], (&mut [u8], &mut [u8]))| {
-        pack_panel(format, columns, rows, codes, scales);
-    });
-    packed
-}
 
 fn best() -> &'static Variant {
     let cpu = Cpu::get();

@@ -24,6 +24,36 @@ pub(crate) struct GgufSource<'a> {
     loading: Option<Loading>,
     used: HashSet<String>,
     next: usize,
+    reading: Reading<'a>,
+}
+
+/// Has the file read while what was read before is laid out. In memory the bytes that are read ahead are the system's,
+/// which counts them as free.
+#[derive(Default)]
+struct Reading<'a> {
+    /// The bytes of each parameter, in the order in which they are asked for.
+    parts: Vec<&'a [u8]>,
+    /// How many of them the system has been told to read.
+    told: usize,
+    /// Bytes of those that it was told of and that have not been asked for.
+    ahead: usize,
+}
+
+/// How far ahead: what a fast disk reads while a few matrices are packed, and several times what it has in flight.
+const AHEAD_BYTES: usize = 64 << 20;
+
+impl<'a> Reading<'a> {
+    /// To be called before part `index` is touched, for each in turn.
+    fn on_to(&mut self, index: usize, gguf: &Gguf) {
+        let len = |part: usize| self.parts.get(part).map_or(0, |part| part.len());
+        // The first part was announced by nobody.
+        self.ahead -= if index < self.told { len(index) } else { 0 };
+        while self.told < self.parts.len() && (self.told <= index || self.ahead < AHEAD_BYTES) {
+            gguf.will_need(self.parts[self.told]);
+            self.ahead += if self.told > index { len(self.told) } else { 0 };
+            self.told += 1;
+        }
+    }
 }
 
 /// A tensor that was looked at: it is there and has the wanted shape.
@@ -33,19 +63,23 @@ struct Found<'a> {
 }
 
 impl<'a> GgufSource<'a> {
-    pub(crate) fn new(gguf: &'a Gguf, config: &'a Config, loading: Loading) -> Self {
-        Self { gguf, config, loading: Some(loading), used: HashSet::new(), next: 0 }
+    /// `parts` is what [`Self::check`] found.
+    pub(crate) fn new(gguf: &'a Gguf, config: &'a Config, loading: Loading, parts: Vec<&'a [u8]>) -> Self {
+        let reading = Reading { parts, ..Reading::default() };
+        Self { gguf, config, loading: Some(loading), used: HashSet::new(), next: 0, reading }
     }
 
     /// Refuses a file whose tensors are not those of the model: none too few, none of another shape, and none left
-    /// over, since a tensor without a place here would have changed what the model computes.
-    pub(crate) fn check(gguf: &'a Gguf, config: &'a Config) -> Result<(), ModelError> {
-        let mut source = Self { gguf, config, loading: None, used: HashSet::new(), next: 0 };
+    /// over, since a tensor without a place here would have changed what the model computes. Returns the bytes of each
+    /// parameter, in the order in which they will be asked for.
+    pub(crate) fn check(gguf: &'a Gguf, config: &'a Config) -> Result<Vec<&'a [u8]>, ModelError> {
+        let (used, reading) = (HashSet::new(), Reading::default());
+        let mut source = Self { gguf, config, loading: None, used, next: 0, reading };
         Weights::bind(config, &mut source)?;
         let predicting = config.layers.len()..block_count(gguf);
         let is_left = |name: &str| !source.used.contains(name) && !may_be_left(name, &predicting);
         match gguf.tensors().find(|tensor| is_left(tensor.name)) {
-            None => Ok(()),
+            None => Ok(source.reading.parts),
             Some(tensor) => {
                 let problem = format!("it has no place in a model of type {:?}", config.model_type);
                 Err(ModelError::Tensor { name: tensor.name.into(), problem })
@@ -145,7 +179,7 @@ impl Found<'_> {
     fn packed(&self, shape: &[usize]) -> Matrix {
         let (rows, columns) = rows_and_columns(shape);
         let GgufTensor { format, bytes, .. } = self.tensor;
-        let packed = kernels::packed::pack(format, rows, columns, self.scale.unwrap_or(1.0), bytes);
+        let packed = kernels::pack::pack(format, rows, columns, self.scale.unwrap_or(1.0), bytes);
         Matrix { rows, columns, storage: Storage::Packed(packed) }
     }
 }
@@ -165,6 +199,10 @@ impl Source for GgufSource<'_> {
         let place = place(&name, self.config.model_type);
         let place = place.unwrap_or_else(|| panic!("GGUF has no name for {name}"));
         let found = self.find(&place, shape)?;
+        match self.loading {
+            None => self.reading.parts.push(found.tensor.bytes),
+            Some(_) => self.reading.on_to(self.next, self.gguf),
+        }
         let matrix = match (self.loading, initial) {
             (None, _) => {
                 let (rows, columns) = rows_and_columns(shape);
@@ -177,7 +215,7 @@ impl Source for GgufSource<'_> {
         };
         if self.loading.is_some() {
             // It has been copied: its pages need not stay beside the copy.
-            self.gguf.release(&found.tensor);
+            self.gguf.release(found.tensor.bytes);
         }
         self.next += 1;
         Ok(named(self.next - 1, name, shape, matrix))
