@@ -6,6 +6,7 @@
 mod failure;
 mod gguf;
 mod interrupt;
+mod memory;
 mod peer;
 mod place;
 mod recipe;

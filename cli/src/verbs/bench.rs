@@ -1,5 +1,6 @@
 //! `lateen bench`: tokens a second at several depths, and what bounds them.
 
+use crate::memory::{KvArguments, name_of};
 use crate::peer::{self, Peer};
 use crate::place::{WeightArguments, model_place, open_model, stored_bytes};
 use crate::record;
@@ -34,6 +35,8 @@ pub(crate) struct Arguments {
     pass_tokens: usize,
     #[command(flatten)]
     weights: WeightArguments,
+    #[command(flatten)]
+    kv: KvArguments,
     /// Threads; all processors if not given
     #[arg(long)]
     threads: Option<usize>,
@@ -58,6 +61,8 @@ struct Findings {
     stored_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     peak_memory_bytes: Option<u64>,
+    /// How keys and values were kept.
+    kv: &'static str,
     #[serde(flatten)]
     bench: Bench,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,6 +82,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         depths: arguments.depths.clone(),
         repetitions: arguments.repetitions,
         pass_tokens: arguments.pass_tokens,
+        kv: arguments.kv.format(),
     };
     let place = model_place(&arguments.model)?;
     let stored_bytes = stored_bytes(&place)?;
@@ -92,7 +98,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         Some(command) => beside(&model, &settings, bandwidth, command).map(|(bench, peer)| (bench, Some(peer)))?,
     };
     let peak_memory_bytes = peak_memory_bytes();
-    let findings = Findings { model: arguments.model, load_seconds, stored_bytes, peak_memory_bytes, bench, against };
+    let kv = name_of(settings.kv);
+    let findings =
+        Findings { model: arguments.model, load_seconds, stored_bytes, peak_memory_bytes, kv, bench, against };
     if let Some(folder) = &arguments.record {
         say(&format!("record: {}", record::write(folder, &findings.model, &findings)?.display()));
     }
@@ -155,11 +163,12 @@ fn in_words(findings: &Findings) -> String {
     let memory = |bytes| format!("{}, {:.2} × what is stored", bytes_in_words(bytes), over_stored(bytes));
     let memory = findings.peak_memory_bytes.map_or_else(|| "unknown".into(), memory);
     text.push_str(&format!(
-        "{} threads read {:.1} GB/s; weights {}, loaded in {}, peak memory {memory}\n",
+        "{} threads read {:.1} GB/s; weights {}, loaded in {}, keys and values in {}, peak memory {memory}\n",
         bench.threads,
         bench.bandwidth_gigabytes_per_second,
         bytes_in_words(bench.weights_bytes as u64),
         duration_in_words(Duration::from_secs_f64(findings.load_seconds)),
+        findings.kv,
     ));
     if let Some(peer) = &findings.against {
         text.push_str(&against_in_words(peer));

@@ -2,13 +2,13 @@
 
 use crate::failure::{Interrupted, Problem};
 use crate::interrupt;
+use crate::memory::KvArguments;
 use crate::place::{Speaking, WeightArguments};
 use crate::speech::{SamplingArguments, speak};
 use crate::terminal::{put, put_json};
 use anyhow::{Context, Result};
 use clap::Args;
 use engine::{Finish, Request, Session};
-use models::KvFormat;
 use serde_json::json;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -43,6 +43,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     weights: WeightArguments,
     #[command(flatten)]
+    kv: KvArguments,
+    #[command(flatten)]
     sampling: SamplingArguments,
 }
 
@@ -52,7 +54,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let cancel = interrupt::listen("")?;
     let order = if arguments.suffix_first { FillOrder::SuffixFirst } else { FillOrder::PrefixFirst };
     let prompt = speaking.renderer().fill_prompt(&prefix, &suffix, order)?;
-    let mut session = Session::new(&speaking.model.config, KvFormat::default());
+    let mut session = Session::new(&speaking.model.config, arguments.kv.format());
     session.sync(&speaking.model.config, &prompt)?;
     let request = Request {
         sampling: arguments.sampling.sampling(&speaking.place)?,

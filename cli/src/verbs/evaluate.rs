@@ -3,17 +3,18 @@
 use super::prepare::{KindName, SplitName};
 use crate::failure::{Interrupted, Problem};
 use crate::interrupt;
+use crate::memory::KvName;
 use crate::place::{Speaking, WeightArguments, model_place, open_model, sandbox};
 use crate::stages::write_page;
 use crate::terminal::{Meter, put, put_json, say};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use evaluate::{
-    Divergence, EvaluateError, EvaluateRecipe, Parity, Perplexity, Report, Subject, Table, Watch, divergence, evaluate,
-    parity, perplexity, windows,
+    Divergence, EvaluateError, EvaluateRecipe, Measured, Parity, Perplexity, Report, Subject, Table, Watch, divergence,
+    evaluate, parity, perplexity, windows,
 };
 use formats::TensorFile;
-use models::{Loading, Model};
+use models::{KvFormat, Loading, Model};
 use prepare::{JsonlRecipe, Sample, Weighing};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -66,6 +67,10 @@ pub(crate) struct Arguments {
     parity: Option<PathBuf>,
     #[command(flatten)]
     weights: WeightArguments,
+    /// How keys and values of earlier tokens are kept; if not given f32 for comparisons, f16 for tasks and speed. The
+    /// teacher keeps f32
+    #[arg(long, value_name = "FORMAT")]
+    kv: Option<KvName>,
     /// Write a page as well
     #[arg(long, value_name = "FILE.html")]
     html: Option<PathBuf>,
@@ -102,6 +107,14 @@ struct FileFindings {
 }
 
 impl Arguments {
+    fn kv(&self) -> Option<KvFormat> {
+        self.kv.map(KvName::format)
+    }
+
+    fn measured<'m>(&self, model: &'m Model) -> Measured<'m> {
+        Measured { model, kv: self.kv().unwrap_or(KvFormat::F32) }
+    }
+
     fn recipe(&self) -> EvaluateRecipe {
         let defaults = EvaluateRecipe::default();
         let compares = self.teacher.is_some() || self.perplexity.is_some();
@@ -120,6 +133,7 @@ impl Arguments {
             seed: self.seed,
             perplexity_tasks: if only_file { 0 } else { defaults.perplexity_tasks },
             speed: !only_file,
+            kv: self.kv(),
         }
     }
 }
@@ -137,7 +151,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let teacher = teacher.transpose()?;
     let cancel = interrupt::listen("stopping; nothing is written")?;
     let file = match (&arguments.perplexity, samples) {
-        (Some(path), Some(samples)) => Some(measure_file(path, &samples, &speaking.model, teacher.as_ref(), cancel)?),
+        (Some(path), Some(samples)) => {
+            let measured = arguments.measured(&speaking.model);
+            Some(measure_file(path, &samples, measured, teacher.as_ref(), cancel)?)
+        }
         _ => None,
     };
     let report = measure(&arguments, &speaking, teacher.as_ref(), cancel)?;
@@ -206,7 +223,7 @@ impl FileFindings {
 fn measure_file(
     path: &Path,
     samples: &[Sample],
-    model: &Model,
+    measured: Measured<'_>,
     teacher: Option<&Model>,
     cancel: &AtomicBool,
 ) -> Result<FileFindings> {
@@ -219,8 +236,10 @@ fn measure_file(
     };
     let mut watch = Watch { cancel, progress: &mut progress };
     let found = match teacher {
-        Some(teacher) => divergence(model, teacher, samples, &mut watch).map(|(far, own)| (own, Some(far))),
-        None => perplexity(model, samples, &mut watch).map(|own| (own, None)),
+        Some(teacher) => {
+            divergence(measured, Measured::exactly(teacher), samples, &mut watch).map(|(far, own)| (own, Some(far)))
+        }
+        None => perplexity(measured, samples, &mut watch).map(|own| (own, None)),
     };
     let (perplexity, divergence) =
         unless_stopped(found).with_context(|| format!("cannot measure {}", path.display()))?;
@@ -283,7 +302,7 @@ fn compare_logits(arguments: &Arguments, path: &Path) -> Result<()> {
         let hint = "it needs seq0.input_ids [tokens] and seq0.logits [tokens, vocabulary], seq1.…";
         return Err(Problem::new(format!("{} holds no reference", path.display()), hint).into());
     }
-    let found = parity(&model, &sequences, &logits)?;
+    let found = parity(arguments.measured(&model), &sequences, &logits)?;
     if arguments.json {
         return put_json(&found);
     }

@@ -2,6 +2,7 @@
 
 use crate::failure::{Interrupted, Problem};
 use crate::interrupt;
+use crate::memory::KvArguments;
 use crate::place::{Speaking, WeightArguments};
 use crate::speech::{Said, SamplingArguments, speak};
 use crate::terminal::{put, say};
@@ -9,7 +10,6 @@ use anyhow::{Context, Result};
 use clap::Args;
 use engine::{EngineError, Finish, Request, Session};
 use evaluate::table::{bytes_in_words, count_in_words};
-use models::KvFormat;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use std::io::{IsTerminal, Read};
@@ -37,6 +37,8 @@ pub(crate) struct Arguments {
     verbose: bool,
     #[command(flatten)]
     weights: WeightArguments,
+    #[command(flatten)]
+    kv: KvArguments,
     #[command(flatten)]
     sampling: SamplingArguments,
 }
@@ -99,7 +101,7 @@ impl<'a> Chat<'a> {
         arguments.sampling.sampling(&speaking.place)?;
         let mut chat = Self {
             speaking,
-            session: Session::new(&speaking.model.config, KvFormat::default()),
+            session: Session::new(&speaking.model.config, arguments.kv.format()),
             messages: Vec::new(),
             system: arguments.system.clone(),
             settings: arguments.sampling.clone(),

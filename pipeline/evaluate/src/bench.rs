@@ -21,6 +21,8 @@ pub struct BenchSettings {
     pub repetitions: usize,
     /// Tokens in one pass of a prefill.
     pub pass_tokens: usize,
+    /// How keys and values are kept.
+    pub kv: KvFormat,
 }
 
 /// Of the repetitions.
@@ -111,14 +113,14 @@ pub fn bench(
     let mut measurements = Vec::new();
     for &depth in &settings.depths {
         progress(&format!("{depth} tokens before"));
-        let mut before = State::empty(&model.config, KvFormat::F32);
+        let mut before = State::empty(&model.config, settings.kv);
         timing.pass(&mut before, depth, settings.pass_tokens);
         let prompts = settings.prompts.iter().map(|&tokens| ("prefill", tokens, settings.pass_tokens));
         let decode = (settings.decode > 0).then_some(("decode", settings.decode, 1));
         for (phase, tokens, pass_tokens) in prompts.chain(decode) {
             progress(&format!("{phase} of {tokens} after {depth}"));
             let found = repeat(&mut timing, &before, tokens, pass_tokens, settings.repetitions);
-            let token_bytes = (phase == "decode").then(|| model.token_bytes(depth + tokens / 2));
+            let token_bytes = (phase == "decode").then(|| model.token_bytes(depth + tokens / 2, settings.kv));
             measurements.push(Measurement {
                 phase,
                 tokens,
