@@ -175,8 +175,17 @@ impl Speaking {
 
 /// Opens a model folder or a GGUF file.
 pub(crate) fn open_model(place: &Path, loading: Loading) -> Result<Model> {
+    opened(place, Model::open(place, loading))
+}
+
+/// The model without its numbers, for planning.
+pub(crate) fn outline_model(place: &Path, loading: Loading) -> Result<Model> {
+    opened(place, Model::outline(place, loading))
+}
+
+fn opened(place: &Path, model: Result<Model, ModelError>) -> Result<Model> {
     let message = || format!("cannot open the model in {}", place.display());
-    match Model::open(place, loading) {
+    match model {
         Err(error @ ModelError::AlreadyQuantized { .. }) => {
             let hint = "leave --quantize out, or give the model that this one was quantized from";
             Err(Problem::new(message(), hint).because(error).into())

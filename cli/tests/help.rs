@@ -16,6 +16,7 @@ fn help_is_what_it_was() {
         ("compress", vec!["compress"]),
         ("evaluate", vec!["evaluate"]),
         ("bench", vec!["bench"]),
+        ("plan", vec!["plan"]),
         ("run", vec!["run"]),
         ("complete", vec!["complete"]),
         ("prepare-kata", vec!["prepare", "kata"]),
