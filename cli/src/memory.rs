@@ -5,7 +5,8 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use evaluate::table::bytes_in_words;
 use kernels::kv_page::PAGE_TOKENS;
-use models::{Config, KvFormat, Loading, Model, Plan, PlanSettings};
+use models::{Config, KvFormat, Loading, Model, Plan, PlanSettings, Quantization};
+use numeric::Format;
 use serde::Serialize;
 use std::path::Path;
 use sysinfo::System;
@@ -16,6 +17,22 @@ pub(crate) struct KvArguments {
     /// How keys and values of earlier tokens are kept; int8 takes half of f16
     #[arg(long, value_name = "FORMAT", default_value = "f16")]
     kv: KvName,
+}
+
+/// How long a text a model that runs shall take.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct ContextArguments {
+    /// Tokens of the context, prompt and answer together; if not given 8192, or more for a longer prompt
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<usize>,
+}
+
+impl ContextArguments {
+    /// Room for one sequence that needs so many tokens.
+    pub(crate) fn settings(self, needed: usize, kv: KvArguments, config: &Config) -> Result<PlanSettings> {
+        let context = context_of(self.context, needed, config)?;
+        Ok(PlanSettings::one(context, kv.format(), kernels::pool::threads()))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -53,15 +70,15 @@ pub(crate) fn name_of(format: KvFormat) -> &'static str {
 /// Tokens of a sequence for which room is planned if nobody says how many.
 const CONTEXT_TOKENS: usize = 8192;
 
-/// The context that was asked for, or the usual one.
-pub(crate) fn context_of(asked: Option<usize>, config: &Config) -> Result<usize> {
+/// The context that was asked for, or the usual one, or the longer one that is `needed`.
+pub(crate) fn context_of(asked: Option<usize>, needed: usize, config: &Config) -> Result<usize> {
     let most = config.positions_max;
     match asked {
         Some(asked) if !(1..=most).contains(&asked) => {
             let message = format!("--context {asked} is not from 1 to {most}, which is what the model can take");
             Err(Problem::new(message, "leave it out for the usual one").into())
         }
-        asked => Ok(asked.unwrap_or(CONTEXT_TOKENS.min(most))),
+        asked => Ok(asked.unwrap_or(CONTEXT_TOKENS.max(needed).min(most))),
     }
 }
 
@@ -126,6 +143,61 @@ pub(crate) struct Planned {
 impl Planned {
     pub(crate) fn of(outline: &Model, loading: Loading, settings: PlanSettings) -> Self {
         Self { plan: Plan::of(outline, loading, &settings), settings, machine: Machine::here() }
+    }
+
+    /// As it is, beside another model.
+    pub(crate) fn beside(self, other: &Self) -> Self {
+        Self { plan: self.plan.beside(other.plan), ..self }
+    }
+
+    /// Refuses what does not fit, with the numbers and with what would; `outline` is the model in `place`.
+    pub(crate) fn check(&self, outline: &Model, loading: Loading, place: &Path) -> Result<()> {
+        if self.fits() {
+            return Ok(());
+        }
+        let Plan { weights, cache, recurrent, forward, .. } = self.plan;
+        let words = |bytes: usize| bytes_in_words(bytes as u64);
+        let message = format!(
+            "{} does not fit into memory: it takes {} (weights {}, keys and values of {} tokens in {} {}, \
+             other state {}, forward buffers {}), and {} are available",
+            place.display(),
+            words(self.plan.total()),
+            words(weights),
+            self.settings.context,
+            name_of(self.settings.kv),
+            words(cache),
+            words(recurrent),
+            words(forward),
+            bytes_in_words(self.machine.available),
+        );
+        let ways = self.ways_to_fit(outline, loading, place);
+        let hint = match ways.is_empty() {
+            true => "close other programs, or take a smaller model".to_owned(),
+            false => ways.join("; or "),
+        };
+        Err(Problem::new(message, hint).into())
+    }
+
+    /// What a person could change, whether or not it is enough by itself.
+    fn ways_to_fit(&self, outline: &Model, loading: Loading, place: &Path) -> Vec<String> {
+        let mut ways = Vec::new();
+        match self.context_max() {
+            0 => {}
+            context => ways.push(format!("--context {context} fits")),
+        }
+        let settings = PlanSettings { kv: KvFormat::Int8, ..self.settings };
+        let saved = self.plan.cache.saturating_sub(Plan::of(outline, loading, &settings).cache);
+        if self.settings.kv != KvFormat::Int8 && saved > 0 {
+            ways.push(format!("--kv int8 takes {} less", bytes_in_words(saved as u64)));
+        }
+        let rounding = Loading::Quantized(Quantization::to(Format::Nvfp4));
+        if loading == Loading::Packed
+            && let Ok(rounded) = Model::outline(place, rounding)
+        {
+            let saved = outline.bytes().saturating_sub(rounded.bytes());
+            ways.push(format!("--quantize nvfp4 takes {} less", bytes_in_words(saved as u64)));
+        }
+        ways
     }
 
     pub(crate) fn fits(&self) -> bool {

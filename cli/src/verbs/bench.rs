@@ -1,8 +1,8 @@
 //! `lateen bench`: tokens a second at several depths, and what bounds them.
 
-use crate::memory::{KvArguments, name_of};
+use crate::memory::{KvArguments, Planned, name_of};
 use crate::peer::{self, Peer};
-use crate::place::{WeightArguments, model_place, open_model, stored_bytes};
+use crate::place::{WeightArguments, model_place, open_model, outline_model, stored_bytes};
 use crate::record;
 use crate::terminal::{forget_peak_memory, peak_memory_bytes, put, put_json, say};
 use anyhow::{Context, Result, bail};
@@ -10,8 +10,9 @@ use clap::Args;
 use evaluate::statistics::quantile;
 use evaluate::table::{bytes_in_words, duration_in_words};
 use evaluate::{Bench, BenchSettings, Measurement, Table, bench};
+use models::{Loading, PlanSettings};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Time prefill and decoding: tokens a second, share of the memory's bandwidth, time by operation
@@ -86,6 +87,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     };
     let place = model_place(&arguments.model)?;
     let stored_bytes = stored_bytes(&place)?;
+    check(&settings, &place, arguments.weights.loading())?;
     say("memory bandwidth");
     let bandwidth = kernels::bandwidth::read();
     // What that held is not what the model takes.
@@ -108,6 +110,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         true => put_json(&findings),
         false => Ok(put(&in_words(&findings))?),
     }
+}
+
+/// Refuses what does not fit before anything is loaded.
+fn check(settings: &BenchSettings, place: &Path, loading: Loading) -> Result<()> {
+    let outline = outline_model(place, loading)?;
+    let one = PlanSettings::one(settings.tokens_max(), settings.kv, kernels::pool::threads());
+    // What stands before is kept for the next repetition.
+    let settings = PlanSettings { pass_tokens: settings.pass_tokens, spare_states: 1, ..one };
+    Planned::of(&outline, loading, settings).check(&outline, loading, place)
 }
 
 /// Our runs and the peer's in turn, so that both meet the same machine.

@@ -3,7 +3,7 @@
 use crate::memory::{KvArguments, Machine, Planned, context_of, name_of};
 use crate::place::{WeightArguments, model_place, outline_model, stored_bytes};
 use crate::terminal::{put, put_json};
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use evaluate::Table;
 use evaluate::table::bytes_in_words;
@@ -15,14 +15,15 @@ use serde::Serialize;
 pub(crate) struct Arguments {
     /// A model folder, a GGUF file, a run, or the name of a fixture
     model: String,
-    /// Tokens of one sequence, prompt and answer together; if not given 8192, or what the model can take if that is less
+    /// Tokens of one sequence, prompt and answer together; if not given 8192, or what the model can take if that is
+    /// less
     #[arg(long, value_name = "TOKENS")]
     context: Option<usize>,
     /// Tokens in one pass of a prefill
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, value_parser = at_most_many)]
     pass_tokens: usize,
     /// Sequences at a time, each with a context of its own
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = at_most_many)]
     sequences: usize,
     #[command(flatten)]
     weights: WeightArguments,
@@ -34,6 +35,12 @@ pub(crate) struct Arguments {
     /// Machine-readable
     #[arg(long)]
     json: bool,
+}
+
+/// From 1 to 65536: more is a slip of the hand.
+fn at_most_many(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=1 << 16).contains(number));
+    number.ok_or_else(|| "want a whole number from 1 to 65536".to_owned())
 }
 
 /// What `--json` writes; all sizes in bytes.
@@ -59,13 +66,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     if let Some(threads) = arguments.threads {
         kernels::pool::set_threads(threads);
     }
-    if arguments.pass_tokens == 0 || arguments.sequences == 0 || arguments.context == Some(0) {
-        bail!("--context, --pass-tokens and --sequences must be at least 1");
-    }
     let place = model_place(&arguments.model)?;
     let loading = arguments.weights.loading();
     let outline = outline_model(&place, loading)?;
-    let context = context_of(arguments.context, &outline.config)?;
+    let context = context_of(arguments.context, 0, &outline.config)?;
     let settings = PlanSettings {
         pass_tokens: arguments.pass_tokens,
         sequences: arguments.sequences,
@@ -104,9 +108,7 @@ fn in_words(findings: &Findings) -> String {
     line("recurrent state", plan.recurrent, "whatever the context".into());
     line("forward buffers", plan.forward, format!("{} tokens a pass", findings.pass_tokens));
     line("program", plan.program, format!("{} threads", findings.threads));
-    if plan.loading > 0 {
-        line("while loading", plan.loading, "the largest weight, before it is rounded".into());
-    }
+    line("while loading", plan.loading, "the largest weight, before anything runs".into());
     line("most at a time", findings.total, String::new());
     let verdict = match findings.fits {
         true => format!("it fits, with a context of up to {} tokens", findings.context_max),

@@ -25,6 +25,14 @@ pub struct BenchSettings {
     pub kv: KvFormat,
 }
 
+impl BenchSettings {
+    /// Tokens of the longest sequence.
+    pub fn tokens_max(&self) -> usize {
+        let timed = self.prompts.iter().copied().max().unwrap_or(0).max(self.decode);
+        self.depths.iter().max().unwrap_or(&0) + timed
+    }
+}
+
 /// Of the repetitions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
@@ -103,8 +111,7 @@ pub fn bench(
     bandwidth: f64,
     progress: &dyn Fn(&str),
 ) -> Result<Bench, EvaluateError> {
-    let longest = settings.depths.iter().max().unwrap_or(&0)
-        + settings.prompts.iter().copied().max().unwrap_or(0).max(settings.decode);
+    let longest = settings.tokens_max();
     if longest > model.config.positions_max {
         let most = model.config.positions_max;
         return Err(EvaluateError::Nothing(format!("{longest} tokens are wanted, the model has {most} positions")));
