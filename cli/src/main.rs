@@ -6,6 +6,7 @@
 mod failure;
 mod gguf;
 mod interrupt;
+mod memory;
 mod peer;
 mod place;
 mod recipe;
@@ -34,6 +35,7 @@ enum Verb {
     Compress(verbs::compress::Arguments),
     Evaluate(verbs::evaluate::Arguments),
     Bench(verbs::bench::Arguments),
+    Plan(verbs::plan::Arguments),
     Run(verbs::run::Arguments),
     Complete(verbs::complete::Arguments),
     Prepare(verbs::prepare::Arguments),
@@ -50,6 +52,7 @@ impl Verb {
             Self::Compress(arguments) => verbs::compress::run(arguments),
             Self::Evaluate(arguments) => verbs::evaluate::run(arguments),
             Self::Bench(arguments) => verbs::bench::run(arguments),
+            Self::Plan(arguments) => verbs::plan::run(arguments),
             Self::Run(arguments) => verbs::run::run(arguments),
             Self::Complete(arguments) => verbs::complete::run(arguments),
             Self::Prepare(arguments) => verbs::prepare::run(arguments),

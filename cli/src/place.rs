@@ -3,10 +3,11 @@
 
 use crate::failure::Problem;
 use crate::gguf;
+use crate::memory::Planned;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use formats::{Gguf, Tensors};
-use models::{Loading, Model, ModelError, Quantization};
+use models::{Loading, Model, ModelError, PlanSettings, Quantization};
 use numeric::Format;
 use std::path::{Path, PathBuf};
 use text::{Message, RenderOptions, Renderer, Role, Template, Tokenizer, ToolCall, ToolDefinition};
@@ -143,6 +144,55 @@ impl WeightArguments {
     }
 }
 
+/// A model that was looked at and is not loaded yet, with what turns text into its tokens.
+pub(crate) struct Outlined {
+    /// The folder, or the GGUF file.
+    pub(crate) place: PathBuf,
+    /// Without numbers.
+    pub(crate) model: Model,
+    pub(crate) loading: Loading,
+    pub(crate) tokenizer: Tokenizer,
+    template: Template,
+}
+
+impl Outlined {
+    pub(crate) fn look(name: &str, loading: Loading) -> Result<Self> {
+        let place = model_place(name)?;
+        let model = outline_model(&place, loading)?;
+        let (tokenizer, template) = open_text(&place)?;
+        let (rows, tokens) = (model.config.vocab_size, tokenizer.vocabulary_size());
+        if tokens > rows {
+            let message = format!(
+                "{}: the tokenizer has {tokens} tokens, the model only {rows}: they do not belong together",
+                place.display()
+            );
+            return Err(Problem::new(message, "copy tokenizer.json from the model that this one was made from").into());
+        }
+        Ok(Self { place, model, loading, tokenizer, template })
+    }
+
+    pub(crate) fn renderer(&self) -> Renderer<'_> {
+        Renderer::new(&self.tokenizer, &self.template)
+    }
+
+    /// What running it takes.
+    pub(crate) fn planned(&self, settings: PlanSettings) -> Planned {
+        Planned::of(&self.model, self.loading, settings)
+    }
+
+    /// Loads it, if what is planned fits.
+    pub(crate) fn open_within(self, planned: &Planned) -> Result<Speaking> {
+        planned.check(&self.model, self.loading, &self.place)?;
+        self.open()
+    }
+
+    fn open(self) -> Result<Speaking> {
+        let Self { place, loading, tokenizer, template, .. } = self;
+        let model = open_model(&place, loading)?;
+        Ok(Speaking { place, model, tokenizer, template })
+    }
+}
+
 /// A model with what turns text into its tokens.
 pub(crate) struct Speaking {
     /// The folder, or the GGUF file.
@@ -154,18 +204,7 @@ pub(crate) struct Speaking {
 
 impl Speaking {
     pub(crate) fn open(name: &str, loading: Loading) -> Result<Self> {
-        let place = model_place(name)?;
-        let model = open_model(&place, loading)?;
-        let (tokenizer, template) = open_text(&place)?;
-        let (rows, tokens) = (model.config.vocab_size, tokenizer.vocabulary_size());
-        if tokens > rows {
-            let message = format!(
-                "{}: the tokenizer has {tokens} tokens, the model only {rows}: they do not belong together",
-                place.display()
-            );
-            return Err(Problem::new(message, "copy tokenizer.json from the model that this one was made from").into());
-        }
-        Ok(Self { place, model, tokenizer, template })
+        Outlined::look(name, loading)?.open()
     }
 
     pub(crate) fn renderer(&self) -> Renderer<'_> {
@@ -175,8 +214,17 @@ impl Speaking {
 
 /// Opens a model folder or a GGUF file.
 pub(crate) fn open_model(place: &Path, loading: Loading) -> Result<Model> {
+    opened(place, Model::open(place, loading))
+}
+
+/// The model without its numbers, for planning.
+pub(crate) fn outline_model(place: &Path, loading: Loading) -> Result<Model> {
+    opened(place, Model::outline(place, loading))
+}
+
+fn opened(place: &Path, model: Result<Model, ModelError>) -> Result<Model> {
     let message = || format!("cannot open the model in {}", place.display());
-    match Model::open(place, loading) {
+    match model {
         Err(error @ ModelError::AlreadyQuantized { .. }) => {
             let hint = "leave --quantize out, or give the model that this one was quantized from";
             Err(Problem::new(message(), hint).because(error).into())

@@ -1,9 +1,10 @@
 //! A model speaking to somebody who reads along: how it samples, and its text as it comes.
 
 use crate::place::Speaking;
+use crate::terminal::Meter;
 use anyhow::Result;
 use clap::Args;
-use engine::{Finish, Generation, Request, Sampling, Session, Settings, generate};
+use engine::{Finish, Generation, Progress, Request, Sampling, Session, Settings, generate};
 use evaluate::table::duration_in_words;
 use serde_json::Value;
 use std::io;
@@ -73,6 +74,9 @@ fn generation_defaults(place: &Path) -> Value {
     serde_json::from_str(&text).unwrap_or(Value::Null)
 }
 
+/// So many passes of a prompt are worth a meter, after the first.
+const PASSES_LEFT: usize = 2;
+
 /// What was said.
 pub(crate) struct Said {
     pub(crate) text: String,
@@ -119,17 +123,31 @@ pub(crate) fn speak(
     cancel: &AtomicBool,
     mut show: impl FnMut(&str) -> io::Result<()>,
 ) -> Result<Said> {
+    let settings = Settings::default();
     let mut detokenizer = Detokenizer::new(StopStrings::new(stops));
     let mut text = String::new();
     let mut shown: io::Result<()> = Ok(());
-    let on_token = |token| {
+    let mut meter: Option<Meter> = None;
+    let on_progress = |progress| {
+        let token = match progress {
+            Progress::Prompt { done, total } => {
+                if meter.is_some() || total - done >= PASSES_LEFT * settings.pass_tokens {
+                    // What the first pass took says less about the rate than those after it.
+                    let begin = || Meter::starting_at("reading the prompt", done as u64, total as u64, "tokens");
+                    meter.get_or_insert_with(begin).set(done as u64, "");
+                }
+                return ControlFlow::Continue(());
+            }
+            Progress::Token(token) => token,
+        };
+        meter = None;
         let piece = detokenizer.push(&speaking.tokenizer, token);
         text.push_str(&piece);
         shown = if piece.is_empty() { Ok(()) } else { show(&piece) };
         let over = shown.is_err() || detokenizer.stopped_by().is_some();
         if over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let generation = generate(&speaking.model, Settings::default(), session, request, cancel, on_token)?;
+    let generation = generate(&speaking.model, settings, session, request, cancel, on_progress)?;
     shown?;
     let rest = detokenizer.finish();
     text.push_str(&rest);

@@ -229,3 +229,52 @@ fn a_gguf_file_that_cannot_be_used_says_why() {
     let said = bad(&folder, 1, &["compress", "model.gguf", "--keep", "2", "--out", "small"]);
     assert!(said.contains("can be run and measured, but not trained or pruned") && said.contains("hint: "), "{said}");
 }
+
+/// Many heads and a long context: keys and values that no machine holds, for a model of a few hundred kilobytes.
+#[test]
+fn what_does_not_fit_is_refused_with_the_numbers_before_anything_is_loaded() {
+    let folder = Folder::new("memory");
+    folder.model_of("model", |config| {
+        config
+            .replace("\"max_position_embeddings\": 1024", "\"max_position_embeddings\": 16777216")
+            .replace("\"num_attention_heads\": 2", "\"num_attention_heads\": 256")
+            .replace("\"num_key_value_heads\": 1", "\"num_key_value_heads\": 256")
+    });
+    let long = ["--context", "16777216"];
+    let plan = |more: &[&str]| {
+        let text = good(&folder, &[&["plan", "model", "--json"], more].concat());
+        serde_json::from_str::<serde_json::Value>(&text).expect("it is JSON")
+    };
+    let short = plan(&[]);
+    assert_eq!((&short["fits"], &short["context"], &short["kv"]), (&true.into(), &8192.into(), &"f16".into()));
+    assert_eq!(short["plan"]["cache"], 8192 * 2 * 2 * 256 * 16);
+    assert_eq!(plan(&["--kv", "int8"])["plan"]["cache"], 8192 * 2 * 256 * 20);
+    let found = plan(&long);
+    assert_eq!((&found["fits"], &found["plan"]["weights"]), (&false.into(), &short["plan"]["weights"]));
+    let fits = found["context_max"].as_u64().expect("a number");
+    assert!(fits > 8192 && plan(&["--context", &(fits / 2).to_string()])["fits"] == true, "{found}");
+    let said = good(&folder, &[&["plan", "model"], &long[..]].concat());
+    assert!(said.contains("it does not fit; with a context of"), "{said}");
+
+    for verb in [&["run", "model", "hello"][..], &["complete", "model", "--prefix-text", "x"]] {
+        let said = bad(&folder, 1, &[verb, &long[..]].concat());
+        assert!(said.contains("does not fit into memory") && said.contains("tokens in f16 275 GB"), "{said}");
+        assert!(said.contains("hint: --context ") && said.contains("--kv int8 takes 103 GB less"), "{said}");
+    }
+    let said = bad(&folder, 1, &["bench", "model", "-p", "8", "--depth", "16777000", "-n", "0"]);
+    assert!(said.contains("does not fit into memory"), "{said}");
+    let said = bad(&folder, 1, &["run", "model", "hello", "--context", "16777217"]);
+    assert!(said.contains("--context 16777217 is not from 1 to 16777216"), "{said}");
+}
+
+#[test]
+fn a_prompt_beyond_the_context_is_refused_and_an_answer_ends_there() {
+    let folder = Folder::new("context");
+    folder.model("model");
+    let said = bad(&folder, 1, &["run", "model", "--raw", "one two three four five six seven", "--context", "3"]);
+    assert!(said.contains("the context is one of 3"), "{said}");
+    let text = good(&folder, &["complete", "model", "--prefix-text", "a", "--context", "12", "--json"]);
+    let found: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
+    let all = found["prompt_tokens"].as_u64().expect("a number") + found["tokens"].as_u64().expect("a number");
+    assert!(all <= 13 && (found["finish"] == "stop" || all == 13), "{found}");
+}

@@ -15,6 +15,8 @@ fn help_is_what_it_was() {
         ("train", vec!["train"]),
         ("compress", vec!["compress"]),
         ("evaluate", vec!["evaluate"]),
+        ("bench", vec!["bench"]),
+        ("plan", vec!["plan"]),
         ("run", vec!["run"]),
         ("complete", vec!["complete"]),
         ("prepare-kata", vec!["prepare", "kata"]),

@@ -1,7 +1,8 @@
 //! `lateen bench`: tokens a second at several depths, and what bounds them.
 
+use crate::memory::{KvArguments, Planned, name_of};
 use crate::peer::{self, Peer};
-use crate::place::{WeightArguments, model_place, open_model, stored_bytes};
+use crate::place::{WeightArguments, model_place, open_model, outline_model, stored_bytes};
 use crate::record;
 use crate::terminal::{forget_peak_memory, peak_memory_bytes, put, put_json, say};
 use anyhow::{Context, Result, bail};
@@ -9,8 +10,9 @@ use clap::Args;
 use evaluate::statistics::quantile;
 use evaluate::table::{bytes_in_words, duration_in_words};
 use evaluate::{Bench, BenchSettings, Measurement, Table, bench};
+use models::{Loading, PlanSettings};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Time prefill and decoding: tokens a second, share of the memory's bandwidth, time by operation
@@ -34,6 +36,8 @@ pub(crate) struct Arguments {
     pass_tokens: usize,
     #[command(flatten)]
     weights: WeightArguments,
+    #[command(flatten)]
+    kv: KvArguments,
     /// Threads; all processors if not given
     #[arg(long)]
     threads: Option<usize>,
@@ -58,6 +62,8 @@ struct Findings {
     stored_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     peak_memory_bytes: Option<u64>,
+    /// How keys and values were kept.
+    kv: &'static str,
     #[serde(flatten)]
     bench: Bench,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,9 +83,11 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         depths: arguments.depths.clone(),
         repetitions: arguments.repetitions,
         pass_tokens: arguments.pass_tokens,
+        kv: arguments.kv.format(),
     };
     let place = model_place(&arguments.model)?;
     let stored_bytes = stored_bytes(&place)?;
+    check(&settings, &place, arguments.weights.loading())?;
     say("memory bandwidth");
     let bandwidth = kernels::bandwidth::read();
     // What that held is not what the model takes.
@@ -92,7 +100,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         Some(command) => beside(&model, &settings, bandwidth, command).map(|(bench, peer)| (bench, Some(peer)))?,
     };
     let peak_memory_bytes = peak_memory_bytes();
-    let findings = Findings { model: arguments.model, load_seconds, stored_bytes, peak_memory_bytes, bench, against };
+    let kv = name_of(settings.kv);
+    let findings =
+        Findings { model: arguments.model, load_seconds, stored_bytes, peak_memory_bytes, kv, bench, against };
     if let Some(folder) = &arguments.record {
         say(&format!("record: {}", record::write(folder, &findings.model, &findings)?.display()));
     }
@@ -100,6 +110,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         true => put_json(&findings),
         false => Ok(put(&in_words(&findings))?),
     }
+}
+
+/// Refuses what does not fit before anything is loaded.
+fn check(settings: &BenchSettings, place: &Path, loading: Loading) -> Result<()> {
+    let outline = outline_model(place, loading)?;
+    let one = PlanSettings::one(settings.tokens_max(), settings.kv, kernels::pool::threads());
+    // What stands before is kept for the next repetition.
+    let settings = PlanSettings { pass_tokens: settings.pass_tokens, spare_states: 1, ..one };
+    Planned::of(&outline, loading, settings).check(&outline, loading, place)
 }
 
 /// Our runs and the peer's in turn, so that both meet the same machine.
@@ -155,11 +174,12 @@ fn in_words(findings: &Findings) -> String {
     let memory = |bytes| format!("{}, {:.2} × what is stored", bytes_in_words(bytes), over_stored(bytes));
     let memory = findings.peak_memory_bytes.map_or_else(|| "unknown".into(), memory);
     text.push_str(&format!(
-        "{} threads read {:.1} GB/s; weights {}, loaded in {}, peak memory {memory}\n",
+        "{} threads read {:.1} GB/s; weights {}, loaded in {}, keys and values in {}, peak memory {memory}\n",
         bench.threads,
         bench.bandwidth_gigabytes_per_second,
         bytes_in_words(bench.weights_bytes as u64),
         duration_in_words(Duration::from_secs_f64(findings.load_seconds)),
+        findings.kv,
     ));
     if let Some(peer) = &findings.against {
         text.push_str(&against_in_words(peer));

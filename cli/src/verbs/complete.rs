@@ -2,13 +2,13 @@
 
 use crate::failure::{Interrupted, Problem};
 use crate::interrupt;
-use crate::place::{Speaking, WeightArguments};
+use crate::memory::{ContextArguments, KvArguments};
+use crate::place::{Outlined, WeightArguments};
 use crate::speech::{SamplingArguments, speak};
 use crate::terminal::{put, put_json};
 use anyhow::{Context, Result};
 use clap::Args;
 use engine::{Finish, Request, Session};
-use models::KvFormat;
 use serde_json::json;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -43,20 +43,30 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     weights: WeightArguments,
     #[command(flatten)]
+    kv: KvArguments,
+    #[command(flatten)]
+    context: ContextArguments,
+    #[command(flatten)]
     sampling: SamplingArguments,
 }
 
+const COMPLETION_TOKENS: usize = 128;
+
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let (prefix, suffix) = sides(&arguments)?;
-    let speaking = Speaking::open(&arguments.model, arguments.weights.loading())?;
+    let outlined = Outlined::look(&arguments.model, arguments.weights.loading())?;
     let cancel = interrupt::listen("")?;
     let order = if arguments.suffix_first { FillOrder::SuffixFirst } else { FillOrder::PrefixFirst };
-    let prompt = speaking.renderer().fill_prompt(&prefix, &suffix, order)?;
-    let mut session = Session::new(&speaking.model.config, KvFormat::default());
+    let prompt = outlined.renderer().fill_prompt(&prefix, &suffix, order)?;
+    let max_tokens = arguments.sampling.max_tokens.unwrap_or(COMPLETION_TOKENS);
+    let settings = arguments.context.settings(prompt.len() + max_tokens, arguments.kv, &outlined.model.config)?;
+    let planned = outlined.planned(settings);
+    let speaking = outlined.open_within(&planned)?;
+    let mut session = Session::new(&speaking.model.config, settings.kv).limited(settings.context);
     session.sync(&speaking.model.config, &prompt)?;
     let request = Request {
         sampling: arguments.sampling.sampling(&speaking.place)?,
-        max_tokens: arguments.sampling.max_tokens.unwrap_or(128),
+        max_tokens,
         stop: speaking.tokenizer.fill_end_tokens(),
     };
     let stream = !arguments.json;

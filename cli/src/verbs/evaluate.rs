@@ -3,17 +3,18 @@
 use super::prepare::{KindName, SplitName};
 use crate::failure::{Interrupted, Problem};
 use crate::interrupt;
-use crate::place::{Speaking, WeightArguments, model_place, open_model, sandbox};
+use crate::memory::{KvName, Planned};
+use crate::place::{Outlined, Speaking, WeightArguments, model_place, open_model, outline_model, sandbox};
 use crate::stages::write_page;
 use crate::terminal::{Meter, put, put_json, say};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use evaluate::{
-    Divergence, EvaluateError, EvaluateRecipe, Parity, Perplexity, Report, Subject, Table, Watch, divergence, evaluate,
-    parity, perplexity, windows,
+    Divergence, EvaluateError, EvaluateRecipe, Measured, Parity, Perplexity, Report, Subject, Table, Watch, divergence,
+    evaluate, parity, perplexity, windows,
 };
 use formats::TensorFile;
-use models::{Loading, Model};
+use models::{KvFormat, Loading, Model, PlanSettings};
 use prepare::{JsonlRecipe, Sample, Weighing};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -66,6 +67,10 @@ pub(crate) struct Arguments {
     parity: Option<PathBuf>,
     #[command(flatten)]
     weights: WeightArguments,
+    /// How keys and values of earlier tokens are kept; if not given f32 for comparisons, f16 for tasks and speed. The
+    /// teacher keeps f32
+    #[arg(long, value_name = "FORMAT")]
+    kv: Option<KvName>,
     /// Write a page as well
     #[arg(long, value_name = "FILE.html")]
     html: Option<PathBuf>,
@@ -73,6 +78,14 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
 }
+
+/// Tokens in a pass over texts, and rows of their logits at a time.
+const PASS_TOKENS: usize = 1024;
+const LOGITS_ROWS: usize = 256;
+/// Short texts that share a pass: most have a hundred tokens and more.
+const TEXTS_IN_A_PASS: usize = 12;
+/// Tokens of a task before its answer, at most, but for a few.
+const TASK_TOKENS: usize = 2048;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TaskSet {
@@ -102,6 +115,41 @@ struct FileFindings {
 }
 
 impl Arguments {
+    fn kv(&self) -> Option<KvFormat> {
+        self.kv.map(KvName::format)
+    }
+
+    fn measured<'m>(&self, model: &'m Model) -> Measured<'m> {
+        Measured { model, kv: self.kv().unwrap_or(KvFormat::F32) }
+    }
+
+    /// The larger of what texts take, beside a teacher, and what tasks take.
+    fn planned(&self, outlined: &Outlined, samples: &[Sample], teacher: Option<&Path>) -> Result<Planned> {
+        let (recipe, threads) = (self.recipe(), kernels::pool::threads());
+        let most = outlined.model.config.positions_max;
+        let longest = samples.iter().map(|sample| sample.tokens.len()).max().unwrap_or(0);
+        let text = PlanSettings {
+            pass_tokens: PASS_TOKENS,
+            sequences: if longest > PASS_TOKENS { 1 } else { TEXTS_IN_A_PASS },
+            logits_rows: LOGITS_ROWS,
+            ..PlanSettings::one(longest.clamp(1, most), self.kv().unwrap_or(KvFormat::F32), threads)
+        };
+        let mut planned = outlined.planned(text);
+        if let Some(place) = teacher {
+            let outline = outline_model(place, Loading::Packed)?;
+            planned =
+                planned.beside(&Planned::of(&outline, Loading::Packed, PlanSettings { kv: KvFormat::F32, ..text }));
+        }
+        let engine = recipe.task_settings().engine;
+        let tasks = recipe.count * (recipe.kinds.len() * recipe.splits.len()) as u64 * (1 + recipe.samples);
+        let sequences = engine.sequences.min(tasks as usize);
+        let context = (TASK_TOKENS + recipe.max_tokens).min(most);
+        let solving = PlanSettings { sequences, spare_states: 1, ..PlanSettings::one(context, engine.kv, threads) };
+        let solving = outlined.planned(PlanSettings { logits_rows: sequences, ..solving });
+        let is_larger = sequences > 0 && solving.plan.total() > planned.plan.total();
+        Ok(if is_larger { solving } else { planned })
+    }
+
     fn recipe(&self) -> EvaluateRecipe {
         let defaults = EvaluateRecipe::default();
         let compares = self.teacher.is_some() || self.perplexity.is_some();
@@ -120,6 +168,7 @@ impl Arguments {
             seed: self.seed,
             perplexity_tasks: if only_file { 0 } else { defaults.perplexity_tasks },
             speed: !only_file,
+            kv: self.kv(),
         }
     }
 }
@@ -129,15 +178,20 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         // A reference may be for a model without any text files.
         return compare_logits(&arguments, path);
     }
-    let speaking = Speaking::open(&arguments.model, arguments.weights.loading())?;
-    // Read before the teacher is loaded: a file that cannot be measured is told at once.
+    let outlined = Outlined::look(&arguments.model, arguments.weights.loading())?;
+    // Read before anything is loaded: a file that cannot be measured is told at once.
     let samples =
-        arguments.perplexity.as_deref().map(|path| samples_of_file(&arguments, &speaking, path)).transpose()?;
-    let teacher = arguments.teacher.as_ref().map(|name| open_model(&model_place(name)?, Loading::Packed));
-    let teacher = teacher.transpose()?;
+        arguments.perplexity.as_deref().map(|path| samples_of_file(&arguments, &outlined, path)).transpose()?;
+    let teacher = arguments.teacher.as_ref().map(|name| model_place(name)).transpose()?;
+    let planned = arguments.planned(&outlined, samples.as_deref().unwrap_or_default(), teacher.as_deref())?;
+    let speaking = outlined.open_within(&planned)?;
+    let teacher = teacher.map(|place| open_model(&place, Loading::Packed)).transpose()?;
     let cancel = interrupt::listen("stopping; nothing is written")?;
     let file = match (&arguments.perplexity, samples) {
-        (Some(path), Some(samples)) => Some(measure_file(path, &samples, &speaking.model, teacher.as_ref(), cancel)?),
+        (Some(path), Some(samples)) => {
+            let measured = arguments.measured(&speaking.model);
+            Some(measure_file(path, &samples, measured, teacher.as_ref(), cancel)?)
+        }
         _ => None,
     };
     let report = measure(&arguments, &speaking, teacher.as_ref(), cancel)?;
@@ -206,7 +260,7 @@ impl FileFindings {
 fn measure_file(
     path: &Path,
     samples: &[Sample],
-    model: &Model,
+    measured: Measured<'_>,
     teacher: Option<&Model>,
     cancel: &AtomicBool,
 ) -> Result<FileFindings> {
@@ -219,8 +273,10 @@ fn measure_file(
     };
     let mut watch = Watch { cancel, progress: &mut progress };
     let found = match teacher {
-        Some(teacher) => divergence(model, teacher, samples, &mut watch).map(|(far, own)| (own, Some(far))),
-        None => perplexity(model, samples, &mut watch).map(|own| (own, None)),
+        Some(teacher) => {
+            divergence(measured, Measured::exactly(teacher), samples, &mut watch).map(|(far, own)| (own, Some(far)))
+        }
+        None => perplexity(measured, samples, &mut watch).map(|own| (own, None)),
     };
     let (perplexity, divergence) =
         unless_stopped(found).with_context(|| format!("cannot measure {}", path.display()))?;
@@ -228,11 +284,11 @@ fn measure_file(
 }
 
 /// The file as token data: the lines of a .jsonl file, or one text in windows.
-fn samples_of_file(arguments: &Arguments, speaking: &Speaking, path: &Path) -> Result<Vec<Sample>> {
+fn samples_of_file(arguments: &Arguments, outlined: &Outlined, path: &Path) -> Result<Vec<Sample>> {
     if path.extension().is_some_and(|extension| extension == "jsonl") {
-        return samples_of_lines(speaking, path);
+        return samples_of_lines(outlined, path);
     }
-    let most = speaking.model.config.positions_max;
+    let most = outlined.model.config.positions_max;
     let context = arguments.context.unwrap_or(most);
     if !(2..=most).contains(&context) {
         let message = format!("--context {context} is not from 2 to {most}, which is what the model can take");
@@ -244,7 +300,7 @@ fn samples_of_file(arguments: &Arguments, speaking: &Speaking, path: &Path) -> R
         let message = format!("{} is not text in UTF-8: byte {at} cannot be read", path.display());
         Problem::new(message, "convert it, or give a file of plain text")
     })?;
-    let tokens = speaking.tokenizer.encode(&text);
+    let tokens = outlined.tokenizer.encode(&text);
     if tokens.len() < 2 {
         let message = match tokens.len() {
             0 => format!("{} is empty", path.display()),
@@ -255,9 +311,9 @@ fn samples_of_file(arguments: &Arguments, speaking: &Speaking, path: &Path) -> R
     Ok(windows(&tokens, context))
 }
 
-fn samples_of_lines(speaking: &Speaking, path: &Path) -> Result<Vec<Sample>> {
+fn samples_of_lines(outlined: &Outlined, path: &Path) -> Result<Vec<Sample>> {
     let source = JsonlRecipe { path: path.to_owned(), kind: None, repeat: 1.0, share_max: None };
-    let (renderer, weighing) = (speaking.renderer(), Weighing::default());
+    let (renderer, weighing) = (outlined.renderer(), Weighing::default());
     let mut samples: Vec<Sample> = Vec::new();
     for raw in source.read(&mut prepare::source::Skipped::default())? {
         let pieces = renderer.document(&raw.document, FillOrder::PrefixFirst)?;
@@ -283,7 +339,7 @@ fn compare_logits(arguments: &Arguments, path: &Path) -> Result<()> {
         let hint = "it needs seq0.input_ids [tokens] and seq0.logits [tokens, vocabulary], seq1.…";
         return Err(Problem::new(format!("{} holds no reference", path.display()), hint).into());
     }
-    let found = parity(&model, &sequences, &logits)?;
+    let found = parity(arguments.measured(&model), &sequences, &logits)?;
     if arguments.json {
         return put_json(&found);
     }

@@ -7,6 +7,7 @@ pub(crate) mod compress;
 pub(crate) mod doctor;
 pub(crate) mod evaluate;
 pub(crate) mod inspect;
+pub(crate) mod plan;
 pub(crate) mod prepare;
 pub(crate) mod run;
 pub(crate) mod sandbox_worker;

@@ -2,14 +2,15 @@
 
 use crate::failure::{Interrupted, Problem};
 use crate::interrupt;
-use crate::place::{Speaking, WeightArguments};
+use crate::memory::{ContextArguments, KvArguments};
+use crate::place::{Outlined, Speaking, WeightArguments};
 use crate::speech::{Said, SamplingArguments, speak};
 use crate::terminal::{put, say};
 use anyhow::{Context, Result};
 use clap::Args;
 use engine::{EngineError, Finish, Request, Session};
 use evaluate::table::{bytes_in_words, count_in_words};
-use models::KvFormat;
+use models::PlanSettings;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use std::io::{IsTerminal, Read};
@@ -38,6 +39,10 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     weights: WeightArguments,
     #[command(flatten)]
+    kv: KvArguments,
+    #[command(flatten)]
+    context: ContextArguments,
+    #[command(flatten)]
     sampling: SamplingArguments,
 }
 
@@ -46,10 +51,13 @@ const ANSWER_TOKENS: usize = 1024;
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let prompt = prompt_of(&arguments)?;
     let began = Instant::now();
-    let speaking = Speaking::open(&arguments.model, arguments.weights.loading())?;
+    let outlined = Outlined::look(&arguments.model, arguments.weights.loading())?;
+    let settings = settings(&arguments, &outlined, prompt.as_deref())?;
+    let planned = outlined.planned(settings);
+    let speaking = outlined.open_within(&planned)?;
     let load = began.elapsed();
     let cancel = interrupt::listen("")?;
-    let mut chat = Chat::new(&speaking, &arguments, cancel)?;
+    let mut chat = Chat::new(&speaking, &arguments, settings, cancel)?;
     chat.load = load;
     match prompt {
         Some(prompt) => {
@@ -62,6 +70,21 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         }
         None => converse(&mut chat),
     }
+}
+
+/// What is planned for: the prompt with its answer, if it is known.
+fn settings(arguments: &Arguments, outlined: &Outlined, prompt: Option<&str>) -> Result<PlanSettings> {
+    let tokens = match prompt {
+        None => 0,
+        Some(prompt) if arguments.raw => outlined.tokenizer.encode(prompt).len(),
+        Some(prompt) => {
+            let system = arguments.system.iter().map(|system| Message::new(Role::System, system.clone()));
+            let messages: Vec<Message> = system.chain([Message::new(Role::User, prompt)]).collect();
+            outlined.renderer().prompt(&messages, &[])?.len()
+        }
+    };
+    let answer = arguments.sampling.max_tokens.unwrap_or(ANSWER_TOKENS);
+    arguments.context.settings(tokens + answer, arguments.kv, &outlined.model.config)
 }
 
 /// The words of the command line and of standard input; `None` where a person sits at the terminal and said nothing.
@@ -95,11 +118,16 @@ struct Chat<'a> {
 }
 
 impl<'a> Chat<'a> {
-    fn new(speaking: &'a Speaking, arguments: &Arguments, cancel: &'static AtomicBool) -> Result<Self> {
+    fn new(
+        speaking: &'a Speaking,
+        arguments: &Arguments,
+        planned: PlanSettings,
+        cancel: &'static AtomicBool,
+    ) -> Result<Self> {
         arguments.sampling.sampling(&speaking.place)?;
         let mut chat = Self {
             speaking,
-            session: Session::new(&speaking.model.config, KvFormat::default()),
+            session: Session::new(&speaking.model.config, planned.kv).limited(planned.context),
             messages: Vec::new(),
             system: arguments.system.clone(),
             settings: arguments.sampling.clone(),
@@ -127,7 +155,9 @@ impl<'a> Chat<'a> {
         if let Err(error) = self.session.sync(&speaking.model.config, &tokens) {
             self.messages.pop();
             let hint = match error {
-                EngineError::PromptTooLong { .. } => "/clear begins a new conversation",
+                EngineError::PromptTooLong { .. } => {
+                    "/clear begins a new conversation, and --context makes room for a longer one"
+                }
                 _ => "check that the tokenizer belongs to the model",
             };
             return Err(Problem::new("the prompt cannot be read", hint).because(error).into());
@@ -153,7 +183,7 @@ impl<'a> Chat<'a> {
             self.speaking.place.display(),
             count_in_words(model.parameter_count() as u64),
             bytes_in_words(model.bytes() as u64),
-            model.config.positions_max,
+            self.session.context_max(),
             self.session.tokens().len()
         )
     }

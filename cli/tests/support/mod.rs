@@ -35,11 +35,17 @@ impl Folder {
 
     /// A small hybrid model with a tokenizer, in the folder `name`.
     pub(crate) fn model(&self, name: &str) -> PathBuf {
+        self.model_of(name, |config| config)
+    }
+
+    /// As [`Self::model`], with another configuration.
+    pub(crate) fn model_of(&self, name: &str, change: impl Fn(String) -> String) -> PathBuf {
         let directory = self.join(name);
         std::fs::create_dir_all(&directory).expect("the folder can be made");
         let text = fixtures().join("text/tokenizer_tiny");
         let tokenizer = Tokenizer::open(&text).expect("the fixture opens");
-        let config = Config::from_json(&config(tokenizer.vocabulary_size())).expect("the configuration is valid");
+        let config =
+            Config::from_json(&change(config(tokenizer.vocabulary_size()))).expect("the configuration is valid");
         Model::random(config, 1).save(&directory, Format::F32).expect("it is saved");
         tokenizer.save(&directory).expect("it is saved");
         Template::open(&text).expect("the fixture opens").save(&directory).expect("it is saved");

@@ -32,8 +32,21 @@ impl Default for Settings {
 
 /// What a pass brought about; `ticket` is what the caller named the session.
 pub enum Event {
-    Token { ticket: usize, token: u32 },
-    Finished { ticket: usize, session: Session, generation: Generation },
+    /// A pass took in some of a prompt: `done` of the `total` tokens that have to be computed are.
+    Prompt {
+        ticket: usize,
+        done: usize,
+        total: usize,
+    },
+    Token {
+        ticket: usize,
+        token: u32,
+    },
+    Finished {
+        ticket: usize,
+        session: Session,
+        generation: Generation,
+    },
 }
 
 /// A sequence in flight. Its state lies in [`Batch::states`], because a pass wants the states side by side.
@@ -54,6 +67,7 @@ struct Parked {
     tokens: Vec<u32>,
     pending: Vec<u32>,
     logits: Vec<f32>,
+    context_max: usize,
 }
 
 /// Sessions that advance together. `slots` and `states` are parallel and stay in the order of admission, which is the
@@ -83,7 +97,7 @@ impl<'m> Batch<'m> {
     /// Takes a session in, which has to be synced to its prompt.
     pub fn admit(&mut self, ticket: usize, session: Session, request: Request) -> Result<(), EngineError> {
         assert!(!self.is_full(), "the batch is full: ask is_full() before admit()");
-        let Session { state, tokens, pending, logits } = session;
+        let Session { state, tokens, pending, logits, context_max } = session;
         if pending.is_empty() && logits.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }
@@ -91,7 +105,7 @@ impl<'m> Batch<'m> {
         self.slots.push(Slot {
             ticket,
             prefill_tokens: pending.len(),
-            session: Parked { tokens, pending, logits },
+            session: Parked { tokens, pending, logits, context_max },
             request,
             sampler,
             generated: Vec::new(),
@@ -106,14 +120,13 @@ impl<'m> Batch<'m> {
     /// Runs one pass, samples for every sequence whose prompt is complete, and hands out the finished ones. Where a
     /// session came with its prompt computed already, its first token is sampled instead of a pass.
     pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
-        if self.slots.iter().all(|slot| !slot.session.pending.is_empty()) {
-            self.pass();
-        }
-        let positions_max = self.model.config.positions_max;
         let mut events = Vec::new();
+        if self.slots.iter().all(|slot| !slot.session.pending.is_empty()) {
+            self.pass(&mut events);
+        }
         let mut at = 0;
         while at < self.slots.len() {
-            match self.slots[at].sample(positions_max, &mut events)? {
+            match self.slots[at].sample(&mut events)? {
                 None => at += 1,
                 Some(finish) => {
                     let state = self.states.remove(at);
@@ -137,7 +150,7 @@ impl<'m> Batch<'m> {
         Some(self.slots.remove(at).finish(state, Finish::Cancelled))
     }
 
-    fn pass(&mut self) {
+    fn pass(&mut self, events: &mut Vec<Event>) {
         let lengths = self.lengths();
         if lengths.is_empty() {
             return;
@@ -150,6 +163,10 @@ impl<'m> Batch<'m> {
             tokens.extend_from_slice(&session.pending[..length]);
             session.tokens.extend(session.pending.drain(..length));
             slot.decode_tokens += usize::from(slot.first_token.is_some());
+            if slot.first_token.is_none() {
+                let (ticket, total) = (slot.ticket, slot.prefill_tokens);
+                events.push(Event::Prompt { ticket, done: total - session.pending.len(), total });
+            }
             // Logits of a sequence that is not complete are never asked for.
             if session.pending.is_empty() {
                 rows.push(tokens.len() - 1);
@@ -184,7 +201,7 @@ impl<'m> Batch<'m> {
 
 impl Slot {
     /// Draws the next token if the prompt is complete, and says whether that ends the text.
-    fn sample(&mut self, positions_max: usize, events: &mut Vec<Event>) -> Result<Option<Finish>, EngineError> {
+    fn sample(&mut self, events: &mut Vec<Event>) -> Result<Option<Finish>, EngineError> {
         if !self.session.pending.is_empty() {
             return Ok(None);
         }
@@ -201,7 +218,7 @@ impl Slot {
         if self.generated.len() >= self.request.max_tokens {
             return Ok(Some(Finish::Length));
         }
-        if self.session.tokens.len() >= positions_max {
+        if self.session.tokens.len() >= self.session.context_max {
             return Ok(Some(Finish::ContextFull));
         }
         self.session.pending.push(token);
@@ -219,33 +236,48 @@ impl Slot {
             decode_tokens: self.decode_tokens,
             decode: now - first,
         };
-        let Parked { tokens, logits, .. } = self.session;
-        let session = Session { state, tokens, pending: Vec::new(), logits };
+        let Parked { tokens, logits, context_max, .. } = self.session;
+        let session = Session { state, tokens, pending: Vec::new(), logits, context_max };
         let generation = Generation { tokens: self.generated, finish, timings };
         Event::Finished { ticket: self.ticket, session, generation }
     }
 }
 
-/// Continues one session, synced to its prompt, calling `on_token` for each token as it comes; `Break` or the flag
-/// ends it early, and the session keeps what was computed. After an error it is empty.
+/// How far a text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// A pass is done: so many of the prompt's tokens that had to be computed are.
+    Prompt {
+        done: usize,
+        total: usize,
+    },
+    Token(u32),
+}
+
+/// Continues one session, synced to its prompt, and tells `on_progress` of each pass of the prompt and of each token;
+/// `Break` or the flag ends it before the next pass, and the session keeps what was computed. After an error it is
+/// empty.
 pub fn generate(
     model: &Model,
     settings: Settings,
     session: &mut Session,
     request: &Request,
     cancel: &AtomicBool,
-    mut on_token: impl FnMut(u32) -> ControlFlow<()>,
+    mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Generation, EngineError> {
     let mut batch = Batch::new(model, Settings { sequences: 1, ..settings });
-    let owned = std::mem::replace(session, Session::new(&model.config, session.kv()));
+    let owned = std::mem::replace(session, session.emptied(&model.config));
     batch.admit(0, owned, request.clone())?;
     loop {
         let mut stop = cancel.load(Ordering::Relaxed);
         let mut events = if stop { Vec::new() } else { batch.step()? };
         for event in &events {
-            if let Event::Token { token, .. } = event {
-                stop |= on_token(*token).is_break();
-            }
+            let progress = match *event {
+                Event::Prompt { done, total, .. } => Progress::Prompt { done, total },
+                Event::Token { token, .. } => Progress::Token(token),
+                Event::Finished { .. } => continue,
+            };
+            stop |= on_progress(progress).is_break();
         }
         if stop {
             events.extend(batch.cancel());

@@ -8,7 +8,7 @@ mod batch;
 pub mod sample;
 mod session;
 
-pub use batch::{Batch, Event, Job, Settings, generate, generate_many, prefill};
+pub use batch::{Batch, Event, Job, Progress, Settings, generate, generate_many, prefill};
 pub use sample::{Order, Sampler, Sampling};
 pub use session::{Finish, Generation, Request, Reused, Session, Timings};
 
@@ -28,8 +28,8 @@ pub enum EngineError {
     )]
     NotFinite { position: usize },
     #[error(
-        "the prompt has {found} tokens and the model reads at most {wanted}: \
-         shorten the prompt, nothing is cut silently"
+        "the prompt has {found} tokens, the context is one of {wanted}: \
+         shorten the prompt or allow a longer context, nothing is cut silently"
     )]
     PromptTooLong { found: usize, wanted: usize },
     #[error("sampling: {name} is {found}, it must be {wanted}")]

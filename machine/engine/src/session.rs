@@ -12,6 +12,8 @@ pub struct Session {
     pub(crate) tokens: Vec<u32>,
     pub(crate) pending: Vec<u32>,
     pub(crate) logits: Vec<f32>,
+    /// Tokens that the state takes at most.
+    pub(crate) context_max: usize,
 }
 
 /// How much of a prompt was there already.
@@ -26,7 +28,28 @@ pub struct Reused {
 impl Session {
     /// An empty one; `kv` is how it will keep keys and values.
     pub fn new(config: &Config, kv: KvFormat) -> Self {
-        Self { state: State::empty(config, kv), tokens: Vec::new(), pending: Vec::new(), logits: Vec::new() }
+        Self {
+            state: State::empty(config, kv),
+            tokens: Vec::new(),
+            pending: Vec::new(),
+            logits: Vec::new(),
+            context_max: config.positions_max,
+        }
+    }
+
+    /// Takes at most so many tokens, prompt and answer together: those for which memory is planned.
+    pub fn limited(self, context_max: usize) -> Self {
+        Self { context_max: self.context_max.min(context_max), ..self }
+    }
+
+    /// The empty one that this one was.
+    pub(crate) fn emptied(&self, config: &Config) -> Self {
+        Self::new(config, self.state.kv()).limited(self.context_max)
+    }
+
+    /// Tokens that it takes at most.
+    pub fn context_max(&self) -> usize {
+        self.context_max
     }
 
     /// How it keeps keys and values.
@@ -48,12 +71,12 @@ impl Session {
         if let Some(position) = tokens.iter().position(|&token| token as usize >= config.vocab_size) {
             return Err(EngineError::UnknownToken { token: tokens[position], position, vocabulary: config.vocab_size });
         }
-        if tokens.len() > config.positions_max {
-            return Err(EngineError::PromptTooLong { found: tokens.len(), wanted: config.positions_max });
+        if tokens.len() > self.context_max {
+            return Err(EngineError::PromptTooLong { found: tokens.len(), wanted: self.context_max });
         }
         let complete = tokens.len() > self.tokens.len() || !self.logits.is_empty();
         if !(tokens.starts_with(&self.tokens) && complete) {
-            *self = Self::new(config, self.state.kv());
+            *self = self.emptied(config);
         }
         self.pending = tokens[self.tokens.len()..].to_vec();
         if !self.pending.is_empty() {
@@ -78,7 +101,7 @@ pub enum Finish {
     Stop(u32),
     /// As many tokens as were asked for.
     Length,
-    /// The model has no position left.
+    /// The model has no position left, or the session no room.
     ContextFull,
     Cancelled,
 }

@@ -1,7 +1,8 @@
 //! Sessions and batches on a small random hybrid model: whatever the order of computation, the tokens are the same.
 
 use engine::{
-    Batch, EngineError, Event, Finish, Generation, Job, Request, Sampling, Session, Settings, generate, generate_many,
+    Batch, EngineError, Event, Finish, Generation, Job, Progress, Request, Sampling, Session, Settings, generate,
+    generate_many,
 };
 use models::{Config, KvFormat, Model};
 use std::ops::ControlFlow;
@@ -131,8 +132,8 @@ fn an_interrupted_text_continues_where_it_stopped() {
     session.sync(&model.config, &prompt(17, 4)).expect("valid");
     let cancel = AtomicBool::new(false);
     let mut seen = 0;
-    let part = generate(&model, Settings::default(), &mut session, &greedy(10), &cancel, |_| {
-        seen += 1;
+    let part = generate(&model, Settings::default(), &mut session, &greedy(10), &cancel, |progress| {
+        seen += usize::from(matches!(progress, Progress::Token(_)));
         cancel.store(seen == 4, Ordering::Relaxed);
         ControlFlow::Continue(())
     })
@@ -151,7 +152,8 @@ fn a_prompt_that_is_interrupted_keeps_what_was_computed() {
     let mut session = Session::new(&model.config, KvFormat::F32);
     session.sync(&model.config, &prompt(20, 6)).expect("valid");
     batch.admit(3, session, greedy(4)).expect("it is synced");
-    assert!(batch.step().expect("it runs").is_empty());
+    let events = batch.step().expect("it runs");
+    assert!(matches!(events.as_slice(), [Event::Prompt { ticket: 3, done: 8, total: 20 }]));
     let Some(Event::Finished { ticket: 3, mut session, generation }) = batch.cancel_one(3) else {
         panic!("the session did not come back");
     };
@@ -181,6 +183,44 @@ fn a_full_context_ends_the_text() {
     let found = alone(&model, Settings::default(), &prompt(250, 1), &greedy(50));
     // Six more positions, and one token more that would need the seventh.
     assert_eq!((found.finish, found.tokens.len()), (Finish::ContextFull, 7));
+}
+
+#[test]
+fn a_session_takes_what_is_planned_for_it() {
+    let model = model();
+    let mut session = Session::new(&model.config, KvFormat::F32).limited(30);
+    let long = EngineError::PromptTooLong { found: 31, wanted: 30 };
+    assert_eq!(session.sync(&model.config, &prompt(31, 1)), Err(long.clone()));
+    session.sync(&model.config, &prompt(25, 1)).expect("it fits");
+    let found = run(&model, Settings::default(), &mut session, &greedy(50));
+    assert_eq!((found.finish, found.tokens.len()), (Finish::ContextFull, 6));
+    assert_eq!(session.tokens().len(), 30);
+    assert_eq!(session.sync(&model.config, &prompt(31, 2)), Err(long), "the limit stays");
+    assert_eq!(Session::new(&model.config, KvFormat::F32).limited(1 << 20).context_max(), 256);
+}
+
+/// A prompt of many passes is told pass by pass, and ends between two of them.
+#[test]
+fn a_long_prompt_says_how_far_it_is_and_stops_when_asked() {
+    let model = model();
+    let settings = Settings { pass_tokens: 8, ..Settings::default() };
+    let never = AtomicBool::new(false);
+    let mut told = Vec::new();
+    let mut hear = |until: usize| {
+        let mut session = Session::new(&model.config, KvFormat::F32);
+        session.sync(&model.config, &prompt(20, 6)).expect("valid");
+        told.clear();
+        let generation = generate(&model, settings, &mut session, &greedy(1), &never, |progress| {
+            told.push(progress);
+            if told.len() == until { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        (generation.expect("it runs").finish, session.tokens().len(), told.clone())
+    };
+    let passes = [8, 16, 20].map(|done| Progress::Prompt { done, total: 20 });
+    let (finish, tokens, whole) = hear(100);
+    assert_eq!((finish, tokens, &whole[..3]), (Finish::Length, 20, &passes[..]));
+    assert!(matches!(whole[3..], [Progress::Token(_)]));
+    assert_eq!(hear(2), (Finish::Cancelled, 16, passes[..2].to_vec()));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::dtype::{DType, decode};
 use crate::error::{FormatsError, shown};
-use numeric::{Storage, bf16, f16};
+use numeric::{Format, Storage, bf16, f16};
 
 /// `bytes.len()` equals the product of `shape` times the size of one number: checked when the file was opened.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +39,15 @@ impl Tensor<'_> {
             DType::BF16 => Storage::Bf16(decode(self.bytes, bf16::from_le_bytes)),
             DType::F16 => Storage::F16(decode(self.bytes, f16::from_le_bytes)),
             _ => Storage::F32(self.to_f32()),
+        }
+    }
+
+    /// What [`Self::to_storage`] stores them as.
+    pub fn format(&self) -> Format {
+        match self.dtype {
+            DType::BF16 => Format::Bf16,
+            DType::F16 => Format::F16,
+            _ => Format::F32,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::weights::{DeltaInput, Mixer};
 use crate::{FeedForward, Model};
-use ops::{Expert, Linear};
+use ops::{Expert, KvFormat, Linear};
 use serde::Serialize;
 
 /// Bytes that one decoded token reads, and of the state also writes.
@@ -31,15 +31,15 @@ fn expert(expert: &Expert) -> usize {
 }
 
 impl Model {
-    /// What a token after `depth` others costs.
-    pub fn token_bytes(&self, depth: usize) -> TokenBytes {
+    /// What a token after `depth` others costs, whose keys and values are kept as `kv`.
+    pub fn token_bytes(&self, depth: usize, kv: KvFormat) -> TokenBytes {
         let head = self.weights.head();
         let mut bytes = TokenBytes { weights: linear(head), state: 0, cache: 0 };
         for layer in &self.weights.layers {
             match &layer.mixer {
                 Mixer::Attention(w) => {
                     bytes.weights += [&w.query, &w.key, &w.value, &w.output].map(linear).iter().sum::<usize>();
-                    bytes.cache += depth * 2 * w.shape.kv_heads * w.shape.head_dim * size_of::<f32>();
+                    bytes.cache += depth * 2 * w.shape.kv_heads * kv.row_bytes(w.shape.head_dim);
                 }
                 Mixer::Delta(w) => {
                     bytes.weights += match &w.input {

@@ -14,6 +14,7 @@ mod forward;
 mod gguf;
 mod gradient;
 mod model;
+mod plan;
 mod quantization;
 mod source;
 mod state;
@@ -29,6 +30,7 @@ pub use forward::{embed, finish, hidden, layer, logits};
 pub use gradient::{Examples, GradientOptions, Record, loss_and_gradients, losses};
 pub use model::{Loading, Model};
 pub use ops::KvFormat;
+pub use plan::{Plan, PlanSettings};
 pub use quantization::Quantization;
 pub use state::{LayerState, State};
 pub use weights::{

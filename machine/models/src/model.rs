@@ -2,7 +2,7 @@
 //! `transformers` loads.
 
 use crate::gguf::GgufSource;
-use crate::source::{Checkpoint, Random};
+use crate::source::{Checkpoint, Random, Taking};
 use crate::{Config, ModelError, ModelType, Quantization, Weights, store};
 use formats::Gguf;
 use formats::safetensors::Tensors;
@@ -41,20 +41,30 @@ impl Model {
         if path.is_file() {
             return Self::from_gguf(&Gguf::open(path)?, loading);
         }
-        let directory = path;
-        let path = directory.join("config.json");
-        let problem = |problem: String| ModelError::Config { path: path.clone(), problem };
-        let text = std::fs::read_to_string(&path).map_err(|error| problem(error.to_string()))?;
-        let config = Config::from_json(&text).map_err(|error| problem(error.to_string()))?;
-        let tensors = Tensors::open(directory)?;
-        let weights = Weights::bind(&config, &mut Checkpoint::new(&tensors, loading))?;
+        let config = read_config(path)?;
+        let tensors = Tensors::open(path)?;
+        let weights = Weights::bind(&config, &mut Checkpoint::new(&tensors, loading, Taking::Numbers))?;
+        Self { config, weights }.rounded_as(loading)
+    }
+
+    /// As [`Self::open`], but no number is read: the model that could be run, for planning what it takes.
+    pub fn outline(path: &Path, loading: Loading) -> Result<Self, ModelError> {
+        if path.is_file() {
+            let gguf = Gguf::open(path)?;
+            let config = Config::from_gguf(&gguf)?;
+            let (weights, _) = GgufSource::outline(&gguf, &config, loading)?;
+            return Self { config, weights }.rounded_as(loading);
+        }
+        let config = read_config(path)?;
+        let tensors = Tensors::open(path)?;
+        let weights = Weights::bind(&config, &mut Checkpoint::new(&tensors, loading, Taking::Outlines))?;
         Self { config, weights }.rounded_as(loading)
     }
 
     /// Takes the model out of a GGUF file. Its tensors are all looked at before the first is copied.
     pub fn from_gguf(gguf: &Gguf, loading: Loading) -> Result<Self, ModelError> {
         let config = Config::from_gguf(gguf)?;
-        let parts = GgufSource::check(gguf, &config)?;
+        let (_, parts) = GgufSource::outline(gguf, &config, loading)?;
         let weights = Weights::bind(&config, &mut GgufSource::new(gguf, &config, loading, parts))?;
         Self { config, weights }.rounded_as(loading)
     }
@@ -150,6 +160,13 @@ impl Model {
     pub fn parameter_count(&self) -> usize {
         self.parameters().iter().map(|parameter| parameter.matrix.rows * parameter.matrix.columns).sum()
     }
+}
+
+fn read_config(directory: &Path) -> Result<Config, ModelError> {
+    let path = directory.join("config.json");
+    let problem = |problem: String| ModelError::Config { path: path.clone(), problem };
+    let text = std::fs::read_to_string(&path).map_err(|error| problem(error.to_string()))?;
+    Config::from_json(&text).map_err(|error| problem(error.to_string()))
 }
 
 fn architecture(model_type: ModelType) -> &'static str {

@@ -2,6 +2,7 @@
 
 use crate::model::Loading;
 use crate::{ModelError, ModelType, store};
+use formats::Tensor;
 use formats::safetensors::Tensors;
 use numeric::{Format, Matrix, Rng};
 use ops::Parameter;
@@ -85,26 +86,43 @@ impl Source for Random {
     }
 }
 
+/// What is done with a tensor that was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taking {
+    /// Its numbers come into memory.
+    Numbers,
+    /// Shape and format alone are noted, as the numbers would come into memory.
+    Outlines,
+}
+
 /// A checkpoint's tensors, under per-expert or fused names, plain or quantized.
 pub(crate) struct Checkpoint<'a> {
     tensors: &'a Tensors,
     loading: Loading,
+    taking: Taking,
     next: usize,
 }
 
+/// A tensor that was looked at: it is there and has the wanted shape.
+enum Found<'a> {
+    /// Of a block format, in several tensors.
+    Blocks(Format),
+    Plain(Tensor<'a>),
+}
+
 impl<'a> Checkpoint<'a> {
-    pub(crate) fn new(tensors: &'a Tensors, loading: Loading) -> Self {
-        Self { tensors, loading, next: 0 }
+    pub(crate) fn new(tensors: &'a Tensors, loading: Loading, taking: Taking) -> Self {
+        Self { tensors, loading, taking, next: 0 }
     }
 
-    fn matrix(&self, name: &str, shape: &[usize]) -> Result<Matrix, ModelError> {
+    fn find(&self, name: &str, shape: &[usize]) -> Result<Found<'a>, ModelError> {
         let (rows, columns) = rows_and_columns(shape);
-        if let Some(matrix) = store::read_quantized(self.tensors, name, rows, columns)? {
-            return Ok(matrix);
+        if let Some(format) = store::quantized_format(self.tensors, name, columns)? {
+            return Ok(Found::Blocks(format));
         }
         if !self.tensors.contains(name) {
-            if let Some(matrix) = self.fused_expert(name, rows, columns)? {
-                return Ok(matrix);
+            if let Some(slice) = self.fused_expert(name, rows, columns)? {
+                return Ok(Found::Plain(slice));
             }
             let detail = format!("{} has {} tensors", self.tensors.path().display(), self.tensors.len());
             return Err(ModelError::Missing { name: name.into(), detail });
@@ -117,14 +135,32 @@ impl<'a> Checkpoint<'a> {
             let problem = format!("stored as {}, want F32, F16 or BF16", tensor.dtype.name());
             return Err(ModelError::Tensor { name: name.into(), problem });
         }
-        let storage = tensor.to_storage();
-        self.tensors.release(&tensor);
-        Ok(Matrix { rows, columns, storage })
+        Ok(Found::Plain(tensor))
+    }
+
+    fn matrix(&self, name: &str, shape: &[usize]) -> Result<Matrix, ModelError> {
+        let (rows, columns) = rows_and_columns(shape);
+        match self.find(name, shape)? {
+            Found::Blocks(format) => store::read_quantized(self.tensors, name, format, rows, columns),
+            Found::Plain(tensor) => {
+                let storage = tensor.to_storage();
+                self.tensors.release(&tensor);
+                Ok(Matrix { rows, columns, storage })
+            }
+        }
+    }
+
+    fn outline(&self, name: &str, shape: &[usize]) -> Result<Matrix, ModelError> {
+        let format = match self.find(name, shape)? {
+            Found::Blocks(format) => format,
+            Found::Plain(tensor) => tensor.format(),
+        };
+        Ok(self.loading.outline(name, shape, format))
     }
 
     /// `…experts.3.up_proj.weight` out of the fused `…experts.gate_up_proj` `[E, 2I, H]` (gate rows first) or
     /// `…experts.down_proj` `[E, H, I]`.
-    fn fused_expert(&self, name: &str, rows: usize, columns: usize) -> Result<Option<Matrix>, ModelError> {
+    fn fused_expert(&self, name: &str, rows: usize, columns: usize) -> Result<Option<Tensor<'a>>, ModelError> {
         let Some((bank, rest)) = name.split_once(".experts.") else { return Ok(None) };
         let Some((expert, projection)) = rest.split_once('.') else { return Ok(None) };
         let (Ok(expert), Some(projection)) = (expert.parse::<usize>(), projection.strip_suffix(".weight")) else {
@@ -147,18 +183,17 @@ impl<'a> Checkpoint<'a> {
         }
         let len = rows * columns * tensor.dtype.bytes();
         let start = (expert * parts + part) * len;
-        let slice = formats::Tensor { bytes: &tensor.bytes[start..start + len], ..tensor };
-        let storage = slice.to_storage();
-        self.tensors.release(&slice);
-        Ok(Some(Matrix { rows, columns, storage }))
+        Ok(Some(Tensor { bytes: &tensor.bytes[start..start + len], ..tensor }))
     }
 }
 
 impl Source for Checkpoint<'_> {
     fn parameter(&mut self, name: String, shape: &[usize], _: Initial) -> Result<Parameter, ModelError> {
-        let matrix = self.matrix(&name, shape)?;
+        let matrix = match self.taking {
+            Taking::Numbers => self.loading.of(&name, shape, self.matrix(&name, shape)?)?,
+            Taking::Outlines => self.outline(&name, shape)?,
+        };
         self.next += 1;
-        let matrix = self.loading.of(&name, shape, matrix)?;
         Ok(named(self.next - 1, name, shape, matrix))
     }
 }
@@ -169,6 +204,20 @@ impl Loading {
         // Rounded activations would send tokens to other experts.
         let decides = name.ends_with(".mlp.gate.weight") || name.ends_with("shared_expert_gate.weight");
         matches!(self, Self::Packed | Self::Quantized(_)) && shape.len() == 2 && !decides && format.packs()
+    }
+
+    /// The outline of what [`Self::of`] makes of a tensor that is stored in this format.
+    pub(crate) fn outline(self, name: &str, shape: &[usize], stored: Format) -> Matrix {
+        let (rows, columns) = rows_and_columns(shape);
+        let by_value = shape.len() != 2;
+        let is_plain = matches!(stored, Format::F32 | Format::Bf16 | Format::F16);
+        let format = match self {
+            Self::Quantized(quantization) if !by_value && is_plain => quantization.format(name, columns),
+            _ => stored,
+        };
+        let is_packed = self.packs(name, shape, format);
+        let is_widened = by_value || self == Self::F32;
+        Matrix::outline(rows, columns, if is_widened && !is_packed { Format::F32 } else { format }, is_packed)
     }
 
     /// The matrix of the tensor of this name and shape as it is kept in memory.

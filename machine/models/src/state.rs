@@ -26,8 +26,7 @@ impl State {
             MixerKind::Delta => {
                 let delta = config.delta.as_ref().expect("a config with delta layers describes them");
                 let shape = delta.shape();
-                let channels = 2 * shape.key_heads * shape.key_dim + shape.value_heads * shape.value_dim;
-                LayerState::Delta(DeltaState::empty(&shape, channels, delta.kernel))
+                LayerState::Delta(DeltaState::empty(&shape, shape.channels(), delta.kernel))
             }
         };
         Self { position: 0, kv, layers: config.layers.iter().map(|config| layer(config.mixer)).collect() }

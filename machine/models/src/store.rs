@@ -112,26 +112,36 @@ fn expect<'a>(tensors: &'a Tensors, name: &str, dtype: DType, shape: &[usize]) -
     Ok(tensor.bytes)
 }
 
-/// The quantized matrix stored under `name`, or nothing where the tensor is a plain one.
-pub(crate) fn read_quantized(
-    tensors: &Tensors,
-    name: &str,
-    rows: usize,
-    columns: usize,
-) -> Result<Option<Matrix>, ModelError> {
+/// The block format of what is stored under `name`, or nothing where the tensor is a plain one.
+pub(crate) fn quantized_format(tensors: &Tensors, name: &str, columns: usize) -> Result<Option<Format>, ModelError> {
     let scale_name = format!("{name}_scale");
     if !tensors.contains(&scale_name) {
         return Ok(None);
     }
-    let whole = |block: usize| match columns.is_multiple_of(block) {
-        true => Ok(columns / block),
-        false => {
-            let problem = format!("{columns} columns are not whole blocks of {block}");
-            Err(ModelError::Tensor { name: name.into(), problem })
-        }
+    let format = match tensors.contains(name) {
+        true => Format::Q8_0,
+        false if tensors.get(&scale_name)?.dtype == DType::U8 => Format::Mxfp4,
+        false => Format::Nvfp4,
     };
-    let storage = if tensors.contains(name) {
-        let scales = expect(tensors, &scale_name, DType::F16, &[rows, whole(32)?])?;
+    let block = format.block_columns();
+    if !columns.is_multiple_of(block) {
+        let problem = format!("{columns} columns are not whole blocks of {block}");
+        return Err(ModelError::Tensor { name: name.into(), problem });
+    }
+    Ok(Some(format))
+}
+
+/// The quantized matrix stored under `name`, whose format [`quantized_format`] has told.
+pub(crate) fn read_quantized(
+    tensors: &Tensors,
+    name: &str,
+    format: Format,
+    rows: usize,
+    columns: usize,
+) -> Result<Matrix, ModelError> {
+    let scale_name = format!("{name}_scale");
+    let storage = if format == Format::Q8_0 {
+        let scales = expect(tensors, &scale_name, DType::F16, &[rows, columns / 32])?;
         let quants = expect(tensors, name, DType::I8, &[rows, columns])?;
         let block = |(scale, quants): (&[u8], &[u8])| BlockQ8 {
             scale: f16::from_le_bytes([scale[0], scale[1]]),
@@ -140,10 +150,9 @@ pub(crate) fn read_quantized(
         Storage::Q8_0(scales.chunks_exact(2).zip(quants.chunks_exact(32)).map(block).collect())
     } else {
         let packed = expect(tensors, &format!("{name}_packed"), DType::U8, &[rows, columns / 2])?;
-        match tensors.get(&scale_name)?.dtype {
-            DType::U8 => mxfp4(expect(tensors, &scale_name, DType::U8, &[rows, whole(32)?])?, packed),
+        match format {
+            Format::Mxfp4 => mxfp4(expect(tensors, &scale_name, DType::U8, &[rows, columns / 32])?, packed),
             _ => {
-                whole(64)?;
                 let scales = expect(tensors, &scale_name, DType::F8E4M3, &[rows, columns / 16])?;
                 let global = expect(tensors, &format!("{name}_global_scale"), DType::F32, &[1])?;
                 let global = f32::from_le_bytes([global[0], global[1], global[2], global[3]]);
@@ -151,7 +160,7 @@ pub(crate) fn read_quantized(
             }
         }
     };
-    Ok(Some(Matrix { rows, columns, storage }))
+    Ok(Matrix { rows, columns, storage })
 }
 
 fn mxfp4(scales: &[u8], packed: &[u8]) -> Storage {

@@ -155,7 +155,19 @@ impl Matrix {
         }
     }
 
-    /// Bytes the numbers take in memory.
+    /// A matrix of which shape and format are known and no number is there: what memory is planned with. Reading it is
+    /// a panic.
+    pub fn outline(rows: usize, columns: usize, format: Format, is_packed: bool) -> Self {
+        let storage = match format {
+            _ if is_packed => Storage::Packed(Packed::zeros(format, 0, columns, 1.0)),
+            Format::F32 => Storage::F32(Vec::new()),
+            Format::Bf16 => Storage::Bf16(Vec::new()),
+            Format::F16 => Storage::F16(Vec::new()),
+            _ => Storage::Raw { format, bytes: Vec::new() },
+        };
+        Self { rows, columns, storage }
+    }
+
     /// Whether it is laid out for the kernels.
     pub fn is_packed(&self) -> bool {
         matches!(self.storage, Storage::Packed(_))
@@ -164,7 +176,7 @@ impl Matrix {
     /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
         match &self.storage {
-            Storage::Packed(packed) => packed.bytes(),
+            Storage::Packed(packed) => Packed::bytes_of(packed.format, self.rows, self.columns),
             _ => self.rows * self.format().row_bytes(self.columns),
         }
     }

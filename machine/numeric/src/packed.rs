@@ -84,6 +84,11 @@ impl Packed {
     pub fn bytes(&self) -> usize {
         self.codes.len() + self.scales.len()
     }
+
+    /// What a matrix of this shape takes: rows are filled up to whole panels.
+    pub fn bytes_of(format: Format, rows: usize, columns: usize) -> usize {
+        rows.div_ceil(PANEL) * (format.panel_code_bytes(columns) + format.panel_scale_bytes(columns))
+    }
 }
 
 impl<'a> PackedView<'a> {

@@ -16,32 +16,62 @@ const PARALLEL_MIN: usize = 1 << 16;
 /// Numbers that one thread's pool keeps at most (256 MiB).
 const POOLED_MAX: usize = 1 << 26;
 
-#[derive(Default)]
-struct Pool {
-    free: Vec<AlignedVec>,
+/// What a pool hands out: memory, or in a rehearsal its size alone.
+pub(crate) trait Block {
+    /// Numbers that fit.
+    fn capacity(&self) -> usize;
+}
+
+impl Block for AlignedVec {
+    fn capacity(&self) -> usize {
+        self.capacity()
+    }
+}
+
+pub(crate) struct Pool<B> {
+    free: Vec<B>,
     held: usize,
 }
 
-thread_local! {
-    static POOL: RefCell<Pool> = RefCell::default();
+impl<B> Default for Pool<B> {
+    fn default() -> Self {
+        Self { free: Vec::new(), held: 0 }
+    }
 }
 
-impl Pool {
+thread_local! {
+    static POOL: RefCell<Pool<AlignedVec>> = RefCell::default();
+}
+
+impl<B: Block> Pool<B> {
     /// The smallest free block that fits without wasting more than half of itself.
-    fn take(&mut self, len: usize) -> Option<AlignedVec> {
-        let fits = |block: &AlignedVec| (len..=2 * len).contains(&block.capacity());
+    pub(crate) fn take(&mut self, len: usize) -> Option<B> {
+        if len < POOLED_MIN {
+            return None;
+        }
+        let fits = |block: &B| (len..=2 * len).contains(&block.capacity());
         let best = (0..self.free.len()).filter(|&i| fits(&self.free[i])).min_by_key(|&i| self.free[i].capacity())?;
         let block = self.free.swap_remove(best);
         self.held -= block.capacity();
         Some(block)
     }
 
-    fn give(&mut self, block: AlignedVec) {
+    pub(crate) fn give(&mut self, block: B) {
         if block.capacity() >= POOLED_MIN && self.held + block.capacity() <= POOLED_MAX {
             self.held += block.capacity();
             self.free.push(block);
         }
     }
+
+    /// Numbers in free blocks.
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+}
+
+/// Numbers in the free blocks of this thread's pool.
+pub fn pooled() -> usize {
+    POOL.with_borrow(Pool::held)
 }
 
 /// A `[rows, width]` block of activations.
@@ -56,7 +86,7 @@ impl Buffer {
     /// A buffer whose contents mean nothing yet; whoever asks for it writes all of it.
     pub fn unwritten(rows: usize, width: usize) -> Self {
         let len = rows * width;
-        let mut values = if len < POOLED_MIN { AlignedVec::default() } else { recycled(len).unwrap_or_default() };
+        let mut values = recycled(len).unwrap_or_default();
         values.resize(len);
         if cfg!(debug_assertions) {
             values.fill(f32::NAN);

@@ -26,6 +26,11 @@ impl Columns {
         let width = joined.iter().map(ExactSizeIterator::len).sum();
         Self { input_width, width, ranges: joined }
     }
+
+    /// How many there are.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
 }
 
 pub(crate) fn forward(x: &Buffer, columns: &Columns) -> Buffer {

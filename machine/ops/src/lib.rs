@@ -3,7 +3,8 @@
 //! Legend: T tokens (rows), H hidden width, E experts. Every value is `[T, width]`, f32, row-major.
 //!
 //! [`Execute`] is the vocabulary. [`Infer`] runs the kernels and forgets; with a [`Statistics`] recorder it also counts
-//! ([`Observe`]); [`Tape`] runs the same kernels, remembers, and walks back. Each operation's forward and backward
+//! ([`Observe`]); [`Tape`] runs the same kernels, remembers, and walks back; [`Rehearse`] runs none and notes how much
+//! memory they would take. Each operation's forward and backward
 //! stand side by side in a file of their own.
 
 pub mod attention;
@@ -18,6 +19,7 @@ pub mod linear;
 pub mod moe;
 mod observe;
 mod parameter;
+mod rehearse;
 mod state;
 mod tape;
 mod timed;
@@ -34,6 +36,7 @@ pub use kernels::rope::Rope;
 pub use moe::Routing;
 pub use observe::{ExpertStatistics, Observe, Statistics};
 pub use parameter::{Adapter, Conv, DeltaGates, Expert, Gradients, Linear, Moe, Norm, Parameter};
+pub use rehearse::Rehearse;
 pub use state::{DeltaState, KvCache, Spans};
 pub use tape::{Tape, Var};
 pub use timed::{OpTime, Timed};

@@ -111,12 +111,14 @@ fn banks(moe: &Moe) -> [Vec<&Linear>; 3] {
     [bank(|expert| &expert.gate), bank(|expert| &expert.up), bank(|expert| &expert.down)]
 }
 
+/// Whether an expert's products can be added to where they belong.
+pub(crate) fn adds(expert: &crate::Expert) -> bool {
+    let down = &expert.down;
+    down.weight.matrix.is_packed() && down.adapter.is_none() && down.bias.is_none()
+}
+
 /// The mixture's output alone: of many tokens, packed experts add theirs straight to where they belong.
 pub(crate) fn infer(x: &Buffer, moe: &Moe, precision: Precision) -> Buffer {
-    let adds = |expert: &crate::Expert| {
-        let down = &expert.down;
-        down.weight.matrix.is_packed() && down.adapter.is_none() && down.bias.is_none()
-    };
     if !moe.experts.iter().all(adds) {
         return forward(x, moe, precision).output;
     }
@@ -140,7 +142,7 @@ pub(crate) fn infer(x: &Buffer, moe: &Moe, precision: Precision) -> Buffer {
 }
 
 /// From this many tokens on, writing every expert's outputs costs more than reading weights in pieces.
-const SUMMED_MIN: usize = 16;
+pub(crate) const SUMMED_MIN: usize = 16;
 
 pub(crate) fn forward(x: &Buffer, moe: &Moe, precision: Precision) -> Outcome {
     let Activated { routing, pair: [(gate, gate_hidden), (up, up_hidden)], weighted } = activate(x, moe, precision);

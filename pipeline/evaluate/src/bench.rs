@@ -21,6 +21,16 @@ pub struct BenchSettings {
     pub repetitions: usize,
     /// Tokens in one pass of a prefill.
     pub pass_tokens: usize,
+    /// How keys and values are kept.
+    pub kv: KvFormat,
+}
+
+impl BenchSettings {
+    /// Tokens of the longest sequence.
+    pub fn tokens_max(&self) -> usize {
+        let timed = self.prompts.iter().copied().max().unwrap_or(0).max(self.decode);
+        self.depths.iter().max().unwrap_or(&0) + timed
+    }
 }
 
 /// Of the repetitions.
@@ -101,8 +111,7 @@ pub fn bench(
     bandwidth: f64,
     progress: &dyn Fn(&str),
 ) -> Result<Bench, EvaluateError> {
-    let longest = settings.depths.iter().max().unwrap_or(&0)
-        + settings.prompts.iter().copied().max().unwrap_or(0).max(settings.decode);
+    let longest = settings.tokens_max();
     if longest > model.config.positions_max {
         let most = model.config.positions_max;
         return Err(EvaluateError::Nothing(format!("{longest} tokens are wanted, the model has {most} positions")));
@@ -111,14 +120,14 @@ pub fn bench(
     let mut measurements = Vec::new();
     for &depth in &settings.depths {
         progress(&format!("{depth} tokens before"));
-        let mut before = State::empty(&model.config, KvFormat::F32);
+        let mut before = State::empty(&model.config, settings.kv);
         timing.pass(&mut before, depth, settings.pass_tokens);
         let prompts = settings.prompts.iter().map(|&tokens| ("prefill", tokens, settings.pass_tokens));
         let decode = (settings.decode > 0).then_some(("decode", settings.decode, 1));
         for (phase, tokens, pass_tokens) in prompts.chain(decode) {
             progress(&format!("{phase} of {tokens} after {depth}"));
             let found = repeat(&mut timing, &before, tokens, pass_tokens, settings.repetitions);
-            let token_bytes = (phase == "decode").then(|| model.token_bytes(depth + tokens / 2));
+            let token_bytes = (phase == "decode").then(|| model.token_bytes(depth + tokens / 2, settings.kv));
             measurements.push(Measurement {
                 phase,
                 tokens,

@@ -3,8 +3,7 @@
 use crate::EvaluateError;
 use crate::perplexity::{self, Loss, Perplexity};
 use crate::statistics::{Rate, quantile};
-use crate::walk::{PASS_TOKENS, Walker, Watch, check, passes};
-use models::Model;
+use crate::walk::{Measured, PASS_TOKENS, Walker, Watch, check, passes};
 use prepare::{Kind, Sample};
 use serde::{Deserialize, Serialize};
 
@@ -36,17 +35,17 @@ struct Sums {
 /// Compares the two at every token of `samples` whose weight is above 0. The perplexity is the model's, by kind of
 /// data.
 pub fn divergence(
-    model: &Model,
-    teacher: &Model,
+    measured: Measured<'_>,
+    teacher: Measured<'_>,
     samples: &[Sample],
     watch: &mut Watch<'_>,
 ) -> Result<(Divergence, Perplexity), EvaluateError> {
-    let (found, wanted) = (model.config.vocab_size, teacher.config.vocab_size);
+    let (found, wanted) = (measured.model.config.vocab_size, teacher.model.config.vocab_size);
     if found != wanted {
         return Err(EvaluateError::Vocabulary { wanted, found });
     }
-    check(model, samples)?;
-    let mut walkers = [Walker::new(model), Walker::new(teacher)];
+    check(measured.model, samples)?;
+    let mut walkers = [Walker::new(measured), Walker::new(teacher)];
     let mut sums = Sums::default();
     for pass in passes(samples, PASS_TOKENS) {
         let hidden = walkers.each_mut().map(|walker| walker.hidden(&pass));

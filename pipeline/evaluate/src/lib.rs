@@ -23,7 +23,7 @@ pub use speed::{Speed, SpeedSettings, speed};
 pub use statistics::{Rate, pass_at_k};
 pub use table::Table;
 pub use tasks::{Cell, Failure, Sampled, Subject, TaskProgress, TaskReport, TaskSettings, solve_tasks};
-pub use walk::{Watch, windows};
+pub use walk::{Measured, Watch, windows};
 
 /// What can keep an evaluation from saying anything.
 #[derive(Debug, thiserror::Error)]

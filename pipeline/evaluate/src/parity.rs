@@ -1,9 +1,8 @@
 //! Whether a model computes what another program computed from the same weights.
 
 use crate::divergence::compare_rows;
-use crate::walk::{PASS_TOKENS, Walker, check, passes};
+use crate::walk::{Measured, PASS_TOKENS, Walker, check, passes};
 use crate::{EvaluateError, Rate};
-use models::Model;
 use prepare::{Kind, Sample};
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +20,8 @@ pub struct Parity {
 }
 
 /// `logits[i]` holds a row of the vocabulary for each token of `sequences[i]`.
-pub fn parity(model: &Model, sequences: &[Vec<u32>], logits: &[Vec<f32>]) -> Result<Parity, EvaluateError> {
+pub fn parity(measured: Measured<'_>, sequences: &[Vec<u32>], logits: &[Vec<f32>]) -> Result<Parity, EvaluateError> {
+    let model = measured.model;
     assert_eq!(sequences.len(), logits.len(), "one reference for each sequence");
     let vocabulary = model.config.vocab_size;
     for (sequence, (tokens, logits)) in sequences.iter().zip(logits).enumerate() {
@@ -30,7 +30,7 @@ pub fn parity(model: &Model, sequences: &[Vec<u32>], logits: &[Vec<f32>]) -> Res
             return Err(EvaluateError::Reference { sequence, wanted, found });
         }
     }
-    let mut walker = Walker::new(model);
+    let mut walker = Walker::new(measured);
     let (mut squares, mut divergence, mut same, mut tokens) = (0.0, 0.0, 0, 0u64);
     let (mut largest, mut worst) = (0.0f64, (0, 0));
     for (sequence, (ids, reference)) in sequences.iter().zip(logits).enumerate() {

@@ -1,8 +1,7 @@
 //! How surprised a model is by text it has not seen.
 
 use crate::EvaluateError;
-use crate::walk::{PASS_TOKENS, Walker, Watch, check, passes};
-use models::Model;
+use crate::walk::{Measured, PASS_TOKENS, Walker, Watch, check, passes};
 use ops::Execute;
 use prepare::{Kind, Sample};
 use serde::{Deserialize, Serialize};
@@ -58,9 +57,14 @@ impl Sums {
 }
 
 /// Measures the tokens of `samples` whose weight is above 0, each given all that stands before it in its sample.
-pub fn perplexity(model: &Model, samples: &[Sample], watch: &mut Watch<'_>) -> Result<Perplexity, EvaluateError> {
+pub fn perplexity(
+    measured: Measured<'_>,
+    samples: &[Sample],
+    watch: &mut Watch<'_>,
+) -> Result<Perplexity, EvaluateError> {
+    let model = measured.model;
     check(model, samples)?;
-    let mut walker = Walker::new(model);
+    let mut walker = Walker::new(measured);
     let mut sums = Sums::default();
     for pass in passes(samples, PASS_TOKENS) {
         let hidden = walker.hidden(&pass);

@@ -6,10 +6,11 @@ use crate::speed::{Speed, SpeedSettings, speed};
 use crate::statistics::Rate;
 use crate::table::{Table, bytes_in_words, count_in_words, escape, page};
 use crate::tasks::{Subject, TaskProgress, TaskReport, TaskSettings, solve_tasks};
-use crate::walk::Watch;
+use crate::walk::{Measured, Watch};
 use crate::{EvaluateError, Failure};
+use engine::Settings;
 use environment::{EpisodeKind, Split, task};
-use models::Model;
+use models::{KvFormat, Model};
 use prepare::{Kind, Sample, Weighing};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::AtomicBool;
@@ -35,6 +36,10 @@ pub struct EvaluateRecipe {
     /// Whether tokens per second are measured.
     pub speed: bool,
     pub seed: u64,
+    /// How keys and values are kept. If it is not said, measures keep them exactly, and tasks and speed as running
+    /// does.
+    #[serde(skip)]
+    pub kv: Option<KvFormat>,
 }
 
 impl Default for EvaluateRecipe {
@@ -51,6 +56,7 @@ impl Default for EvaluateRecipe {
             perplexity_tasks: 30,
             speed: true,
             seed: tasks.seed,
+            kv: None,
         }
     }
 }
@@ -88,11 +94,13 @@ pub fn evaluate(
     let held_out = kata_samples(&subject.renderer, Split::Test, count, recipe.seed)?;
     let with_text = !held_out.is_empty();
     let mut watch = Watch { cancel, progress: &mut |_| () };
-    let perplexity = with_text.then(|| perplexity(model, &held_out, &mut watch)).transpose()?;
-    let teacher = teacher.filter(|_| with_text);
-    let divergence = teacher.map(|teacher| divergence(model, teacher, &held_out, &mut watch)).transpose()?;
+    let measured = Measured { model, kv: recipe.kv.unwrap_or(KvFormat::F32) };
+    let perplexity = with_text.then(|| perplexity(measured, &held_out, &mut watch)).transpose()?;
+    let teacher = teacher.filter(|_| with_text).map(Measured::exactly);
+    let divergence = teacher.map(|teacher| divergence(measured, teacher, &held_out, &mut watch)).transpose()?;
     let divergence = divergence.map(|(divergence, _)| divergence);
-    let speed = recipe.speed.then(|| speed(model, &SpeedSettings::default())).transpose()?;
+    let timing = SpeedSettings { kv: recipe.kv.unwrap_or_default(), ..SpeedSettings::default() };
+    let speed = recipe.speed.then(|| speed(model, &timing)).transpose()?;
     let settings = recipe.task_settings();
     let tasks = (recipe.count > 0).then(|| solve_tasks(subject, &settings, cancel, progress)).transpose()?;
     Ok(Report {
@@ -137,6 +145,7 @@ impl EvaluateRecipe {
             max_tokens: self.max_tokens,
             max_turns: self.max_turns,
             seed: self.seed,
+            engine: Settings { kv: self.kv.unwrap_or_default(), ..Settings::default() },
             ..TaskSettings::default()
         }
     }

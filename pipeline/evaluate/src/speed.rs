@@ -15,11 +15,12 @@ pub struct SpeedSettings {
     pub prompt_tokens: usize,
     pub decode_tokens: usize,
     pub repetitions: usize,
+    pub kv: KvFormat,
 }
 
 impl Default for SpeedSettings {
     fn default() -> Self {
-        Self { prompt_tokens: 128, decode_tokens: 64, repetitions: 3 }
+        Self { prompt_tokens: 128, decode_tokens: 64, repetitions: 3, kv: KvFormat::default() }
     }
 }
 
@@ -43,7 +44,7 @@ pub fn speed(model: &Model, settings: &SpeedSettings) -> Result<Speed, EvaluateE
     // The first run warms caches and the thread pool, and is not counted.
     for repetition in 0..=settings.repetitions {
         let prompt: Vec<u32> = (0..prompt_tokens).map(|_| rng.below(model.config.vocab_size) as u32).collect();
-        let mut session = Session::new(&model.config, KvFormat::default());
+        let mut session = Session::new(&model.config, settings.kv);
         session.sync(&model.config, &prompt)?;
         let never = AtomicBool::new(false);
         let on_token = |_| ControlFlow::Continue(());

@@ -89,21 +89,36 @@ pub fn windows(tokens: &[u32], context: usize) -> Vec<Sample> {
     starts.map(|start| Sample::new(window(start).to_vec(), vec![1.0; window(start).len()], Kind::Plain)).collect()
 }
 
+/// A model, and how it keeps keys and values while it is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Measured<'m> {
+    pub model: &'m Model,
+    pub kv: KvFormat,
+}
+
+impl<'m> Measured<'m> {
+    /// Keys and values as they are computed, so that the weights alone are measured.
+    pub fn exactly(model: &'m Model) -> Self {
+        Self { model, kv: KvFormat::F32 }
+    }
+}
+
 /// A model and the states of the pass it is in.
 pub(crate) struct Walker<'m> {
     pub(crate) model: &'m Model,
     pub(crate) executor: Infer,
+    kv: KvFormat,
     states: Vec<State>,
 }
 
 impl<'m> Walker<'m> {
-    pub(crate) fn new(model: &'m Model) -> Self {
-        Self { model, executor: Infer::new(Precision::F32), states: Vec::new() }
+    pub(crate) fn new(Measured { model, kv }: Measured<'m>) -> Self {
+        Self { model, executor: Infer::new(Precision::F32), kv, states: Vec::new() }
     }
 
     pub(crate) fn hidden(&mut self, pass: &Pass) -> Buffer {
         if pass.fresh {
-            self.states = vec![State::empty(&self.model.config, KvFormat::F32); pass.lengths.len()];
+            self.states = vec![State::empty(&self.model.config, self.kv); pass.lengths.len()];
         }
         models::hidden(&mut self.executor, self.model, &mut self.states, &pass.tokens, &pass.lengths)
     }

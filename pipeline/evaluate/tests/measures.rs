@@ -1,6 +1,6 @@
 //! Measures on token data, on a small random model, against the model's own losses and logits.
 
-use evaluate::{Divergence, EvaluateError, Perplexity, SpeedSettings, Watch, parity, speed, windows};
+use evaluate::{Divergence, EvaluateError, Measured, Perplexity, SpeedSettings, Watch, parity, speed, windows};
 use models::{Config, Examples, KvFormat, Model, State};
 use ops::{Infer, Precision};
 use prepare::{Kind, Sample};
@@ -34,12 +34,13 @@ fn samples() -> Vec<Sample> {
 
 fn perplexity(model: &Model, samples: &[Sample]) -> Result<Perplexity, EvaluateError> {
     let mut watch = Watch { cancel: &AtomicBool::new(false), progress: &mut |_| () };
-    evaluate::perplexity(model, samples, &mut watch)
+    evaluate::perplexity(Measured::exactly(model), samples, &mut watch)
 }
 
 fn divergence(model: &Model, teacher: &Model, samples: &[Sample]) -> Result<Divergence, EvaluateError> {
     let mut watch = Watch { cancel: &AtomicBool::new(false), progress: &mut |_| () };
-    let (divergence, own) = evaluate::divergence(model, teacher, samples, &mut watch)?;
+    let (divergence, own) =
+        evaluate::divergence(Measured::exactly(model), Measured::exactly(teacher), samples, &mut watch)?;
     let alone = perplexity(model, samples)?;
     assert_eq!(own.by_kind.keys().collect::<Vec<_>>(), alone.by_kind.keys().collect::<Vec<_>>());
     let pairs = own.by_kind.iter().zip(&alone.by_kind);
@@ -74,7 +75,7 @@ fn a_walk_says_how_far_it_is_and_stops_when_asked() {
     let samples = windows(&tokens(2500, 5), 4096);
     let (cancel, mut heard) = (AtomicBool::new(false), Vec::new());
     let mut watch = Watch { cancel: &cancel, progress: &mut |tokens| heard.push(tokens) };
-    evaluate::perplexity(&model, &samples, &mut watch).expect("there is data");
+    evaluate::perplexity(Measured::exactly(&model), &samples, &mut watch).expect("there is data");
     assert_eq!(heard, [1024, 1024, 452]);
     let mut passes = 0;
     let mut count = |_| {
@@ -82,7 +83,7 @@ fn a_walk_says_how_far_it_is_and_stops_when_asked() {
         cancel.store(true, std::sync::atomic::Ordering::Relaxed);
     };
     let mut watch = Watch { cancel: &cancel, progress: &mut count };
-    let stopped = evaluate::divergence(&model, &model, &samples, &mut watch);
+    let stopped = evaluate::divergence(Measured::exactly(&model), Measured::exactly(&model), &samples, &mut watch);
     assert!(matches!(stopped, Err(EvaluateError::Cancelled)));
     assert_eq!(passes, 1);
 }
@@ -136,14 +137,17 @@ fn parity_finds_the_position_that_differs() {
             models::logits(&mut e, &model, &hidden, &rows).to_vec()
         })
         .collect();
-    let exact = parity(&model, &sequences, &logits).expect("the shapes agree");
+    let exact = parity(Measured::exactly(&model), &sequences, &logits).expect("the shapes agree");
     assert!(exact.largest_difference < 1e-5 && exact.same_top_token.rate == 1.0, "{exact:?}");
     logits[1][7 * 61 + 5] += 3.0;
-    let found = parity(&model, &sequences, &logits).expect("the shapes agree");
+    let found = parity(Measured::exactly(&model), &sequences, &logits).expect("the shapes agree");
     assert_eq!(found.worst, (1, 7));
     assert!((found.largest_difference - 3.0).abs() < 1e-4);
     logits[0].pop();
-    assert!(matches!(parity(&model, &sequences, &logits), Err(EvaluateError::Reference { sequence: 0, .. })));
+    assert!(matches!(
+        parity(Measured::exactly(&model), &sequences, &logits),
+        Err(EvaluateError::Reference { sequence: 0, .. })
+    ));
 }
 
 #[test]
@@ -159,7 +163,7 @@ fn what_cannot_be_measured_is_refused() {
 #[test]
 fn speed_is_measured_even_where_the_context_is_short() {
     let model = Model::random(config(61), 3);
-    let settings = SpeedSettings { prompt_tokens: 5000, decode_tokens: 3, repetitions: 1 };
+    let settings = SpeedSettings { prompt_tokens: 5000, decode_tokens: 3, repetitions: 1, ..SpeedSettings::default() };
     let found = speed(&model, &settings).expect("it runs");
     assert_eq!((found.prompt_tokens, found.decode_tokens), (2048, 3));
     assert!(found.prefill_tokens_per_second > 0.0 && found.decode_tokens_per_second > 0.0, "{found:?}");

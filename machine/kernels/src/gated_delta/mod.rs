@@ -35,6 +35,11 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// Columns of a token's queries, keys and values together.
+    pub fn channels(&self) -> usize {
+        2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
+    }
+
     /// Values in one sequence's state.
     pub fn state_len(&self) -> usize {
         self.value_heads * self.key_dim * self.value_dim

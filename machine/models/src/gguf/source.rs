@@ -9,7 +9,7 @@
 use super::config::block_count;
 use super::names::{Place, place};
 use crate::model::Loading;
-use crate::source::{Initial, Source, named, rows_and_columns};
+use crate::source::{Initial, Source, Taking, named, rows_and_columns};
 use crate::{Config, FeedForwardKind, ModelError, ModelType, Weights};
 use formats::{Gguf, GgufTensor};
 use numeric::{Format, Matrix, Storage};
@@ -20,8 +20,8 @@ use std::ops::Range;
 pub(crate) struct GgufSource<'a> {
     gguf: &'a Gguf,
     config: &'a Config,
-    /// Nothing is copied if there is none: tensors are only looked at.
-    loading: Option<Loading>,
+    loading: Loading,
+    taking: Taking,
     used: HashSet<String>,
     next: usize,
     reading: Reading<'a>,
@@ -63,23 +63,26 @@ struct Found<'a> {
 }
 
 impl<'a> GgufSource<'a> {
-    /// `parts` is what [`Self::check`] found.
+    /// `parts` is what [`Self::outline`] found.
     pub(crate) fn new(gguf: &'a Gguf, config: &'a Config, loading: Loading, parts: Vec<&'a [u8]>) -> Self {
         let reading = Reading { parts, ..Reading::default() };
-        Self { gguf, config, loading: Some(loading), used: HashSet::new(), next: 0, reading }
+        Self { gguf, config, loading, taking: Taking::Numbers, used: HashSet::new(), next: 0, reading }
     }
 
+    /// The weights without their numbers, and the bytes of each parameter in the order in which they are asked for.
     /// Refuses a file whose tensors are not those of the model: none too few, none of another shape, and none left
-    /// over, since a tensor without a place here would have changed what the model computes. Returns the bytes of each
-    /// parameter, in the order in which they will be asked for.
-    pub(crate) fn check(gguf: &'a Gguf, config: &'a Config) -> Result<Vec<&'a [u8]>, ModelError> {
-        let (used, reading) = (HashSet::new(), Reading::default());
-        let mut source = Self { gguf, config, loading: None, used, next: 0, reading };
-        Weights::bind(config, &mut source)?;
+    /// over, since a tensor without a place here would have changed what the model computes.
+    pub(crate) fn outline(
+        gguf: &'a Gguf,
+        config: &'a Config,
+        loading: Loading,
+    ) -> Result<(Weights, Vec<&'a [u8]>), ModelError> {
+        let mut source = Self { taking: Taking::Outlines, ..Self::new(gguf, config, loading, Vec::new()) };
+        let weights = Weights::bind(config, &mut source)?;
         let predicting = config.layers.len()..block_count(gguf);
         let is_left = |name: &str| !source.used.contains(name) && !may_be_left(name, &predicting);
         match gguf.tensors().find(|tensor| is_left(tensor.name)) {
-            None => Ok(source.reading.parts),
+            None => Ok((weights, source.reading.parts)),
             Some(tensor) => {
                 let problem = format!("it has no place in a model of type {:?}", config.model_type);
                 Err(ModelError::Tensor { name: tensor.name.into(), problem })
@@ -199,21 +202,18 @@ impl Source for GgufSource<'_> {
         let place = place(&name, self.config.model_type);
         let place = place.unwrap_or_else(|| panic!("GGUF has no name for {name}"));
         let found = self.find(&place, shape)?;
-        match self.loading {
-            None => self.reading.parts.push(found.tensor.bytes),
-            Some(_) => self.reading.on_to(self.next, self.gguf),
+        match self.taking {
+            Taking::Outlines => self.reading.parts.push(found.tensor.bytes),
+            Taking::Numbers => self.reading.on_to(self.next, self.gguf),
         }
-        let matrix = match (self.loading, initial) {
-            (None, _) => {
-                let (rows, columns) = rows_and_columns(shape);
-                // Never read: the one who checks throws it away.
-                Matrix { rows, columns, storage: Storage::F32(Vec::new()) }
-            }
-            (Some(_), Initial::DecayRate) => decay_rates(&place.tensor, &found.matrix(shape))?,
-            (Some(loading), _) if loading.packs(&name, shape, found.tensor.format) => found.packed(shape),
-            (Some(loading), _) => loading.of(&name, shape, found.matrix(shape))?,
+        let loading = self.loading;
+        let matrix = match (self.taking, initial) {
+            (Taking::Outlines, _) => loading.outline(&name, shape, found.tensor.format),
+            (_, Initial::DecayRate) => decay_rates(&place.tensor, &found.matrix(shape))?,
+            _ if loading.packs(&name, shape, found.tensor.format) => found.packed(shape),
+            _ => loading.of(&name, shape, found.matrix(shape))?,
         };
-        if self.loading.is_some() {
+        if self.taking == Taking::Numbers {
             // It has been copied: its pages need not stay beside the copy.
             self.gguf.release(found.tensor.bytes);
         }
