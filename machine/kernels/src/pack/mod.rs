@@ -1,9 +1,9 @@
 //! Rows of a block format, as a file has them, in the order of the kernels: panels of sixteen rows (the layout stands
 //! at the head of `numeric/src/packed.rs`).
 //!
-//! Moves bits and computes nothing, so every variant gives the bytes of the definition. Writes all codes of a panel, and
-//! the scales of the rows that are there; those of missing rows, in a last panel of less than sixteen, must be zeros
-//! already. Loading a model is this and reading its file: it has to be several times as fast as a disk.
+//! Moves bits and computes nothing, so every variant gives the bytes of the definition. Writes all codes of a panel,
+//! and the scales of the rows that are there; those of missing rows, in a last panel of less than sixteen, must be
+//! zeros already. Loading a model is this and reading its file: it has to be several times as fast as a disk.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -161,7 +161,8 @@ impl Block {
         }
     }
 
-    /// Sixteen bytes of nibbles: their low ones are the vectors `low` and the next, their high ones `high` and the next.
+    /// Sixteen bytes of nibbles: their low ones are the vectors `low` and the next, their high ones `high` and the
+    /// next.
     #[inline(always)]
     unsafe fn nibbles<W: Words>(&self, at: usize, low_vector: usize, high_vector: usize) {
         // SAFETY: as the file's head says.
