@@ -45,6 +45,10 @@ pub struct PackedView<'a> {
 }
 
 impl Format {
+    /// Those that have a packed layout.
+    pub const PACKED: [Self; 9] =
+        [Self::Q8_0, Self::Q4_0, Self::Iq4Nl, Self::Iq4Xs, Self::Mxfp4, Self::Nvfp4, Self::Q4K, Self::Q5K, Self::Q6K];
+
     /// Whether there is a packed layout for it.
     pub fn packs(self) -> bool {
         !matches!(self, Format::F32 | Format::Bf16 | Format::F16)
@@ -423,18 +427,7 @@ mod tests {
 
     #[test]
     fn packing_loses_nothing() {
-        let formats = [
-            Format::Q8_0,
-            Format::Mxfp4,
-            Format::Nvfp4,
-            Format::Q4_0,
-            Format::Iq4Nl,
-            Format::Iq4Xs,
-            Format::Q4K,
-            Format::Q5K,
-            Format::Q6K,
-        ];
-        for format in formats {
+        for format in Format::PACKED {
             let (rows, columns) = (37, 3 * format.block_columns());
             let mut rng = Rng::new(columns as u64);
             // Any bytes at all: not every pattern is a number, but every pattern must survive.

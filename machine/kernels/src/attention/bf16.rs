@@ -11,6 +11,7 @@ use super::Shape;
 use super::forward::{Given, Outputs, Running, finish, soften};
 use super::source::{Element, Side, Source, rows_of};
 use super::tile::{Columns, KeyTile, QUERIES, Span, hide, key_tiles};
+use crate::gemm::bf16::{pairs, to_bf16};
 use crate::kv_page::{RowsView, row_width};
 use crate::simd::{Avx512, Simd, scale_in_place};
 use std::arch::x86_64::*;
@@ -92,32 +93,6 @@ pub(super) unsafe fn forward_columns(outputs: &Outputs, given: Given, span: Span
     let mut sums_cd = vec![0.0; n * width];
     s.transpose((&mut sums_cd, width), (&tiles.sums, QUERIES), [width, n]);
     finish(s, outputs, &sums_cd, &running, (span, columns), shape);
-}
-
-/// Thirty-two bf16: those of `low` below those of `high`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn to_bf16(low: __m512, high: __m512) -> __m512i {
-    // SAFETY: both are 64 bytes of plain numbers.
-    unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
-}
-
-/// Sixteen pairs: (first[j], second[j]).
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pairs(first: __m512, second: __m512) -> __m512i {
-    const INTERLEAVE: [u16; 32] = {
-        let mut order = [0; 32];
-        let mut j = 0;
-        while j < 32 {
-            order[j] = (j / 2 + 16 * (j % 2)) as u16;
-            j += 1;
-        }
-        order
-    };
-    // SAFETY: the order is 64 bytes.
-    let order = unsafe { _mm512_loadu_si512(INTERLEAVE.as_ptr().cast()) };
-    _mm512_permutexvar_epi16(order, to_bf16(first, second))
 }
 
 #[inline]

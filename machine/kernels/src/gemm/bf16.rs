@@ -32,7 +32,7 @@ fn tile_at(to: *mut u8, index: usize, depth_tile: usize, depth: usize) -> *mut u
 /// Thirty-two bf16: those of `low` below those of `high`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn to_bf16(low: __m512, high: __m512) -> __m512i {
+pub(crate) fn to_bf16(low: __m512, high: __m512) -> __m512i {
     // SAFETY: both are 64 bytes of plain numbers.
     unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
 }
@@ -66,7 +66,7 @@ const INTERLEAVE: [u16; 32] = {
 /// Sixteen pairs of bf16, one of each row: (upper[j], lower[j]).
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pairs(upper: __m512, lower: __m512) -> __m512i {
+pub(crate) fn pairs(upper: __m512, lower: __m512) -> __m512i {
     // SAFETY: the order is 64 bytes.
     let order = unsafe { _mm512_loadu_si512(INTERLEAVE.as_ptr().cast()) };
     _mm512_permutexvar_epi16(order, to_bf16(upper, lower))

@@ -27,7 +27,7 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_bf16;
 #[cfg(target_arch = "x86_64")]
-mod bf16;
+pub(crate) mod bf16;
 
 #[cfg(test)]
 mod tests;

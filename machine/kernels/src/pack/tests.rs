@@ -4,18 +4,6 @@ use super::{VARIANTS, matrix, pack, run};
 use crate::cpu::Cpu;
 use numeric::{Format, Matrix, Packed, Rng};
 
-const FORMATS: [Format; 9] = [
-    Format::Q8_0,
-    Format::Q4_0,
-    Format::Iq4Nl,
-    Format::Iq4Xs,
-    Format::Mxfp4,
-    Format::Nvfp4,
-    Format::Q4K,
-    Format::Q5K,
-    Format::Q6K,
-];
-
 /// Any bytes at all: not every pattern is a number, but every pattern must come to its place.
 fn random_bytes(format: Format, rows: usize, columns: usize) -> Vec<u8> {
     let mut rng = Rng::new((rows * columns) as u64);
@@ -27,7 +15,7 @@ fn every_variant_gives_the_bytes_of_the_definition() {
     let mut ran = Vec::new();
     for variant in VARIANTS.iter().filter(|v| (v.runs_on)(Cpu::get())) {
         ran.push(variant.name);
-        for format in FORMATS {
+        for format in Format::PACKED {
             for (rows, blocks) in [(16, 1), (48, 3), (37, 7), (5, 2), (1, 1), (31, 4)] {
                 let columns = blocks * format.block_columns();
                 let bytes = random_bytes(format, rows, columns);
@@ -50,7 +38,7 @@ fn every_variant_gives_the_bytes_of_the_definition() {
 
 #[test]
 fn what_is_packed_reads_back_as_it_was() {
-    for format in FORMATS {
+    for format in Format::PACKED {
         let (rows, columns) = (35, 2 * format.block_columns());
         let bytes = random_bytes(format, rows, columns);
         let packed = pack(format, rows, columns, 1.0, &bytes);
@@ -61,7 +49,7 @@ fn what_is_packed_reads_back_as_it_was() {
 
 #[test]
 fn a_matrix_is_packed_as_by_numeric() {
-    for format in FORMATS.into_iter().chain([Format::Bf16, Format::F32]) {
+    for format in Format::PACKED.into_iter().chain([Format::Bf16, Format::F32]) {
         let (rows, columns) = (21, 512);
         let plain = Matrix::from_le_bytes(rows, columns, format, &random_bytes(format, rows, columns));
         let plain = plain.expect("whole rows");

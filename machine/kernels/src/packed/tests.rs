@@ -4,18 +4,6 @@ use super::{Job, VARIANTS, run_with};
 use crate::cpu::Cpu;
 use numeric::{Data, Format, Matrix, Rng};
 
-const FORMATS: [Format; 9] = [
-    Format::Q8_0,
-    Format::Q4_0,
-    Format::Iq4Nl,
-    Format::Iq4Xs,
-    Format::Mxfp4,
-    Format::Nvfp4,
-    Format::Q4K,
-    Format::Q5K,
-    Format::Q6K,
-];
-
 /// Random bits of a format, with scales that are numbers.
 fn random_matrix(format: Format, rows: usize, columns: usize, rng: &mut Rng) -> Matrix {
     let mut bytes: Vec<u8> = (0..rows * format.row_bytes(columns)).map(|_| rng.below(256) as u8).collect();
@@ -48,7 +36,7 @@ fn every_variant_is_the_definition_in_another_order() {
     let mut ran = Vec::new();
     for variant in VARIANTS.iter().filter(|v| (v.runs_on)(Cpu::get())) {
         ran.push(variant.name);
-        for format in FORMATS {
+        for format in Format::PACKED {
             let columns = format.block_columns() * if format.block_columns() == 256 { 2 } else { 11 };
             for (tokens, rows) in [(1, 37), (2, 16), (3, 61), (5, 5), (8, 33), (9, 67), (23, 47)] {
                 let mut rng = Rng::new((tokens * rows) as u64);
@@ -73,7 +61,7 @@ fn every_variant_is_the_definition_in_another_order() {
 #[test]
 fn the_definition_is_the_dequantized_product() {
     let (tokens, rows) = (3, 19);
-    for format in FORMATS {
+    for format in Format::PACKED {
         let columns = 512.max(format.block_columns());
         let mut rng = Rng::new(11);
         let matrix = random_matrix(format, rows, columns, &mut rng);
@@ -98,7 +86,7 @@ fn the_definition_is_the_dequantized_product() {
 #[test]
 fn results_do_not_depend_on_the_number_of_tokens() {
     for variant in VARIANTS.iter().filter(|v| (v.runs_on)(Cpu::get())) {
-        for format in FORMATS {
+        for format in Format::PACKED {
             let (rows, columns, tokens) = (35, 512, 14);
             let mut rng = Rng::new(5);
             let matrix = random_matrix(format, rows, columns, &mut rng).packed();
@@ -113,7 +101,7 @@ fn results_do_not_depend_on_the_number_of_tokens() {
 #[test]
 fn chosen_rows_are_the_rows() {
     let mut rng = Rng::new(11);
-    for format in FORMATS {
+    for format in Format::PACKED {
         let (rows, columns, tokens) = (37, 2 * 256, 19);
         let matrix = random_matrix(format, rows, columns, &mut rng).packed();
         let x: Vec<f32> = (0..tokens * columns).map(|_| rng.normal() as f32).collect();
@@ -135,7 +123,7 @@ fn chosen_rows_are_the_rows() {
 #[test]
 fn summands_are_added_in_their_order() {
     let mut rng = Rng::new(12);
-    for format in FORMATS {
+    for format in Format::PACKED {
         let (rows, columns, tokens) = (37, 256, 31);
         let matrices: Vec<Matrix> = (0..3).map(|_| random_matrix(format, rows, columns, &mut rng).packed()).collect();
         let x: Vec<Vec<f32>> =
