@@ -397,7 +397,12 @@ fn block(format: Format, codes: &[u8], scales: &[u8], lane: usize) -> Vec<u8> {
 impl Matrix {
     /// The same numbers in the kernels' layout; formats without one stay as they are.
     pub fn packed(self) -> Self {
-        if !self.format().packs() || matches!(self.storage, Storage::Packed(_)) {
+        self.packed_by(Packed::from_blocks)
+    }
+
+    /// The same, by whoever takes what [`Packed::from_blocks`] takes and gives what it gives.
+    pub fn packed_by(self, pack: impl FnOnce(Format, usize, usize, f32, &[u8]) -> Packed) -> Self {
+        if !self.format().packs() || self.is_packed() {
             return self;
         }
         let tensor_scale = match self.view().data {
@@ -405,7 +410,7 @@ impl Matrix {
             _ => 1.0,
         };
         let (rows, columns, format) = (self.rows, self.columns, self.format());
-        let packed = Packed::from_blocks(format, rows, columns, tensor_scale, &self.to_le_bytes());
+        let packed = pack(format, rows, columns, tensor_scale, &self.to_le_bytes());
         Self { rows, columns, storage: Storage::Packed(packed) }
     }
 }

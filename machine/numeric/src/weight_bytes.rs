@@ -81,6 +81,7 @@ mod system {
 #[cfg(not(target_os = "linux"))]
 mod system {
     use super::PAGE;
+    use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
     use std::ptr::NonNull;
 
     fn layout(len: usize) -> Layout {

@@ -6,6 +6,7 @@
 use crate::{Adapter, Buffer, Gradients, Linear, Parameter, Precision};
 use kernels::gemm;
 use numeric::MatrixView;
+use std::ops::Range;
 
 /// Maps and the rows that each of them takes.
 #[derive(Clone, Copy)]
@@ -142,54 +143,47 @@ pub(crate) fn forward_each<const N: usize>(x: &Buffer, maps: [&Linear; N], preci
     outputs
 }
 
+/// Each group of both banks that has rows: its map, its rows, and where their outputs go.
+fn groups<'a>(
+    banks: [&'a Grouped; 2],
+    outputs: &'a mut [Buffer; 2],
+) -> impl Iterator<Item = (&'a Linear, Range<usize>, &'a mut [f32])> {
+    banks.into_iter().zip(outputs).flat_map(|(bank, output)| {
+        let (mut rest, width) = (&mut output[..], bank.maps[0].output_width());
+        let groups = bank.maps.iter().zip(bank.offsets.windows(2)).map(move |(&map, rows)| {
+            let y;
+            (y, rest) = std::mem::take(&mut rest).split_at_mut((rows[1] - rows[0]) * width);
+            (map, rows[0]..rows[1], y)
+        });
+        groups.filter(|(_, rows, _)| !rows.is_empty())
+    })
+}
+
 /// Two banks of packed maps without adapters, in one go for the threads: sorted row r is row `chosen[r]` of x.
 pub(crate) fn forward_pair_chosen(x: &Buffer, chosen: &[u32], banks: [&Grouped; 2]) -> [Buffer; 2] {
     let mut outputs = banks.map(|bank| Buffer::unwritten(chosen.len(), bank.maps[0].output_width()));
-    let mut products = Vec::new();
-    for (bank, output) in banks.into_iter().zip(&mut outputs) {
-        let (mut rest, width) = (&mut output[..], bank.maps[0].output_width());
-        for (map, rows) in bank.maps.iter().zip(bank.offsets.windows(2)) {
-            let y;
-            (y, rest) = rest.split_at_mut((rows[1] - rows[0]) * width);
-            if !y.is_empty() {
-                let map = gemm::Map { y, x, weight: map.weight.matrix.view() };
-                products.push((map, &chosen[rows[0]..rows[1]]));
-            }
-        }
-    }
-    gemm::multiply_chosen(products);
-    for (bank, output) in banks.into_iter().zip(&mut outputs) {
-        bank.add_biases(output);
-    }
+    let products = groups(banks, &mut outputs);
+    let products = products.map(|(map, rows, y)| (gemm::Map { y, x, weight: map.weight.matrix.view() }, &chosen[rows]));
+    gemm::multiply_chosen(products.collect());
+    banks.into_iter().zip(&mut outputs).for_each(|(bank, output)| bank.add_biases(output));
     outputs
 }
 
 /// Two banks of maps of the same rows, in one go for the threads. With a single token every group reads that token, and
 /// `x` is it; else `x` has its rows sorted.
-pub(crate) fn forward_pair(x: &Buffer, [first, second]: [&Grouped; 2]) -> [(Buffer, Hidden); 2] {
-    if first.adapters().is_some() || second.adapters().is_some() {
-        return [first.forward(x), second.forward(x)];
+pub(crate) fn forward_pair(x: &Buffer, banks: [&Grouped; 2]) -> [(Buffer, Hidden); 2] {
+    if banks.iter().any(|bank| bank.adapters().is_some()) {
+        return banks.map(|bank| bank.forward(x));
     }
-    let rows = *first.offsets.last().expect("offsets begin with 0");
-    let mut outputs = [first, second].map(|bank| Buffer::unwritten(rows, bank.maps[0].output_width()));
-    let mut products = Vec::new();
-    for (bank, output) in [first, second].into_iter().zip(&mut outputs) {
-        let (mut rest, width) = (&mut output[..], bank.maps[0].output_width());
-        for (map, rows) in bank.maps.iter().zip(bank.offsets.windows(2)) {
-            let y;
-            (y, rest) = rest.split_at_mut((rows[1] - rows[0]) * width);
-            if !y.is_empty() {
-                let from = if x.rows == 1 { 0..1 } else { rows[0]..rows[1] };
-                let x = &x[from.start * x.width..from.end * x.width];
-                products.push(gemm::Map { y, x, weight: map.weight.matrix.view() });
-            }
-        }
-    }
-    gemm::multiply_each(products, first.precision);
-    let [mut y, mut z] = outputs;
-    first.add_biases(&mut y);
-    second.add_biases(&mut z);
-    [(y, None), (z, None)]
+    let rows = *banks[0].offsets.last().expect("offsets begin with 0");
+    let mut outputs = banks.map(|bank| Buffer::unwritten(rows, bank.maps[0].output_width()));
+    let products = groups(banks, &mut outputs).map(|(map, rows, y)| {
+        let from = if x.rows == 1 { 0..1 } else { rows };
+        gemm::Map { y, x: &x[from.start * x.width..from.end * x.width], weight: map.weight.matrix.view() }
+    });
+    gemm::multiply_each(products.collect(), banks[0].precision);
+    banks.into_iter().zip(&mut outputs).for_each(|(bank, output)| bank.add_biases(output));
+    outputs.map(|output| (output, None))
 }
 
 /// One map for all rows.

@@ -17,7 +17,7 @@ mod words;
 
 use crate::cpu::Cpu;
 use crate::pool;
-use numeric::{Data, Format, Matrix, PANEL, Packed, Storage};
+use numeric::{Format, Matrix, PANEL, Packed};
 
 /// One panel's rows, and where they go.
 struct Panel<'a> {
@@ -56,16 +56,7 @@ pub fn pack(format: Format, rows: usize, columns: usize, tensor_scale: f32, byte
 
 /// [`Matrix::packed`], several panels at a time.
 pub fn matrix(matrix: Matrix) -> Matrix {
-    let format = matrix.format();
-    let tensor_scale = match matrix.view().data {
-        Data::Packed(_) => return matrix,
-        Data::Nvfp4 { tensor_scale, .. } => tensor_scale,
-        _ if !format.packs() => return matrix,
-        _ => 1.0,
-    };
-    let (rows, columns) = (matrix.rows, matrix.columns);
-    let packed = pack(format, rows, columns, tensor_scale, &matrix.to_le_bytes());
-    Matrix { rows, columns, storage: Storage::Packed(packed) }
+    matrix.packed_by(pack)
 }
 
 fn run(variant: &Variant, (rows, columns): (usize, usize), bytes: &[u8], packed: &mut Packed) {
