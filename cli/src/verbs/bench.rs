@@ -88,18 +88,22 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let place = model_place(&arguments.model)?;
     let stored_bytes = stored_bytes(&place)?;
     check(&settings, &place, arguments.weights.loading())?;
-    say("memory bandwidth");
-    let bandwidth = kernels::bandwidth::read();
-    // What that held is not what the model takes.
-    forget_peak_memory();
     let start = Instant::now();
     let model = open_model(&place, arguments.weights.loading())?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let (bench, against) = match &arguments.against {
-        None => (bench(&model, &settings, bandwidth, &|what| say(what))?, None),
-        Some(command) => beside(&model, &settings, bandwidth, command).map(|(bench, peer)| (bench, Some(peer)))?,
+    let mut peak = None;
+    let mut bandwidth = || {
+        peak = peak.max(peak_memory_bytes());
+        let found = kernels::bandwidth::read();
+        // What that held is not what the model takes.
+        forget_peak_memory();
+        found
     };
-    let peak_memory_bytes = peak_memory_bytes();
+    let (bench, against) = match &arguments.against {
+        None => (bench(&model, &settings, &mut bandwidth, &|what| say(what))?, None),
+        Some(command) => beside(&model, &settings, &mut bandwidth, command).map(|(bench, peer)| (bench, Some(peer)))?,
+    };
+    let peak_memory_bytes = peak.max(peak_memory_bytes());
     let kv = name_of(settings.kv);
     let findings =
         Findings { model: arguments.model, load_seconds, stored_bytes, peak_memory_bytes, kv, bench, against };
@@ -122,7 +126,12 @@ fn check(settings: &BenchSettings, place: &Path, loading: Loading) -> Result<()>
 }
 
 /// Our runs and the peer's in turn, so that both meet the same machine.
-fn beside(model: &models::Model, settings: &BenchSettings, bandwidth: f64, command: &str) -> Result<(Bench, Peer)> {
+fn beside(
+    model: &models::Model,
+    settings: &BenchSettings,
+    bandwidth: &mut dyn FnMut() -> f64,
+    command: &str,
+) -> Result<(Bench, Peer)> {
     let once = BenchSettings { repetitions: 1, ..settings.clone() };
     let mut theirs = Vec::new();
     let mut ours: Vec<Bench> = Vec::new();
@@ -133,18 +142,16 @@ fn beside(model: &models::Model, settings: &BenchSettings, bandwidth: f64, comma
         // A peer that speaks of something else is told at once.
         Peer::compare(command, &ours[0].measurements, &theirs)?;
     }
-    let middle = |mut values: Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        (values[values.len() / 2], values[0], values[values.len() - 1])
-    };
-    let mut all = ours.pop().context("there was a repetition")?;
+    let mut all = ours.last().context("there was a repetition")?.clone();
     for (index, measurement) in all.measurements.iter_mut().enumerate() {
-        let own = measurement.tokens_per_second.median;
-        let others = ours.iter().map(|bench| bench.measurements[index].tokens_per_second.median);
-        let (median, low, high) = middle(others.chain([own]).collect());
-        measurement.bandwidth_share = measurement.bandwidth_share.map(|share| share * median / own);
-        measurement.tokens_per_second = evaluate::Spread { median, low, high };
+        let of_all = || ours.iter().map(|bench| &bench.measurements[index]);
+        measurement.tokens_per_second =
+            evaluate::Spread::of(&of_all().map(|m| m.tokens_per_second.median).collect::<Vec<_>>());
+        let shares: Vec<f64> = of_all().filter_map(|m| m.bandwidth_share).collect();
+        measurement.bandwidth_share = (!shares.is_empty()).then(|| quantile(&shares, 0.5));
     }
+    let bandwidths: Vec<f64> = ours.iter().map(|bench| bench.bandwidth_gigabytes_per_second).collect();
+    all.bandwidth_gigabytes_per_second = quantile(&bandwidths, 0.5);
     let peer = Peer::compare(command, &all.measurements, &theirs)?;
     Ok((all, peer))
 }

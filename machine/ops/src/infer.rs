@@ -89,7 +89,7 @@ impl<'w, R: Record> Execute<'w> for Infer<R> {
     }
 
     fn causal_conv(&mut self, x: &Buffer, conv: &'w Conv, spans: &Spans, states: &mut [&mut DeltaState]) -> Buffer {
-        causal_conv::forward(x, conv, spans, states).0
+        causal_conv::infer(x, conv, spans, states)
     }
 
     fn delta_rule(

@@ -41,6 +41,12 @@ pub struct Spread {
     pub high: f64,
 }
 
+impl Spread {
+    pub fn of(values: &[f64]) -> Self {
+        Self { median: quantile(values, 0.5), low: quantile(values, 0.0), high: quantile(values, 1.0) }
+    }
+}
+
 /// One line of the table.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measurement {
@@ -49,7 +55,7 @@ pub struct Measurement {
     pub tokens: usize,
     pub depth: usize,
     pub tokens_per_second: Spread,
-    /// Decoding only: what a token reads, and which part of the measured bandwidth that was.
+    /// Decoding only: what a token reads, and which part that was of the bandwidth measured right before and after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_bytes: Option<TokenBytes>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,7 +76,7 @@ pub struct OperationShare {
 pub struct Bench {
     pub weights_bytes: usize,
     pub threads: usize,
-    /// What the threads read of memory, in the same run.
+    /// What the threads read of memory, in the same run; the median where it was measured several times.
     pub bandwidth_gigabytes_per_second: f64,
     pub measurements: Vec<Measurement>,
 }
@@ -103,12 +109,13 @@ impl Timing<'_> {
     }
 }
 
-/// Times the model. `bandwidth` is what `kernels::bandwidth::read` found in the same run, apart from this because it
-/// holds memory of its own; `progress` hears what is done next.
+/// Times the model. `bandwidth` measures, as `kernels::bandwidth::read` does, what memory gives in bytes a second; a
+/// machine shared with strangers changes from minute to minute, so it is asked around each decoding. `progress` hears
+/// what is done next.
 pub fn bench(
     model: &Model,
     settings: &BenchSettings,
-    bandwidth: f64,
+    bandwidth: &mut dyn FnMut() -> f64,
     progress: &dyn Fn(&str),
 ) -> Result<Bench, EvaluateError> {
     let longest = settings.tokens_max();
@@ -118,6 +125,7 @@ pub fn bench(
     }
     let mut timing = Timing { model, executor: Timed::new(Infer::new(Precision::F32)), rng: Rng::new(1) };
     let mut measurements = Vec::new();
+    let mut bandwidths = Vec::new();
     for &depth in &settings.depths {
         progress(&format!("{depth} tokens before"));
         let mut before = State::empty(&model.config, settings.kv);
@@ -126,23 +134,31 @@ pub fn bench(
         let decode = (settings.decode > 0).then_some(("decode", settings.decode, 1));
         for (phase, tokens, pass_tokens) in prompts.chain(decode) {
             progress(&format!("{phase} of {tokens} after {depth}"));
-            let found = repeat(&mut timing, &before, tokens, pass_tokens, settings.repetitions);
             let token_bytes = (phase == "decode").then(|| model.token_bytes(depth + tokens / 2, settings.kv));
+            let measured_before = token_bytes.map(|_| bandwidth());
+            let found = repeat(&mut timing, &before, tokens, pass_tokens, settings.repetitions);
+            let around = measured_before.map(|before| [before, bandwidth()]);
+            bandwidths.extend(around.into_iter().flatten());
             measurements.push(Measurement {
                 phase,
                 tokens,
                 depth,
                 tokens_per_second: found.0,
                 token_bytes,
-                bandwidth_share: token_bytes.map(|bytes| bytes.total() as f64 * found.0.median / bandwidth),
+                bandwidth_share: token_bytes
+                    .zip(around)
+                    .map(|(bytes, [one, two])| bytes.total() as f64 * found.0.median / (0.5 * (one + two))),
                 operations: found.1,
             });
         }
     }
+    if bandwidths.is_empty() {
+        bandwidths.push(bandwidth());
+    }
     Ok(Bench {
         weights_bytes: model.bytes(),
         threads: kernels::pool::threads(),
-        bandwidth_gigabytes_per_second: bandwidth / 1e9,
+        bandwidth_gigabytes_per_second: quantile(&bandwidths, 0.5) / 1e9,
         measurements,
     })
 }
@@ -170,8 +186,7 @@ fn repeat(
             speeds.push(tokens as f64 / seconds);
         }
     }
-    let spread = Spread { median: quantile(&speeds, 0.5), low: quantile(&speeds, 0.0), high: quantile(&speeds, 1.0) };
-    (spread, shares(&timing.executor.times, tokens * repetitions))
+    (Spread::of(&speeds), shares(&timing.executor.times, tokens * repetitions))
 }
 
 fn shares(times: &BTreeMap<&'static str, OpTime>, tokens: usize) -> Vec<OperationShare> {

@@ -47,9 +47,9 @@ fn backward<S: Simd>(s: S, head: Head, inputs: &Inputs, shape: &Shape) {
     for first_token in (0..span.queries).step_by(QUERIES) {
         let tokens = QUERIES.min(span.queries - first_token);
         let columns = Columns { first_token, tokens, first_head: head, heads: 1, kv_head };
-        columns.transpose(s, &mut scratch.queries, inputs.q, span, shape);
+        columns.transpose(s, (&mut scratch.queries, QUERIES), inputs.q, span, shape);
         scale_in_place(s, &mut scratch.queries, shape.scale);
-        columns.transpose(s, &mut scratch.douts, dout, span, shape);
+        columns.transpose(s, (&mut scratch.douts, QUERIES), dout, span, shape);
         for c in 0..tokens {
             let row = columns.row(span, c, shape);
             let values = row * width..(row + 1) * width;

@@ -10,7 +10,7 @@
 use super::Shape;
 use super::forward::{Given, Outputs, Running, finish, soften};
 use super::source::{Element, Side, Source, rows_of};
-use super::tile::{Columns, KeyTile, QUERIES, Span, hide, key_tiles};
+use super::tile::{Columns, KeyTile, Span, hide, key_tiles};
 use crate::gemm::bf16::{pairs, to_bf16};
 use crate::kv_page::{RowsView, row_width};
 use crate::simd::{Avx512, Simd, scale_in_place};
@@ -20,6 +20,8 @@ use std::arch::x86_64::*;
 const ROWS: usize = 8;
 /// Columns of two vectors.
 const HALF: usize = 32;
+/// Queries of a tile: more than elsewhere, since every tile of queries reads all keys and values from memory.
+pub(super) const QUERIES: usize = 256;
 /// Keys of a tile: more than elsewhere, since every tile reads and writes all sums.
 const KEYS: usize = 128;
 
@@ -27,17 +29,17 @@ const KEYS: usize = 128;
 struct Tiles {
     /// D′
     depth: usize,
-    /// `[D′/2, 64]` pairs along D.
+    /// `[D′/2, 256]` pairs along D.
     queries: Vec<__m512i>,
     /// `[128, D′/2]` pairs along D.
     keys: Vec<__m512i>,
-    /// `[128, 64]`
+    /// `[128, 256]`
     scores: Vec<f32>,
-    /// `[64, 64]` pairs along the keys.
+    /// `[64, 256]` pairs along the keys.
     probabilities: Vec<__m512i>,
     /// `[64, D′]` pairs along the keys.
     values: Vec<__m512i>,
-    /// `[D′, 64]`
+    /// `[D′, 256]`
     sums: Vec<f32>,
 }
 
@@ -68,7 +70,7 @@ pub(super) unsafe fn forward_columns(outputs: &Outputs, given: Given, span: Span
     let mut tiles = Tiles::new(shape.head_dim);
     pack_queries(s, &mut tiles, given.q, (span, columns), shape);
     let n = columns.count();
-    let mut running = Running::start();
+    let mut running = Running::<QUERIES>::start();
     for tile in key_tiles(columns.keys_end(span), KEYS) {
         // SAFETY: the tiles are as large as `Tiles` says; rows of pages are W wide.
         unsafe {
@@ -78,7 +80,7 @@ pub(super) unsafe fn forward_columns(outputs: &Outputs, given: Given, span: Span
                 RowsView::F32(_) => unreachable!("exact keys are not rounded"),
             }
             multiply(&mut tiles.scores, (&tiles.keys, tiles.depth / 2), &tiles.queries, [tile.count, n]);
-            hide(&mut tiles.scores, span, columns, tile);
+            hide::<QUERIES>(&mut tiles.scores, span, columns, tile);
             soften(s, &mut tiles.scores, &mut running, n, tile);
             pack_probabilities(&mut tiles, tile, n);
             match rows_of(pages, Side::Values, tile, columns.kv_head) {
@@ -99,7 +101,7 @@ pub(super) unsafe fn forward_columns(outputs: &Outputs, given: Given, span: Span
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma,f16c")]
 fn pack_queries(s: Avx512, tiles: &mut Tiles, q: &[f32], (span, columns): (Span, Columns), shape: &Shape) {
     let mut transposed = vec![0.0; tiles.depth * QUERIES];
-    columns.transpose(s, &mut transposed, q, span, shape);
+    columns.transpose(s, (&mut transposed, QUERIES), q, span, shape);
     scale_in_place(s, &mut transposed, shape.scale);
     for (two, to) in transposed.chunks_exact(2 * QUERIES).zip(tiles.queries.chunks_exact_mut(QUERIES / 16)) {
         for (vector, to) in to.iter_mut().enumerate() {
@@ -253,7 +255,7 @@ unsafe fn add_pairs(
 #[target_feature(enable = "avx512f")]
 unsafe fn store(sums: &[[__m512; 2]; ROWS], to: *mut f32) {
     for (i, sum) in sums.iter().enumerate() {
-        // SAFETY: as promised by the caller: ROWS rows of 64.
+        // SAFETY: as promised by the caller: ROWS rows of QUERIES.
         unsafe {
             _mm512_storeu_ps(to.add(i * QUERIES), sum[0]);
             _mm512_storeu_ps(to.add(i * QUERIES + 16), sum[1]);

@@ -21,17 +21,17 @@ pub(super) struct Given<'a> {
     pub(super) source: Source<'a>,
 }
 
-/// The running softmax of the columns.
-pub(super) struct Running {
-    most: [f32; QUERIES],
-    sum: [f32; QUERIES],
+/// The running softmax of up to Q columns.
+pub(super) struct Running<const Q: usize> {
+    most: [f32; Q],
+    sum: [f32; Q],
     /// What the last tile's new maxima scale the old sums by.
-    pub(super) correction: [f32; QUERIES],
+    pub(super) correction: [f32; Q],
 }
 
-impl Running {
+impl<const Q: usize> Running<Q> {
     pub(super) fn start() -> Self {
-        Self { most: [f32::NEG_INFINITY; QUERIES], sum: [0.0; QUERIES], correction: [0.0; QUERIES] }
+        Self { most: [f32::NEG_INFINITY; Q], sum: [0.0; Q], correction: [0.0; Q] }
     }
 }
 
@@ -42,9 +42,9 @@ fn forward<S: Simd>(s: S, outputs: &Outputs, given: Given, span: Span, columns: 
     let mut queries = vec![0.0; width * QUERIES];
     let mut sums = vec![0.0; width * QUERIES];
     let mut probabilities = vec![0.0; KEYS * QUERIES];
-    columns.transpose(s, &mut queries, given.q, span, shape);
+    columns.transpose(s, (&mut queries, QUERIES), given.q, span, shape);
     scale_in_place(s, &mut queries, shape.scale);
-    let mut running = Running::start();
+    let mut running = Running::<QUERIES>::start();
     let mut room = Vec::new();
     for tile in key_tiles(columns.keys_end(span), KEYS) {
         let place = (span, tile, columns.kv_head);
@@ -71,11 +71,11 @@ variants! {
 
 /// Writes the columns' outputs: `sums_cd` `[n, D]` over the sums of their probabilities.
 #[inline(always)]
-pub(super) fn finish<S: Simd>(
+pub(super) fn finish<S: Simd, const Q: usize>(
     s: S,
     outputs: &Outputs,
     sums_cd: &[f32],
-    running: &Running,
+    running: &Running<Q>,
     (span, columns): (Span, Columns),
     shape: &Shape,
 ) {
@@ -95,18 +95,24 @@ pub(super) fn finish<S: Simd>(
         }
     }
 }
-/// scores ← e^{scores − maximum}, with the maxima and sums brought up to date.
+/// scores ← e^{scores − maximum}, Q to a row, with the maxima and sums brought up to date.
 #[inline(always)]
-pub(super) fn soften<S: Simd>(s: S, scores: &mut [f32], running: &mut Running, n: usize, tile: KeyTile) {
+pub(super) fn soften<S: Simd, const Q: usize>(
+    s: S,
+    scores: &mut [f32],
+    running: &mut Running<Q>,
+    n: usize,
+    tile: KeyTile,
+) {
     for c in (0..n).step_by(S::LANES) {
         let before = s.load(&running.most[c..]);
         let mut most = before;
-        for scores in scores.chunks_exact(QUERIES).take(tile.count) {
+        for scores in scores.chunks_exact(Q).take(tile.count) {
             most = s.max(most, s.load(&scores[c..]));
         }
         let correction = exp(s, s.sub(before, most));
         let mut sum = s.mul(correction, s.load(&running.sum[c..]));
-        for scores in scores.chunks_exact_mut(QUERIES).take(tile.count) {
+        for scores in scores.chunks_exact_mut(Q).take(tile.count) {
             let probability = exp(s, s.sub(s.load(&scores[c..]), most));
             sum = s.add(sum, probability);
             s.store(&mut scores[c..], probability);

@@ -128,6 +128,15 @@ impl Wide {
         Self::Exact(Level::best())
     }
 
+    /// Queries in a tile.
+    fn queries(self) -> usize {
+        match self {
+            Self::Exact(_) => QUERIES,
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16 => bf16::QUERIES,
+        }
+    }
+
     fn forward(self, outputs: &forward::Outputs, given: Given, (span, columns): (Span, Columns), shape: &Shape) {
         match self {
             Self::Exact(level) => forward::forward_columns(level, outputs, given, span, columns, shape),
@@ -150,7 +159,7 @@ fn forward_wide(
     let heads = shape.query_heads / shape.kv_heads;
     assert!(heads <= QUERIES, "{heads} query heads per key head, at most {QUERIES} are supported");
     let outputs = forward::Outputs { out: Disjoint::new(out), log_sum_exp: log_sum_exp.map(Disjoint::new) };
-    let tile_tokens = QUERIES / heads;
+    let tile_tokens = way.queries() / heads;
     let mut tasks = Vec::new();
     for &span in spans {
         // The later a tile, the more it sees: the longest first, so that no thread is left with one at the end.

@@ -3,7 +3,7 @@
 use super::Shape;
 use crate::simd::{Product, Simd, Strided};
 
-/// Queries in a tile: a row of scores is four vectors of AVX-512.
+/// Queries in a tile where all is f32: a row of scores is four vectors of AVX-512.
 pub(super) const QUERIES: usize = 64;
 /// Keys in a tile.
 pub(super) const KEYS: usize = 64;
@@ -34,7 +34,7 @@ pub(super) fn packed(spans: &[usize]) -> Vec<Span> {
     spans.iter().map(span).collect()
 }
 
-/// Up to 64 queries as columns: `tokens` tokens of `heads` neighbouring heads each, head by head: column c is
+/// A tile's queries as columns: `tokens` tokens of `heads` neighbouring heads each, head by head: column c is
 /// token c % tokens of head c / tokens.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Columns {
@@ -63,13 +63,20 @@ impl Columns {
         span.past() + self.first_token + self.tokens
     }
 
-    /// to[d, c] = x[row(c), d], with rows of 64 in `to`.
+    /// to[d, c] = x[row(c), d], with rows of `to_row` in `to`.
     #[inline(always)]
-    pub(super) fn transpose<S: Simd>(&self, s: S, to: &mut [f32], x: &[f32], span: Span, shape: &Shape) {
+    pub(super) fn transpose<S: Simd>(
+        &self,
+        s: S,
+        (to, to_row): (&mut [f32], usize),
+        x: &[f32],
+        span: Span,
+        shape: &Shape,
+    ) {
         let width = shape.head_dim;
         for first in (0..self.count()).step_by(self.tokens) {
             let from = &x[self.row(span, first, shape) * width..];
-            s.transpose((&mut to[first..], QUERIES), (from, shape.query_heads * width), [self.tokens, width]);
+            s.transpose((&mut to[first..], to_row), (from, shape.query_heads * width), [self.tokens, width]);
         }
     }
 }
@@ -106,17 +113,17 @@ pub(super) fn scores<S: Simd>(
     let (n, k) = (columns.count(), shape.head_dim);
     let product = Product { m: tile.count, n, k, c_row: QUERIES, b_row: QUERIES, add: false };
     s.product(&product, scores, Strided::rows(keys, key_row), queries_transposed);
-    hide(scores, span, columns, tile);
+    hide::<QUERIES>(scores, span, columns, tile);
 }
 
-/// −∞ for the scores of keys that a query does not see.
+/// −∞ for the scores of keys that a query does not see; Q scores to a row.
 #[inline(always)]
-pub(super) fn hide(scores: &mut [f32], span: Span, columns: Columns, tile: KeyTile) {
+pub(super) fn hide<const Q: usize>(scores: &mut [f32], span: Span, columns: Columns, tile: KeyTile) {
     let first_visible = span.past() + columns.first_token;
     for i in 0..tile.count {
         let hidden = (tile.first + i).saturating_sub(first_visible).min(columns.tokens);
         for first in (0..columns.count()).step_by(columns.tokens) {
-            scores[i * QUERIES + first..][..hidden].fill(f32::NEG_INFINITY);
+            scores[i * Q + first..][..hidden].fill(f32::NEG_INFINITY);
         }
     }
 }

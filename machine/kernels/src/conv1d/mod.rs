@@ -78,6 +78,13 @@ pub fn forward_packed(
     }
 }
 
+/// One token of one span, y and x [C]: what [`forward`] makes of it, bit for bit, without what only backward needs.
+pub fn step(y: &mut [f32], x: &[f32], weight: &[f32], tail: &mut [f32], kernel: usize) {
+    let channels = channels(weight, kernel);
+    check(&[y.len(), x.len()], tail.len(), &[1], [channels, kernel]);
+    vector::step_token(Level::best(), y, x, weight, tail, kernel);
+}
+
 /// The adjoint of [`forward_packed`].
 pub fn backward_packed(
     dx: &mut [f32],

@@ -65,7 +65,8 @@ fn forward<S: Simd>(s: S, y: &mut [f32], pre: &mut [f32], span: Span, first: usi
         for tap in 0..span.kernel {
             let (weight_c, x_c) = (span.weight_c(tap), span.input_c(t, tap));
             for c in (0..channels).step_by(S::LANES) {
-                s.add_to(&mut pre_c[c..], s.mul(s.load(&weight_c[c..]), s.load(&x_c[c..])));
+                let sum = s.mul_add(s.load(&weight_c[c..]), s.load(&x_c[c..]), s.load(&pre_c[c..]));
+                s.store(&mut pre_c[c..], sum);
             }
         }
         for (y, pre) in y_c.chunks_mut(S::LANES).zip(pre_c.chunks(S::LANES)) {
@@ -75,6 +76,40 @@ fn forward<S: Simd>(s: S, y: &mut [f32], pre: &mut [f32], span: Span, first: usi
     }
 }
 variants! { fn forward_tokens(y: &mut [f32], pre: &mut [f32], span: Span, first: usize) = forward }
+
+/// Weights that are turned at a time for one token: they stay in the first cache.
+const ROOM: usize = 2048;
+
+/// The sums of `forward`, in its order, for one token; the tail moves on by it.
+#[inline(always)]
+fn step<S: Simd>(s: S, y: &mut [f32], x: &[f32], weight: &[f32], tail: &mut [f32], kernel: usize) {
+    let channels = x.len();
+    let tile = ROOM / kernel / S::LANES * S::LANES;
+    assert!(tile > 0, "{kernel} taps");
+    let mut room = [0.0; ROOM];
+    for first in (0..channels).step_by(tile) {
+        let count = tile.min(channels - first);
+        s.transpose((&mut room, tile), (&weight[first * kernel..], kernel), [count, kernel]);
+        for c in (0..count).step_by(S::LANES) {
+            let mut sum = s.zero();
+            for tap in 0..kernel {
+                let weight = s.load(&room[tap * tile + c..]);
+                let input = match tap + 1 == kernel {
+                    true => s.load(&x[first + c..]),
+                    false => s.load(&tail[tap * channels..(tap + 1) * channels][first + c..]),
+                };
+                sum = s.mul_add(weight, input, sum);
+                if tap > 0 {
+                    s.store(&mut tail[(tap - 1) * channels..tap * channels][first + c..], input);
+                }
+            }
+            s.store(&mut y[first + c..], s.mul(sum, sigmoid(s, sum)));
+        }
+    }
+}
+variants! {
+    fn step_token(y: &mut [f32], x: &[f32], weight: &[f32], tail: &mut [f32], kernel: usize) = step
+}
 
 /// Tokens from `first` on, as many as dx holds; dy and pre are the whole span's, dweight is [K, C].
 #[inline(always)]
