@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     /// Tokens to decode; 0 for none
     #[arg(short = 'n', long = "decode", value_name = "TOKENS", default_value_t = 128)]
     decode: usize,
-    /// Tokens that stand before what is timed
+    /// Tokens that stand before what is timed, with random keys and values
     #[arg(long = "depth", value_name = "TOKENS", value_delimiter = ',', default_value = "0")]
     depths: Vec<usize>,
     #[arg(long, default_value_t = 5)]

@@ -98,3 +98,19 @@ fn buffers_follow_the_pass_and_not_the_context() {
     assert!(wide.forward > short.forward * 3 / 2);
     assert_eq!(plan(PlanSettings { sequences: 3, spare_states: 1, ..settings }).recurrent, 4 * short.recurrent);
 }
+
+#[test]
+fn an_imagined_state_is_as_large_as_a_real_one_and_goes_on() {
+    let model = Model::open(&fixture("oracle/qwen3_next"), Loading::Packed).expect("it opens");
+    let mut e = Infer::new(Precision::F32);
+    for (kv, tokens) in [(KvFormat::F16, 0), (KvFormat::Int8, 1), (KvFormat::F32, 300)] {
+        let mut real = [State::empty(&model.config, kv)];
+        if tokens > 0 {
+            hidden(&mut e, &model, &mut real, &vec![1; tokens], &[tokens]);
+        }
+        let mut imagined = [State::imagined(&model.config, kv, tokens, &mut numeric::Rng::new(1))];
+        assert_eq!([imagined[0].bytes(), imagined[0].position()], [real[0].bytes(), tokens]);
+        let h = hidden(&mut e, &model, &mut imagined, &[1, 2], &[2]);
+        assert!(h.iter().all(|value| value.is_finite()));
+    }
+}

@@ -1,7 +1,8 @@
 //! What one sequence remembers between two forward passes.
 
 use crate::{Config, MixerKind};
-use ops::{DeltaShape, DeltaState, KvCache, KvFormat};
+use numeric::Rng;
+use ops::{DeltaShape, DeltaState, KvCache, KvFormat, PageShape};
 
 /// One layer's memory.
 #[derive(Debug, Clone)]
@@ -30,6 +31,25 @@ impl State {
             }
         };
         Self { position: 0, kv, layers: config.layers.iter().map(|config| layer(config.mixer)).collect() }
+    }
+
+    /// As if it had seen so many tokens, with random keys and values: what comes after them takes the time and memory
+    /// that it takes behind a real text, without the hours that a long one would need. Delta states are empty ones.
+    pub fn imagined(config: &Config, kv: KvFormat, tokens: usize, rng: &mut Rng) -> Self {
+        /// Random tokens that are used again and again; a prime, so that pages differ.
+        const TOKENS: usize = 251;
+        let shape = PageShape { kv_heads: config.attention.kv_heads, head_dim: config.attention.head_dim };
+        let rows: Vec<f32> = (0..2 * TOKENS * shape.kv_heads * shape.head_dim).map(|_| rng.normal() as f32).collect();
+        let (keys, values) = rows.split_at(rows.len() / 2);
+        let mut state = Self { position: tokens, ..Self::empty(config, kv) };
+        for layer in &mut state.layers {
+            let LayerState::Attention(cache) = layer else { continue };
+            while cache.tokens() < tokens {
+                let some = TOKENS.min(tokens - cache.tokens()) * shape.kv_heads * shape.head_dim;
+                cache.extend(&keys[..some], &values[..some], shape);
+            }
+        }
+        state
     }
 
     /// Tokens seen so far.

@@ -31,7 +31,7 @@ pub use infer::{Forget, Infer, Record};
 pub use kernels::attention::Shape as AttentionShape;
 pub use kernels::gated_delta::Shape as DeltaShape;
 pub use kernels::gemm::Precision;
-pub use kernels::kv_page::KvFormat;
+pub use kernels::kv_page::{KvFormat, PageShape};
 pub use kernels::rope::Rope;
 pub use moe::Routing;
 pub use observe::{ExpertStatistics, Observe, Statistics};

@@ -29,7 +29,7 @@ impl KvCache {
     }
 
     /// Appends rows `[tokens, kv_heads · head_dim]`.
-    pub(crate) fn extend(&mut self, keys: &[f32], values: &[f32], shape: PageShape) {
+    pub fn extend(&mut self, keys: &[f32], values: &[f32], shape: PageShape) {
         let row = shape.kv_heads * shape.head_dim;
         for (key, value) in keys.chunks_exact(row).zip(values.chunks_exact(row)) {
             let place = self.tokens % PAGE_TOKENS;

@@ -16,7 +16,7 @@ pub struct BenchSettings {
     pub prompts: Vec<usize>,
     /// Tokens to decode; 0 leaves decoding out.
     pub decode: usize,
-    /// How many tokens stand before what is timed.
+    /// How many tokens stand before what is timed, with random keys and values.
     pub depths: Vec<usize>,
     pub repetitions: usize,
     /// Tokens in one pass of a prefill.
@@ -128,8 +128,7 @@ pub fn bench(
     let mut bandwidths = Vec::new();
     for &depth in &settings.depths {
         progress(&format!("{depth} tokens before"));
-        let mut before = State::empty(&model.config, settings.kv);
-        timing.pass(&mut before, depth, settings.pass_tokens);
+        let before = State::imagined(&model.config, settings.kv, depth, &mut timing.rng);
         let prompts = settings.prompts.iter().map(|&tokens| ("prefill", tokens, settings.pass_tokens));
         let decode = (settings.decode > 0).then_some(("decode", settings.decode, 1));
         for (phase, tokens, pass_tokens) in prompts.chain(decode) {
