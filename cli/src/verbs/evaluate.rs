@@ -15,7 +15,7 @@ use evaluate::{
 };
 use formats::TensorFile;
 use models::{KvFormat, Loading, Model, PlanSettings};
-use prepare::{JsonlRecipe, Sample, Weighing};
+use prepare::{FileRecipe, Sample, Weighing};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -283,10 +283,10 @@ fn measure_file(
     Ok(FileFindings { path: path.to_owned(), perplexity, divergence })
 }
 
-/// The file as token data: the lines of a .jsonl file, or one text in windows.
+/// The file as token data: the records of a data file, or one text in windows.
 fn samples_of_file(arguments: &Arguments, outlined: &Outlined, path: &Path) -> Result<Vec<Sample>> {
-    if path.extension().is_some_and(|extension| extension == "jsonl") {
-        return samples_of_lines(outlined, path);
+    if prepare::read::is_data_file(path) {
+        return samples_of_records(outlined, path);
     }
     let most = outlined.model.config.positions_max;
     let context = arguments.context.unwrap_or(most);
@@ -311,13 +311,11 @@ fn samples_of_file(arguments: &Arguments, outlined: &Outlined, path: &Path) -> R
     Ok(windows(&tokens, context))
 }
 
-fn samples_of_lines(outlined: &Outlined, path: &Path) -> Result<Vec<Sample>> {
-    let source = JsonlRecipe { path: path.to_owned(), kind: None, repeat: 1.0, share_max: None };
+fn samples_of_records(outlined: &Outlined, path: &Path) -> Result<Vec<Sample>> {
     let (renderer, weighing) = (outlined.renderer(), Weighing::default());
     let mut samples: Vec<Sample> = Vec::new();
-    for raw in source.read(&mut prepare::source::Skipped::default())? {
-        let pieces = renderer.document(&raw.document, FillOrder::PrefixFirst)?;
-        samples.push(weighing.sample(&pieces, raw.kind, raw.weight));
+    for raw in FileRecipe::new(path).documents(0)? {
+        samples.push(raw?.sample(&renderer, &weighing, FillOrder::PrefixFirst)?);
     }
     Ok(samples)
 }

@@ -13,6 +13,7 @@ pub enum Kind {
     Replay,
     Debugging,
     Review,
+    #[serde(alias = "fim")]
     FillInTheMiddle,
     Reasoning,
     /// A conversation from a file that does not say what it teaches.
@@ -63,7 +64,9 @@ impl Kind {
         }
     }
 
+    /// The kind by its name, or by the short one that everybody knows.
     pub fn from_name(name: &str) -> Option<Kind> {
+        let name = if name == "fim" { Kind::FillInTheMiddle.name() } else { name };
         Kind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
