@@ -1,6 +1,6 @@
 """Writes fixtures/data: the same conversations as JSON lines and as Parquet, packed in every way that others pack them.
 
-    pip install pyarrow==22.* && python reference/make_data_files.py
+    pip install pyarrow && python reference/make_data_files.py    (26.0 made those that are here)
 
 Parquet makes one table of all rows: a call's arguments get the fields of all calls, and null where they had none. Our
 reader must give back what the JSON lines say. `zstd` and `gzip` are the programs of those names.

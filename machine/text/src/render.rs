@@ -189,7 +189,11 @@ impl<'a> Renderer<'a> {
         marked.sort_by_key(|(range, _)| range.start);
         let mut pieces: Vec<Piece> = Vec::new();
         for token in self.tokenizer.encode_guarded(text, std::slice::from_ref(&(0..text.len()))) {
-            push(&mut pieces, token.id, Piece { mark: value_at(&marked, &token.range), ..Piece::of(Vec::new(), Source::Plain, true) });
+            push(
+                &mut pieces,
+                token.id,
+                Piece { mark: value_at(&marked, &token.range), ..Piece::of(Vec::new(), Source::Plain, true) },
+            );
         }
         pieces.push(Piece::of(vec![self.tokenizer.control_id("<|endoftext|>", FOR_TEXT)?], Source::Plain, true));
         Ok(pieces)

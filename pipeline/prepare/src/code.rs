@@ -160,7 +160,6 @@ impl CodeRecipe {
         }
         Ok(Some(text))
     }
-
 }
 
 /// A piece of code to read on, or with a hole.

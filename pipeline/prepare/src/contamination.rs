@@ -100,9 +100,8 @@ mod tests {
         let mut evaluations = Evaluations { words: 13, ..Evaluations::default() };
         evaluations.add("test:1", "one two three four five six seven eight nine ten eleven twelve thirteen fourteen");
         evaluations.add("test:2", "too short");
-        let find = |text: &str| {
-            evaluations.find(&Raw::new(Document::Plain { text: text.to_owned() }, Kind::Plain, "here:7"))
-        };
+        let find =
+            |text: &str| evaluations.find(&Raw::new(Document::Plain { text: text.to_owned() }, Kind::Plain, "here:7"));
         let hit = find("Well: TWO, three (four) five-six seven; eight nine ten \"eleven\" twelve. Thirteen fourteen!");
         let hit = hit.expect("thirteen words in a row");
         assert_eq!((hit.origin.as_str(), hit.evaluation.as_str()), ("here:7", "test:1"));

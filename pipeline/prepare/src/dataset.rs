@@ -268,11 +268,15 @@ fn notes(recipe: &DataRecipe, sources: &[SourceStatistics]) -> Vec<String> {
             ));
         }
         if source.repeat > REPEAT_MAX {
-            notes.push(format!("{name}: an epoch shows each sample {:.1} times; it may be learnt by heart", source.repeat));
+            notes.push(format!(
+                "{name}: an epoch shows each sample {:.1} times; it may be learnt by heart",
+                source.repeat
+            ));
         }
     }
     let unsaid = recipe.sources.iter().zip(sources);
-    let unsaid = unsaid.filter(|(recipe, _)| recipe.said_share_max().is_none() && !matches!(recipe, SourceRecipe::Kata(_)));
+    let unsaid =
+        unsaid.filter(|(recipe, _)| recipe.said_share_max().is_none() && !matches!(recipe, SourceRecipe::Kata(_)));
     let largest = unsaid.map(|(_, source)| source).max_by(|a, b| a.share.total_cmp(&b.share));
     let count = sources.len();
     if let Some(source) = largest.filter(|source| (2..MANY_SOURCES).contains(&count) && source.share > SHARE_MAX) {

@@ -234,8 +234,7 @@ impl Desk<'_> {
     fn sample(&self, raw: &Raw, seed: u64, index: usize) -> Result<Sample, PrepareError> {
         let weighing = Weighing { kinds: self.recipe.weights.clone(), fill: self.recipe.fill };
         let mut rng = Rng::new(seed).fork(u64::MAX).fork(index as u64);
-        let order =
-            if rng.chance(self.recipe.suffix_first) { FillOrder::SuffixFirst } else { FillOrder::PrefixFirst };
+        let order = if rng.chance(self.recipe.suffix_first) { FillOrder::SuffixFirst } else { FillOrder::PrefixFirst };
         raw.sample(self.renderer, &weighing, order)
     }
 
@@ -270,7 +269,12 @@ impl Desk<'_> {
 
 impl Raw {
     /// The document as tokens with their weights.
-    pub fn sample(&self, renderer: &Renderer<'_>, weighing: &Weighing, order: FillOrder) -> Result<Sample, PrepareError> {
+    pub fn sample(
+        &self,
+        renderer: &Renderer<'_>,
+        weighing: &Weighing,
+        order: FillOrder,
+    ) -> Result<Sample, PrepareError> {
         let pieces = renderer.document_with_spans(&self.document, &self.parts.spans, order);
         let pieces = pieces.map_err(|source| PrepareError::Document { origin: self.origin.clone(), source })?;
         weighing.weigh(&pieces, self)

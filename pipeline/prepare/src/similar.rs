@@ -96,7 +96,8 @@ impl Similar {
             let mut compared = 0;
             table.probe(band_hash(band(index))).any(|document| {
                 let other = &self.signatures[document];
-                let agrees = compared < COMPARED_MAX && other[index * self.rows..(index + 1) * self.rows] == *band(index);
+                let agrees =
+                    compared < COMPARED_MAX && other[index * self.rows..(index + 1) * self.rows] == *band(index);
                 compared += usize::from(agrees);
                 agrees && self.is_like(signature, other)
             })
@@ -214,7 +215,8 @@ mod tests {
         let mut is_new = |at| similar.is_new(&signatures.of(&hole(at)));
         assert!([50, 120, 300].into_iter().all(&mut is_new), "other holes in the same file");
         assert!(!is_new(120), "the same hole again");
-        let answer = |question: &[String]| Document::Completion { prompt: question.join(" "), completion: "yes".into() };
+        let answer =
+            |question: &[String]| Document::Completion { prompt: question.join(" "), completion: "yes".into() };
         for question in [words(&mut rng, 30), words(&mut rng, 30)] {
             assert!(similar.is_new(&signatures.of(&Raw::new(answer(&question), Kind::Plain, ""))));
         }

@@ -135,12 +135,8 @@ impl Counts {
             let index = (all.len() as f64 * share).ceil() as usize;
             all.get(index.saturating_sub(1)).copied().unwrap_or_default()
         };
-        self.lengths = Lengths {
-            half: at(0.5),
-            ninety_percent: at(0.9),
-            ninety_nine_percent: at(0.99),
-            longest: at(1.0),
-        };
+        self.lengths =
+            Lengths { half: at(0.5), ninety_percent: at(0.9), ninety_nine_percent: at(0.99), longest: at(1.0) };
     }
 }
 

@@ -225,10 +225,9 @@ fn weights_of_messages_and_of_their_parts() {
         ]},
     ]}));
     assert_eq!(raw.parts.messages, [(0, 0.0), (1, 0.25), (3, 0.0), (7, 0.0)]);
-    let spans: Vec<_> = raw.parts.spans.iter().map(|span| {
-        (span.message, span.part, span.range.clone(), raw.parts.span_weights[usize::from(span.mark)])
-    });
-    let spans: Vec<_> = spans.collect();
+    let weight = |mark: u16| raw.parts.span_weights[usize::from(mark)];
+    let spans = raw.parts.spans.iter();
+    let spans: Vec<_> = spans.map(|span| (span.message, span.part, span.range.clone(), weight(span.mark))).collect();
     let wanted = [
         (5, Part::Content, 0..3, 0.0),
         (6, Part::Content, 0..4, 2.0),
@@ -242,14 +241,17 @@ fn weights_of_messages_and_of_their_parts() {
 
 #[test]
 fn kinds_come_from_the_record_then_the_source_then_the_form() {
-    for (name, kind) in [("replay", Kind::Replay), ("debugging", Kind::Debugging), ("review", Kind::Review),
-        ("fim", Kind::FillInTheMiddle), ("reasoning", Kind::Reasoning)]
-    {
+    for (name, kind) in [
+        ("replay", Kind::Replay),
+        ("debugging", Kind::Debugging),
+        ("review", Kind::Review),
+        ("fim", Kind::FillInTheMiddle),
+        ("reasoning", Kind::Reasoning),
+    ] {
         assert_eq!(read(json!({"text": "a", "kind": name})).kind, kind);
     }
-    let of_source = |record: Value| {
-        read_with(&[record], |recipe| recipe.kind = Some(Kind::Review)).expect("read").remove(0).kind
-    };
+    let of_source =
+        |record: Value| read_with(&[record], |recipe| recipe.kind = Some(Kind::Review)).expect("read").remove(0).kind;
     assert_eq!(of_source(json!({"text": "a"})), Kind::Review);
     assert_eq!(of_source(json!({"text": "a", "kind": "replay"})), Kind::Replay);
     assert_eq!(of_source(json!({"text": "a", "kind": "poem"})), Kind::Review, "the data's own word");
@@ -299,7 +301,10 @@ fn what_is_wrong_is_named_with_its_line_and_field() {
                 {"start": 0, "end": 2, "weight": 1}, {"start": 1, "end": 3, "weight": 1}]})),
             "overlap",
         ),
-        (json!({"conversations": [{"from": "function_call", "value": "{"}]}), "conversations[0]: a call that is not JSON"),
+        (
+            json!({"conversations": [{"from": "function_call", "value": "{"}]}),
+            "conversations[0]: a call that is not JSON",
+        ),
         (json!({"messages": [{"role": "assistant", "content": "a"}], "tools": [{}]}), "tools[0]"),
         (json!({"messages": [{"role": "assistant", "content": "a"}], "tools": "["}), "tools, a text"),
         (json!({"text": "a", "kind": "poem"}), "kind: no kind is called \"poem\""),

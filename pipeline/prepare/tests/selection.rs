@@ -68,7 +68,8 @@ fn weights_reach_the_tokens_of_their_messages_and_spans() {
     assert!(half.contains("alpha") && half.contains("gamma") && half.ends_with("<|im_end|>\n"), "{half:?}");
     assert!(!half.contains("beta"), "{half:?}");
     let quarter = said(&sample, 0.25);
-    for part in ["<think>", "quick thought", "calling", "<tool_call>", "lookup", "value", "</tool_call>", "<|im_end|>"] {
+    for part in ["<think>", "quick thought", "calling", "<tool_call>", "lookup", "value", "</tool_call>", "<|im_end|>"]
+    {
         assert!(quarter.contains(part), "{part} in {quarter:?}");
     }
     assert_eq!(said(&sample, 1.0), "delta<|im_end|>\n");
@@ -91,7 +92,10 @@ fn parts_of_a_content_and_of_a_plain_text_weigh_their_own() {
     let record = json!({"text": "header body footer", "spans": [{"start": 0, "end": 6, "weight": 0}]});
     let path = folder.write("text.jsonl", record.to_string());
     let data = prepare(&source(&path));
-    assert_eq!((said(&data.samples[0], 0.0).as_str(), said(&data.samples[0], 1.0).as_str()), ("header", " body footer<|endoftext|>"));
+    assert_eq!(
+        (said(&data.samples[0], 0.0).as_str(), said(&data.samples[0], 1.0).as_str()),
+        ("header", " body footer<|endoftext|>")
+    );
 }
 
 #[test]
@@ -113,13 +117,16 @@ fn weights_that_a_template_hides_are_refused_and_can_be_left_out() {
     ]);
     let path = folder.write("chats.jsonl", records);
     let template = |inside: &str| {
-        let all = format!("{{% for m in messages %}}{{% if m.role == 'assistant' %}}{inside}{{% endif %}}{{% endfor %}}");
+        let all =
+            format!("{{% for m in messages %}}{{% if m.role == 'assistant' %}}{inside}{{% endif %}}{{% endfor %}}");
         Template::from_source(all, "a test").expect("valid")
     };
-    let two_blocks = template("{% generation %}{{ m.content }}{% endgeneration %};{% generation %}!{% endgeneration %}");
+    let two_blocks =
+        template("{% generation %}{{ m.content }}{% endgeneration %};{% generation %}!{% endgeneration %}");
     let error = try_with(&two_blocks, &source(&path)).expect_err("whose block is it?").to_string();
     assert!(error.contains("chats.jsonl:2") && error.contains("generation"), "{error}");
-    let looking = template("{% generation %}{{ m.content if 'x' in m.content or 'w' in m.content }}!{% endgeneration %}");
+    let looking =
+        template("{% generation %}{{ m.content if 'x' in m.content or 'w' in m.content }}!{% endgeneration %}");
     let error = try_with(&looking, &source(&path)).expect_err("what became of the span?").to_string();
     assert!(error.contains("chats.jsonl:3") && error.contains("spans"), "{error}");
     let skipping = source(&path) + "broken = \"skip\"\n";
@@ -131,10 +138,12 @@ fn weights_that_a_template_hides_are_refused_and_can_be_left_out() {
 fn copies_and_near_copies_are_found_across_sources() {
     let (folder, mut rng) = (Folder::new("copies"), Rng::new(5));
     let texts: Vec<String> = (0..40).map(|_| words(&mut rng, 100)).collect();
-    let chat = |answer: &str| json!({"messages": [
-        {"role": "system", "content": "The same long system text in every conversation. ".repeat(40)},
-        {"role": "user", "content": "Write."}, {"role": "assistant", "content": answer},
-    ]});
+    let chat = |answer: &str| {
+        json!({"messages": [
+            {"role": "system", "content": "The same long system text in every conversation. ".repeat(40)},
+            {"role": "user", "content": "Write."}, {"role": "assistant", "content": answer},
+        ]})
+    };
     let one = folder.write("one.jsonl", lines(texts.iter().map(|text| chat(text))));
     let near = |text: &String| chat(&text.replacen('w', "v", 1));
     let other = lines(texts[..10].iter().map(|text| chat(text)).chain(texts[10..30].iter().map(near)));
@@ -171,7 +180,11 @@ fn what_is_measured_with_is_left_out_and_reported() {
         found.contamination.iter().map(|hit| (hit.origin.as_str(), hit.evaluation.as_str())).collect();
     assert_eq!(hits, [("data.jsonl:1", "evaluation.jsonl:1"), ("data.jsonl:3", "evaluation.jsonl:1")]);
     assert_eq!(found.contamination[0].shared.split(' ').count(), 13);
-    assert!(data.statistics.notes.iter().any(|note| note.contains("fewer than 13 words")), "{:?}", data.statistics.notes);
+    assert!(
+        data.statistics.notes.iter().any(|note| note.contains("fewer than 13 words")),
+        "{:?}",
+        data.statistics.notes
+    );
     let looser = format!("evaluation_words = 14\nevaluation_files = [\"{evaluation}\"]\n{}", source(&path));
     assert_eq!(prepare(&looser).statistics.sources[0].total.contaminated, 1);
 }
@@ -229,9 +242,11 @@ fn portions_mix_the_same_way_each_time_and_go_on_where_they_stopped() {
 #[test]
 fn every_kind_and_refusal_is_counted() {
     let folder = Folder::new("kinds");
-    let chat = |kind: &str, answer: &str| json!({"kind": kind, "messages": [
-        {"role": "user", "content": format!("{kind}?")}, {"role": "assistant", "content": answer},
-    ]});
+    let chat = |kind: &str, answer: &str| {
+        json!({"kind": kind, "messages": [
+            {"role": "user", "content": format!("{kind}?")}, {"role": "assistant", "content": answer},
+        ]})
+    };
     let mut records: Vec<Value> = ["replay", "debugging", "review", "reasoning"].map(|kind| chat(kind, kind)).into();
     records.push(json!({"kind": "fim", "prefix": "a", "middle": "b", "suffix": "c"}));
     records.push(json!({"messages": [{"role": "user", "content": "and?"}]}));

@@ -100,8 +100,21 @@ fn of_recipe(path: &Path, stage: Option<&str>) -> Result<(DataRecipe, Fit)> {
 
 fn in_words(statistics: &Statistics) -> String {
     let mut table = Table::new(&[
-        "source", "documents", "used", "tokens", "trained", "weight", "share", "median", "90 %", "99 %", "longest",
-        "truncated", "duplicates", "capped", "left out",
+        "source",
+        "documents",
+        "used",
+        "tokens",
+        "trained",
+        "weight",
+        "share",
+        "median",
+        "90 %",
+        "99 %",
+        "longest",
+        "truncated",
+        "duplicates",
+        "capped",
+        "left out",
     ]);
     for source in &statistics.sources {
         table.push(row(&source.name, &source.total, Some(source)));
@@ -156,8 +169,7 @@ fn details(source: &SourceStatistics) -> String {
             lines.push(format!("{} worse answers of pairs, which are not learnt", file.rejected_answers));
         }
     }
-    let left_out: Vec<String> =
-        source.left_out().iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let left_out: Vec<String> = source.left_out().iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     if !left_out.is_empty() {
         lines.push(format!("left out: {}", left_out.join(", ")));
     }
@@ -165,8 +177,8 @@ fn details(source: &SourceStatistics) -> String {
         lines.push(format!("not on this machine: {}", source.skipped.missing_roots.join(", ")));
     }
     lines.extend(source.file.iter().flat_map(|file| file.broken.clone()));
-    lines.extend(source.contamination.iter().map(|hit| {
-        format!("{} shares with {}: {}", hit.origin, hit.evaluation, hit.shared)
-    }));
+    lines.extend(
+        source.contamination.iter().map(|hit| format!("{} shares with {}: {}", hit.origin, hit.evaluation, hit.shared)),
+    );
     lines.iter().map(|line| format!("{}: {line}\n", source.name)).collect()
 }

@@ -37,7 +37,8 @@ struct Weighted {
 impl Conversation {
     /// Adds turns that a field of the record lists.
     pub(super) fn read(&mut self, turns: &Value, field: &str) -> Result<(), String> {
-        let turns = turns.as_array().ok_or_else(|| format!("{field}: want a list of messages, found {}", kind(turns)))?;
+        let turns =
+            turns.as_array().ok_or_else(|| format!("{field}: want a list of messages, found {}", kind(turns)))?;
         for (index, turn) in turns.iter().enumerate() {
             let place = format!("{field}[{index}]");
             self.push(Turn::read(turn, &place).map_err(|what| format!("{place}: {what}"))?);
@@ -226,7 +227,9 @@ fn message_of(turn: &Map<String, Value>, role: &str) -> Result<Message, String> 
 fn call_turn(turn: &Map<String, Value>) -> Result<Message, String> {
     let said = turn.get("value").or_else(|| turn.get("content")).unwrap_or(&Value::Null);
     let calls = match said {
-        Value::String(text) => serde_json::from_str(text).map_err(|error| format!("a call that is not JSON: {error}"))?,
+        Value::String(text) => {
+            serde_json::from_str(text).map_err(|error| format!("a call that is not JSON: {error}"))?
+        }
         other => other.clone(),
     };
     let calls = match calls {
@@ -330,7 +333,9 @@ fn listed_spans(list: &Value, content: &str, reasoning: Option<&str>) -> Result<
         let (part, text) = match object.get("field").and_then(Value::as_str) {
             None | Some("content" | "text") => (Part::Content, content),
             Some("reasoning_content") => (Part::Reasoning, reasoning.unwrap_or_default()),
-            Some(other) => return Err(wrong(format!("there are no spans of {other:?}, only of content and reasoning_content"))),
+            Some(other) => {
+                return Err(wrong(format!("there are no spans of {other:?}, only of content and reasoning_content")));
+            }
         };
         let range = byte_range(text, start..end).map_err(wrong)?;
         Ok(Weighted { part, range, weight })

@@ -127,7 +127,9 @@ pub(super) struct FormDocument {
 
 impl Form {
     pub(super) fn read(value: Value, recipe: &FileRecipe, rng: &mut Rng) -> Result<Self, String> {
-        let Value::Object(record) = value else { return Err(format!("want an object, found {}", kind_of_value(&value))) };
+        let Value::Object(record) = value else {
+            return Err(format!("want an object, found {}", kind_of_value(&value)));
+        };
         let format = match recipe.format {
             Some(format) => format,
             None => Format::of(&record)?,

@@ -404,7 +404,8 @@ pub(crate) fn all_texts(path: &Path, mut each: impl FnMut(&str, &str)) -> Result
         let mut open = OpenFile { records: records(&path, &Arc::default())?, path: path.clone() };
         let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         while let Some((place, value)) = open.next()? {
-            let value = value.map_err(|what| PrepareError::Record { path: path.clone(), place: place.clone(), what })?;
+            let value =
+                value.map_err(|what| PrepareError::Record { path: path.clone(), place: place.clone(), what })?;
             let origin = format!("{file}:{}", place.rsplit(' ').next().unwrap_or(&place));
             crate::words::texts_within(&value, &mut |text| each(&origin, text));
         }

@@ -148,6 +148,14 @@ impl PageReader for Unpacking {
     fn skip_next_page(&mut self) -> Result<()> {
         self.pages.skip_next_page()
     }
+
+    fn supports_deferred_dictionary(&self) -> bool {
+        self.pages.supports_deferred_dictionary()
+    }
+
+    fn take_deferred_dictionary(&mut self) -> Result<Option<Page>> {
+        self.pages.take_deferred_dictionary()?.map(|page| self.unpacked(page)).transpose()
+    }
 }
 
 /// A row as an object. Columns give every row all fields of all rows; those without a value are left out, so that a
