@@ -119,8 +119,8 @@ fn warn(renderer: &Renderer<'_>, raw: &Raw, sample: &Sample) {
 /// The first assistant's message after which the conversation so far is no beginning of the whole.
 fn first_rewritten(renderer: &Renderer<'_>, document: &Document, all: &[u32]) -> Option<usize> {
     let Document::Chat { tools, messages } = document else { return None };
-    let answers = (0..messages.len()).filter(|&index| messages[index].role == Role::Assistant);
-    answers.into_iter().find(|&index| {
+    let mut answers = (0..messages.len()).filter(|&index| messages[index].role == Role::Assistant);
+    answers.find(|&index| {
         let pieces = renderer.chat(&messages[..=index], tools);
         pieces.is_ok_and(|pieces| !all.starts_with(&text::render::flatten(&pieces)))
     })
