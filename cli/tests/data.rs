@@ -7,7 +7,8 @@ use std::fs;
 use support::{Folder, bad, errors, fixtures, good, lateen, run};
 
 fn chat(question: &str, answer: &str) -> Value {
-    json!({"kind": "review", "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
+    let messages = json!([{"role": "user", "content": question}, {"role": "assistant", "content": answer}]);
+    json!({"kind": "review", "messages": messages})
 }
 
 fn lines(records: &[Value]) -> String {

@@ -30,7 +30,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     teacher: Option<String>,
     /// Perplexity on this file, with --teacher the divergence too. The records of a .jsonl, .json or .parquet file are
-    /// read as training data is, any other file as one text, each token but the first measured. Nothing else is measured unless --tasks is given
+    /// read as training data is, any other file as one text, each token but the first measured. Nothing else is
+    /// measured unless --tasks is given
     #[arg(long, value_name = "FILE")]
     perplexity: Option<PathBuf>,
     /// Tokens of a text that the model sees together, at most; as many as it can take if not given

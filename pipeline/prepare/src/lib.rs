@@ -1,8 +1,8 @@
 //! Preparation: episodes become rendered tokens with a weight each, packed into batches that do not leak.
 //!
-//! Read (`kata`, `code`, `read`), render (crate `text`), `weigh`, leave out what is there already or measured (`sieve`),
-//! mix and cap (`share`), `pack`, `batch`: `dataset` runs all of it from a recipe's table, `statistics` says what became
-//! of it.
+//! Read (`kata`, `code`, `read`), render (crate `text`), `weigh`, leave out what is there already or measured
+//! (`sieve`), mix and cap (`share`), `pack`, `batch`: `dataset` runs all of it from a recipe's table, `statistics` says
+//! what became of it.
 
 pub mod batch;
 pub mod code;

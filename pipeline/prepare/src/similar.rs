@@ -2,9 +2,9 @@
 //! (Broder 1997; Indyk and Motwani 1998) without comparing every pair.
 //!
 //! A document is kept as [`SIGNATURE`] numbers of 16 bits, whatever its length, and as a place in each of the tables:
-//! together half a kilobyte at the usual threshold, half a gigabyte for a million documents that stay. Two documents are the
-//! same only if both all that they say and what the model learns of them are: ten holes in one file differ in what fills
-//! them, and ten answers "yes" in what was asked.
+//! together half a kilobyte at the usual threshold, half a gigabyte for a million documents that stay. Two documents
+//! are the same only if both all that they say and what the model learns of them are: ten holes in one file differ in
+//! what fills them, and ten answers "yes" in what was asked.
 
 use crate::overlap::runs;
 use crate::source::Raw;

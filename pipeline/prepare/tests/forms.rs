@@ -60,7 +60,7 @@ fn messages_with_tools_in_all_their_spellings() {
             {"role": "assistant", "content": "<think>\nEasy.\n</think>\n\nTwo numbers."},
         ],
         "tools": [
-            {"type": "function", "function": {"name": "read", "description": "Reads.", "parameters": {"type": "object"}}},
+            {"type": "function", "function": {"name": "read", "description": "Reads.", "parameters": {}}},
             {"name": "stop", "input_schema": {"type": "object"}},
         ],
         "kind": "debugging", "weight": 2, "id": 17,
@@ -157,8 +157,9 @@ fn prompt_and_completion_as_text_and_as_messages() {
     assert_eq!(raw.kind, Kind::Plain);
     let raws = read_with(&[texts], |recipe| recipe.written_as = Some(WrittenAs::Chat)).expect("read");
     assert_eq!(said(&raws[0]), [(User, "a"), (Assistant, "b")]);
+    let user = |text: &str| json!({"role": "user", "content": text});
     let turns = read(json!({
-        "prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}],
+        "prompt": [user("a"), {"role": "assistant", "content": "b"}, user("c")],
         "completion": [{"role": "assistant", "content": "d"}],
     }));
     assert_eq!(said(&turns), [(User, "a"), (Assistant, "b"), (User, "c"), (Assistant, "d")]);

@@ -70,8 +70,8 @@ impl ReadingArguments {
             return Ok(SourceRecipe::Kata(KataRecipe::default()));
         }
         if !path.exists() {
-            let hint = "give a file (.jsonl, .json, .parquet, also .gz and .zst), a folder of those, a folder of source \
-                        code, or kata";
+            let hint = "give a file (.jsonl, .json, .parquet, also .gz and .zst), a folder of those, a folder of code, \
+                        or kata";
             return Err(Problem::new(format!("there is no source {name}"), hint).into());
         }
         let file = FileRecipe {

@@ -26,7 +26,7 @@ pub(super) struct Arguments {
     /// Longer documents lose their ends
     #[arg(long, default_value_t = 4096, value_name = "TOKENS")]
     sequence_length: usize,
-    /// Files that models are measured with: what shares a run of words with them is left out; may be given several times
+    /// A file that models are measured with: what shares a run of words with it is left out; may be given several times
     #[arg(long = "evaluation-file", value_name = "FILE")]
     evaluation_files: Vec<PathBuf>,
     /// Words in such a run

@@ -241,8 +241,8 @@ fn call_turn(turn: &Map<String, Value>) -> Result<Message, String> {
     Ok(Message { tool_calls, ..Message::new(Role::Assistant, "") })
 }
 
-/// Calls that stand in the content: JSON between the tags as Hermes models write it, or the form of our template. `None`
-/// if any of them cannot be read, because then it is perhaps no call.
+/// Calls that stand in the content: JSON between the tags as Hermes models write it, or the form of our template.
+/// `None` if any of them cannot be read, because then it is perhaps no call.
 fn calls_within(content: &str, tools: &[ToolDefinition]) -> Option<(String, Vec<ToolCall>)> {
     let (mut outside, mut calls, mut rest) = (String::new(), Vec::new(), content);
     while let Some((before, after)) = rest.split_once("<tool_call>") {

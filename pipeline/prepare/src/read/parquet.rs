@@ -1,7 +1,8 @@
 //! Rows of a Parquet file as JSON values, one row group at a time.
 //!
-//! Pages packed with zstd and gzip are unpacked here, by the same libraries that unpack whole files: the Parquet library
-//! would use C for the one. It is therefore told that they are not packed, and what it gives is unpacked afterwards.
+//! Pages packed with zstd and gzip are unpacked here, by the same libraries that unpack whole files: the Parquet
+//! library would use C for the one. It is therefore told that they are not packed, and what it gives is unpacked
+//! afterwards.
 
 use super::open::{ungzip, unzstd};
 use parquet::basic::Compression;

@@ -68,8 +68,8 @@ impl JsonRecords {
         Ok(Self { reader, layout, line, is_over: false })
     }
 
-    /// The next record. An error is one of reading, after which there is nothing more; the number of the line that could
-    /// not be read comes with it.
+    /// The next record. An error is one of reading, after which there is nothing more; the number of the line that
+    /// could not be read comes with it.
     pub(super) fn next(&mut self) -> Result<Option<Record>, (usize, io::Error)> {
         if self.is_over {
             return Ok(None);
