@@ -11,14 +11,16 @@ use crate::similar::{Signature, Signatures, Similar};
 use crate::source::{Raw, Roots};
 use crate::statistics::{Fate, SourceStatistics};
 use crate::weigh::Weighing;
+use crate::words::texts;
 use environment::{Split, Task};
 use numeric::Rng;
 use rayon::prelude::*;
 use std::collections::HashSet;
 use text::{FillOrder, Renderer};
 
-/// Documents that are in memory as text at one time.
+/// Documents that are in memory as text at one time, at most, and about how many bytes of them.
 const CHUNK: usize = 4096;
+const CHUNK_BYTES: usize = 64 << 20;
 /// One in so many samples of a file is held out, as long as held-out data is wanted.
 const HELD_OUT: u64 = 50;
 
@@ -78,6 +80,19 @@ impl Iterator for Reading<'_> {
     }
 }
 
+impl Reading<'_> {
+    /// The next documents; none at the end.
+    fn chunk(&mut self) -> Result<Vec<Raw>, PrepareError> {
+        let (mut raws, mut bytes) = (Vec::new(), 0);
+        while raws.len() < CHUNK && bytes < CHUNK_BYTES {
+            let Some(raw) = self.next().transpose()? else { break };
+            texts(&raw, &mut |text, _| bytes += text.len());
+            raws.push(raw);
+        }
+        Ok(raws)
+    }
+}
+
 impl<'a> Sieve<'a> {
     pub(crate) fn new(
         desk: Desk<'a>,
@@ -120,7 +135,7 @@ impl<'a> Sieve<'a> {
         let recipe = self.questions.desk.recipe;
         let mut held_out_left = recipe.validation / recipe.sources.len();
         loop {
-            let raws: Vec<Raw> = reading.by_ref().take(CHUNK).collect::<Result<_, _>>()?;
+            let raws = reading.chunk()?;
             if raws.is_empty() {
                 break;
             }

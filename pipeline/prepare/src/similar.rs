@@ -19,7 +19,7 @@ const LEARNT: usize = 48;
 const SIGNATURE: usize = WHOLE + LEARNT;
 /// Of pairs that are just as similar as the threshold, this share is found; of more similar ones nearly all.
 const FOUND: f64 = 0.95;
-/// Documents that agree in one band and are compared, at most.
+/// Documents that agree in one band and are kept in its table, at most.
 const COMPARED_MAX: usize = 16;
 
 /// A document in few numbers.
@@ -78,6 +78,7 @@ pub(crate) struct Similar {
 /// Documents by the hash of one band; 0 is a free place, `n + 1` document `n`.
 struct Table {
     places: Vec<u32>,
+    used: usize,
 }
 
 impl Similar {
@@ -85,21 +86,17 @@ impl Similar {
     pub(crate) fn new(threshold: f64) -> Self {
         assert!(threshold > 0.0 && threshold < 1.0, "the recipe's check allows no other threshold");
         let rows = rows(threshold);
-        let tables = (0..WHOLE / rows).map(|_| Table { places: vec![0; 1024] }).collect();
+        let tables = (0..WHOLE / rows).map(|_| Table { places: vec![0; 1024], used: 0 }).collect();
         Self { threshold, rows, signatures: Vec::new(), tables }
     }
 
     /// Whether nothing like it was there; then it is kept.
     pub(crate) fn is_new(&mut self, signature: &Signature) -> bool {
-        let band = |index: usize| &signature[index * self.rows..(index + 1) * self.rows];
         let found = self.tables.iter().enumerate().any(|(index, table)| {
-            let mut compared = 0;
-            table.probe(band_hash(band(index))).any(|document| {
+            let band = index * self.rows..(index + 1) * self.rows;
+            table.probe(band_hash(&signature[band.clone()])).any(|document| {
                 let other = &self.signatures[document];
-                let agrees =
-                    compared < COMPARED_MAX && other[index * self.rows..(index + 1) * self.rows] == *band(index);
-                compared += usize::from(agrees);
-                agrees && self.is_like(signature, other)
+                other[band.clone()] == signature[band.clone()] && self.is_like(signature, other)
             })
         });
         if !found {
@@ -122,11 +119,18 @@ impl Similar {
         self.signatures.push(**signature);
         let (rows, signatures) = (self.rows, &self.signatures);
         for (index, table) in self.tables.iter_mut().enumerate() {
-            let hash_of = |document: usize| band_hash(&signatures[document][index * rows..(index + 1) * rows]);
-            if (document + 1) * 2 > table.places.len() {
-                table.grow(document, hash_of);
+            let band_of = |document: usize| &signatures[document][index * rows..(index + 1) * rows];
+            let hash = band_hash(band_of(document));
+            let agreeing = table.probe(hash).filter(|&other| band_of(other) == band_of(document));
+            // All the pieces of one file may agree: enough of them stand for the rest, or each would be compared with
+            // all others.
+            if agreeing.take(COMPARED_MAX).count() == COMPARED_MAX {
+                continue;
             }
-            table.insert(document, hash_of(document));
+            if (table.used + 1) * 2 > table.places.len() {
+                table.grow(|document| band_hash(band_of(document)));
+            }
+            table.insert(document, hash);
         }
     }
 }
@@ -146,11 +150,17 @@ impl Table {
             at = (at + 1) & mask;
         }
         self.places[at] = u32::try_from(document + 1).expect("four thousand million documents do not fit in memory");
+        self.used += 1;
     }
 
-    fn grow(&mut self, documents: usize, hash_of: impl Fn(usize) -> u64) {
-        self.places = vec![0; self.places.len() * 2];
-        (0..documents).for_each(|document| self.insert(document, hash_of(document)));
+    fn grow(&mut self, hash_of: impl Fn(usize) -> u64) {
+        let doubled = vec![0; self.places.len() * 2];
+        let mut documents = std::mem::replace(&mut self.places, doubled);
+        self.used = 0;
+        // In the order in which they came, so that a table does not depend on when it grew.
+        documents.retain(|&place| place != 0);
+        documents.sort_unstable();
+        documents.iter().map(|&place| place as usize - 1).for_each(|document| self.insert(document, hash_of(document)));
     }
 }
 
@@ -220,6 +230,20 @@ mod tests {
         for question in [words(&mut rng, 30), words(&mut rng, 30)] {
             assert!(similar.is_new(&signatures.of(&Raw::new(answer(&question), Kind::Plain, ""))));
         }
+    }
+
+    #[test]
+    fn many_pieces_of_one_file_do_not_slow_each_other_down() {
+        let (mut rng, signatures, mut similar) = (Rng::new(5), Signatures::new(), Similar::new(0.8));
+        let file = words(&mut rng, 60).join(" ");
+        let signature = |n: usize| {
+            let completion = format!("answer {n} {}", n * 7919);
+            signatures.of(&Raw::new(Document::Completion { prompt: file.clone(), completion }, Kind::Plain, ""))
+        };
+        assert!((0..2000).all(|n| similar.is_new(&signature(n))));
+        let most = similar.tables.iter().map(|table| table.used).max();
+        assert!(most < Some(2000), "whole bands agree, and only some of them are kept: {most:?}");
+        assert!(!similar.is_new(&signature(0)));
     }
 
     #[test]
