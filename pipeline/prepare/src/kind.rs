@@ -79,6 +79,7 @@ pub struct KindWeights {
     pub replay: f32,
     pub debugging: f32,
     pub review: f32,
+    #[serde(alias = "fim")]
     pub fill_in_the_middle: f32,
     pub reasoning: f32,
     pub chat: f32,
