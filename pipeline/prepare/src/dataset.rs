@@ -240,7 +240,8 @@ pub fn load(
         let portions: Vec<f64> = recipe.sources.iter().map(|source| source.portion().unwrap_or(1.0)).collect();
         share::mix(&mut groups, &portions);
     }
-    let limits: Vec<f64> = recipe.sources.iter().map(|source| source.share_max(recipe.sources.len())).collect();
+    let filled = groups.iter().filter(|group| !group.is_empty()).count();
+    let limits: Vec<f64> = recipe.sources.iter().map(|source| source.share_max(filled)).collect();
     share::cap(&mut groups, &limits, recipe.seed, &mut sources)?;
     sources.iter_mut().zip(&groups).for_each(|(statistics, samples)| statistics.finish(samples));
     let notes = notes(recipe, &sources).into_iter().chain(sieve.notes()).collect();
@@ -278,7 +279,15 @@ fn notes(recipe: &DataRecipe, sources: &[SourceStatistics]) -> Vec<String> {
     let unsaid =
         unsaid.filter(|(recipe, _)| recipe.said_share_max().is_none() && !matches!(recipe, SourceRecipe::Kata(_)));
     let largest = unsaid.map(|(_, source)| source).max_by(|a, b| a.share.total_cmp(&b.share));
-    let count = sources.len();
+    let count = sources.iter().filter(|source| source.total.samples > 0).count();
+    let (used, capped): (usize, usize) =
+        sources.iter().fold((0, 0), |(used, capped), s| (used + s.total.samples, capped + s.total.over_share));
+    if capped > used {
+        notes.push(format!(
+            "caps leave out {capped} samples and keep {used}: the sources are too unlike in size; raise share_max, or \
+             add data to the small ones"
+        ));
+    }
     if let Some(source) = largest.filter(|source| (2..MANY_SOURCES).contains(&count) && source.share > SHARE_MAX) {
         notes.push(format!(
             "{} is {:.0} % of what is learnt; {count} sources cannot all stay within the usual {:.0} %, so none is \

@@ -76,13 +76,18 @@ impl<R: BufRead> Read for ZstdFrames<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             if let Some(frame) = &mut self.frame {
-                let count = frame.read(buffer)?;
+                let count = frame.read(buffer).map_err(cut_off_if_so)?;
                 if count > 0 || buffer.is_empty() {
                     return Ok(count);
                 }
             }
             if let Some(frame) = self.frame.take() {
-                self.between = Some(frame.into_inner());
+                let (reader, decoder) = frame.into_parts();
+                let wanted = decoder.get_checksum_from_data();
+                if wanted.is_some() && wanted != decoder.get_calculated_checksum() {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "what was unpacked has another checksum"));
+                }
+                self.between = Some(reader);
             }
             let Some(mut reader) = self.between.take() else { return Ok(0) };
             let start = reader.fill_buf()?;
@@ -92,7 +97,7 @@ impl<R: BufRead> Read for ZstdFrames<R> {
             }
             match frame_of(start) {
                 Some(Frame::Data) => {
-                    let frame = StreamingDecoder::new(reader).map_err(io::Error::other)?;
+                    let frame = StreamingDecoder::new(reader).map_err(io::Error::other).map_err(cut_off_if_so)?;
                     self.frame = Some(Box::new(frame));
                 }
                 Some(Frame::Skippable) => {
@@ -103,6 +108,18 @@ impl<R: BufRead> Read for ZstdFrames<R> {
             }
         }
     }
+}
+
+/// The decoder wraps the end of its input in errors of its own; people are to know that the file is cut off.
+fn cut_off_if_so(error: io::Error) -> io::Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|inner| inner as _);
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof) {
+            return io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends inside a zstd frame");
+        }
+        cause = error.source();
+    }
+    error
 }
 
 fn skip_frame(reader: &mut impl BufRead) -> io::Result<()> {
