@@ -20,6 +20,8 @@ fn help_is_what_it_was() {
         ("run", vec!["run"]),
         ("complete", vec!["complete"]),
         ("prepare-kata", vec!["prepare", "kata"]),
+        ("prepare-stats", vec!["prepare", "stats"]),
+        ("prepare-show", vec!["prepare", "show"]),
         ("inspect", vec!["inspect"]),
         ("inspect-logits", vec!["inspect", "logits"]),
         ("inspect-gradients", vec!["inspect", "gradients"]),

@@ -182,10 +182,10 @@ impl Job<'_> {
             Work::Prune(work) => Some(&work.data),
             Work::Quantize(_) | Work::Evaluate(_) => None,
         };
-        for source in data.into_iter().flat_map(|data| &data.sources) {
-            if let prepare::SourceRecipe::Jsonl(jsonl) = source {
-                file(jsonl.path.display().to_string(), &jsonl.path)?;
-            }
+        let reading = || format!("the stage {:?} reads data", self.stage.name);
+        let files = data.map(prepare::DataRecipe::files).transpose().with_context(reading)?;
+        for path in files.into_iter().flatten() {
+            file(path.display().to_string(), &path)?;
         }
         if let Work::Evaluate(work) = &self.stage.work {
             for (name, directory) in measuring::subjects(self, work)? {

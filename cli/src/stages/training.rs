@@ -5,6 +5,7 @@ use super::{Job, save_model};
 use crate::failure::Problem;
 use crate::place::{open_model, open_text};
 use crate::recipe::{Pretrain, SaveFormat, Training};
+use crate::terminal::say;
 use anyhow::{Context, Result};
 use models::adapter::{self, LoraConfig};
 use models::{Config, Loading, Model};
@@ -106,7 +107,9 @@ impl Lesson<'_> {
 
     fn load(&self, renderer: &Renderer<'_>) -> Result<Dataset> {
         let fit = Fit { sequence_length: self.recipe.sequence_length, packing: self.recipe.packing };
-        let dataset = prepare::load(self.data, renderer, fit, &SystemRoots, &Preparing::default());
-        dataset.with_context(|| format!("cannot prepare the data of the stage {:?}", self.job.stage.name))
+        let dataset = prepare::load(self.data, renderer, fit, &SystemRoots, &Preparing::default())
+            .with_context(|| format!("cannot prepare the data of the stage {:?}", self.job.stage.name))?;
+        dataset.statistics.notes.iter().for_each(|note| say(&format!("  {note}")));
+        Ok(dataset)
     }
 }

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use compress::{Plan, QuantizeRecipe, StoredFormat};
 use evaluate::table::bytes_in_words;
 use models::{Loading, Model};
-use prepare::{DataRecipe, Fit, JsonlRecipe, KataRecipe, Packing, SourceRecipe};
+use prepare::{DataRecipe, FileRecipe, Fit, KataRecipe, Packing, SourceRecipe};
 use std::path::PathBuf;
 
 /// Make a model smaller: drop experts, store weights in fewer bits
@@ -27,8 +27,8 @@ pub(crate) struct Arguments {
     /// Drop what this plan says (the plan.json of an earlier pruning, possibly edited)
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
-    /// Watch the experts on the lines of this file instead of katas
-    #[arg(long, value_name = "FILE.jsonl")]
+    /// Watch the experts on the records of this file (JSON lines, JSON, Parquet) instead of katas
+    #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Tokens to watch the experts on
     #[arg(long, default_value_t = 100_000)]
@@ -108,7 +108,7 @@ fn plan_of(arguments: &Arguments, speaking: &Speaking) -> Result<Plan> {
     }
     let keep = arguments.keep.unwrap_or(usize::MAX);
     let source = match &arguments.data {
-        Some(path) => SourceRecipe::Jsonl(JsonlRecipe { path: path.clone(), kind: None, repeat: 1.0, share_max: None }),
+        Some(path) => SourceRecipe::File(FileRecipe::new(path)),
         // About 150 tokens an episode, so that there are enough and not many more.
         None => SourceRecipe::Kata(KataRecipe { episodes: arguments.tokens / 100 + 1, ..KataRecipe::default() }),
     };

@@ -15,7 +15,7 @@ use evaluate::{
 };
 use formats::TensorFile;
 use models::{KvFormat, Loading, Model, PlanSettings};
-use prepare::{JsonlRecipe, Sample, Weighing};
+use prepare::{FileRecipe, Sample, Weighing};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -29,8 +29,9 @@ pub(crate) struct Arguments {
     /// A model to compare with, taken as it is stored: divergence and agreement
     #[arg(long)]
     teacher: Option<String>,
-    /// Perplexity on this file, with --teacher the divergence too. A .jsonl file is read line by line as training data
-    /// is, any other as one text, each token but the first measured. Nothing else is measured unless --tasks is given
+    /// Perplexity on this file, with --teacher the divergence too. The records of a .jsonl, .json or .parquet file are
+    /// read as training data is, any other file as one text, each token but the first measured. Nothing else is
+    /// measured unless --tasks is given
     #[arg(long, value_name = "FILE")]
     perplexity: Option<PathBuf>,
     /// Tokens of a text that the model sees together, at most; as many as it can take if not given
@@ -283,10 +284,10 @@ fn measure_file(
     Ok(FileFindings { path: path.to_owned(), perplexity, divergence })
 }
 
-/// The file as token data: the lines of a .jsonl file, or one text in windows.
+/// The file as token data: the records of a data file, or one text in windows.
 fn samples_of_file(arguments: &Arguments, outlined: &Outlined, path: &Path) -> Result<Vec<Sample>> {
-    if path.extension().is_some_and(|extension| extension == "jsonl") {
-        return samples_of_lines(outlined, path);
+    if prepare::read::is_data_file(path) {
+        return samples_of_records(outlined, path);
     }
     let most = outlined.model.config.positions_max;
     let context = arguments.context.unwrap_or(most);
@@ -311,13 +312,11 @@ fn samples_of_file(arguments: &Arguments, outlined: &Outlined, path: &Path) -> R
     Ok(windows(&tokens, context))
 }
 
-fn samples_of_lines(outlined: &Outlined, path: &Path) -> Result<Vec<Sample>> {
-    let source = JsonlRecipe { path: path.to_owned(), kind: None, repeat: 1.0, share_max: None };
+fn samples_of_records(outlined: &Outlined, path: &Path) -> Result<Vec<Sample>> {
     let (renderer, weighing) = (outlined.renderer(), Weighing::default());
     let mut samples: Vec<Sample> = Vec::new();
-    for raw in source.read(&mut prepare::source::Skipped::default())? {
-        let pieces = renderer.document(&raw.document, FillOrder::PrefixFirst)?;
-        samples.push(weighing.sample(&pieces, raw.kind, raw.weight));
+    for raw in FileRecipe::new(path).documents(0)? {
+        samples.push(raw?.sample(&renderer, &weighing, FillOrder::PrefixFirst)?);
     }
     Ok(samples)
 }

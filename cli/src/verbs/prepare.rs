@@ -1,4 +1,8 @@
-//! `lateen prepare`: training data as files that people can read.
+//! `lateen prepare`: training data as files that people can read, and what a model would learn of such files.
+
+mod show;
+mod sources;
+mod stats;
 
 use crate::terminal::{Meter, say};
 use anyhow::Result;
@@ -8,7 +12,7 @@ use prepare::{KataMix, KataRecipe, measured_tasks};
 use std::cell::RefCell;
 use std::path::PathBuf;
 
-/// Write training data as JSON lines
+/// Write training data, or look at it as a model would learn it
 #[derive(Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -18,6 +22,8 @@ pub(crate) struct Arguments {
 #[derive(Subcommand)]
 enum What {
     Kata(Kata),
+    Stats(stats::Arguments),
+    Show(show::Arguments),
 }
 
 /// Draw episodes from the kata world: tasks with solutions and tests, one JSON object a line
@@ -87,6 +93,8 @@ impl From<SplitName> for Split {
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     match arguments.what {
         What::Kata(kata) => write_katas(&kata),
+        What::Stats(arguments) => stats::run(&arguments),
+        What::Show(arguments) => show::run(&arguments),
     }
 }
 

@@ -69,6 +69,11 @@ pub enum Document {
     Plain {
         text: String,
     },
+    /// A text without any template that the model is to continue.
+    Completion {
+        prompt: String,
+        completion: String,
+    },
 }
 
 /// A file as context.

@@ -23,6 +23,11 @@ pub enum TextError {
          put {{% generation %}} … {{% endgeneration %}} around what the assistant says"
     )]
     NoGenerationBlocks,
+    #[error(
+        "the chat template looks into what this conversation says, so that spans with a weight of their own cannot be \
+         followed through it; give whole messages a weight instead"
+    )]
+    SpansLost,
     #[error("want a vocabulary of {wanted} tokens, the text supports {reached}; give more text or ask for fewer")]
     TooLittleText { wanted: usize, reached: usize },
     #[error("a vocabulary of {wanted} tokens is too small: bytes and control tokens alone need {least}")]

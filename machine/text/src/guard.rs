@@ -42,9 +42,14 @@ pub(crate) struct Guard {
     control_characters: Vec<char>,
     /// The words inside control tokens: `tool_call` of `</tool_call>`.
     control_words: Vec<String>,
-    table: Vec<(char, Source)>,
-    marks: HashMap<(char, Source), char>,
+    /// How many different span marks there may be beside none.
+    span_marks: usize,
+    table: Vec<Author>,
+    marks: HashMap<Author, char>,
 }
+
+/// A character with who wrote it, and the mark of the span that it stands in.
+type Author = (char, Source, Option<u16>);
 
 /// A rendering with its marks taken out.
 #[derive(Debug, Default)]
@@ -52,27 +57,41 @@ pub(crate) struct Unmasked {
     pub(crate) text: String,
     /// Byte ranges that somebody other than the template wrote, in order.
     pub(crate) authored: Vec<(Range<usize>, Source)>,
+    /// Byte ranges of marked spans, in order.
+    pub(crate) marked: Vec<(Range<usize>, u16)>,
     /// Byte ranges inside generation blocks, in order.
     pub(crate) generated: Vec<Range<usize>>,
 }
 
 impl Guard {
-    pub(crate) fn new<'a>(depth: Depth, control_names: impl Iterator<Item = &'a str>) -> Self {
+    /// `span_marks` is how many different marks the spans of this rendering have.
+    pub(crate) fn new<'a>(depth: Depth, control_names: impl Iterator<Item = &'a str>, span_marks: usize) -> Self {
         let mut control_characters = Vec::new();
         let mut control_words = Vec::new();
         for name in control_names {
             control_characters.extend(name.chars().filter(|c| !control_characters.contains(c)).collect::<Vec<_>>());
             control_words.push(name.trim_matches(|c: char| !c.is_alphanumeric()).to_owned());
         }
-        Self { depth, control_characters, control_words, table: Vec::new(), marks: HashMap::new() }
+        Self { depth, control_characters, control_words, span_marks, table: Vec::new(), marks: HashMap::new() }
     }
 
     /// The string with its characters exchanged.
     pub(crate) fn mask(&mut self, text: &str, source: Source) -> String {
+        self.mask_spans(text, source, &[])
+    }
+
+    /// The same, with byte ranges (sorted, disjoint) whose marks are to be found again.
+    pub(crate) fn mask_spans(&mut self, text: &str, source: Source, spans: &[(Range<usize>, u16)]) -> String {
         let is_control_word = self.depth == Depth::Punctuation && self.is_control_word(text.trim());
-        text.chars()
-            .map(|c| if is_control_word { self.mark(c, source) } else { self.mask_character(c, source) })
-            .collect()
+        let mark_at = |at: usize| {
+            let first = spans.partition_point(|(range, _)| range.end <= at);
+            spans.get(first).filter(|(range, _)| range.start <= at).map(|(_, mark)| *mark)
+        };
+        let masked = text.char_indices().map(|(at, c)| {
+            let author = (c, source, mark_at(at));
+            if is_control_word { self.mark(author) } else { self.mask_character(author) }
+        });
+        masked.collect()
     }
 
     /// A key of a schema that templates look up by name, unless it could complete a control token or is no plain word.
@@ -83,7 +102,7 @@ impl Guard {
         }
         match self.depth {
             Depth::Marks => self.mask(key, source),
-            _ => key.chars().map(|c| self.mark(c, source)).collect(),
+            _ => key.chars().map(|c| self.mark((c, source, None))).collect(),
         }
     }
 
@@ -91,30 +110,32 @@ impl Guard {
         self.control_words.iter().any(|word| word == text)
     }
 
-    fn mask_character(&mut self, c: char, source: Source) -> char {
+    fn mask_character(&mut self, author: Author) -> char {
+        let c = author.0;
         let is_private = c as u32 >= 0xF0000;
         let is_wanted = match self.depth {
             Depth::Marks => false,
             Depth::Punctuation => !c.is_alphanumeric() && self.control_characters.contains(&c),
             Depth::Everything => !c.is_whitespace() && !matches!(c, '"' | '\\') && c >= ' ',
         };
-        if is_private || is_wanted { self.mark(c, source) } else { c }
+        if is_private || is_wanted { self.mark(author) } else { c }
     }
 
-    fn mark(&mut self, c: char, source: Source) -> char {
-        if let Some(&mark) = self.marks.get(&(c, source)) {
+    fn mark(&mut self, author: Author) -> char {
+        let c = author.0;
+        if let Some(&mark) = self.marks.get(&author) {
             return mark;
         }
         // The last places are kept for the characters that matter; a text with more different characters than that
         // keeps its author unrecorded for the rest, which costs a label and no safety.
-        let kept = Source::ALL.len() * (self.control_characters.len() + 2);
+        let kept = Source::ALL.len() * (1 + self.span_marks) * (self.control_characters.len() + 2);
         let matters = c as u32 >= 0xF0000 || self.control_characters.contains(&c);
         if self.table.len() >= MARKS_TOTAL || (self.table.len() + kept >= MARKS_TOTAL && !matters) {
             return if c as u32 >= 0xF0000 { char::REPLACEMENT_CHARACTER } else { c };
         }
         let mark = mark_at(self.table.len());
-        self.table.push((c, source));
-        self.marks.insert((c, source), mark);
+        self.table.push(author);
+        self.marks.insert(author, mark);
         mark
     }
 
@@ -132,10 +153,13 @@ impl Guard {
                     }
                 }
                 _ => match mark_index(c).and_then(|index| self.table.get(index)) {
-                    Some(&(original, source)) => {
+                    Some(&(original, source, mark)) => {
                         let start = out.text.len();
                         out.text.push(original);
-                        append_authored(&mut out.authored, start..out.text.len(), source);
+                        append(&mut out.authored, start..out.text.len(), source);
+                        if let Some(mark) = mark {
+                            append(&mut out.marked, start..out.text.len(), mark);
+                        }
                     }
                     None => out.text.push(c),
                 },
@@ -145,10 +169,10 @@ impl Guard {
     }
 }
 
-fn append_authored(authored: &mut Vec<(Range<usize>, Source)>, range: Range<usize>, source: Source) {
-    match authored.last_mut() {
-        Some((last, last_source)) if *last_source == source && last.end == range.start => last.end = range.end,
-        _ => authored.push((range, source)),
+fn append<T: PartialEq>(ranges: &mut Vec<(Range<usize>, T)>, range: Range<usize>, value: T) {
+    match ranges.last_mut() {
+        Some((last, of_last)) if *of_last == value && last.end == range.start => last.end = range.end,
+        _ => ranges.push((range, value)),
     }
 }
 
@@ -174,7 +198,7 @@ mod tests {
 
     #[test]
     fn masked_text_comes_back_with_its_author() {
-        let mut guard = Guard::new(Depth::Everything, NAMES.into_iter());
+        let mut guard = Guard::new(Depth::Everything, NAMES.into_iter(), 0);
         let user = guard.mask("é <|im_end|> \u{F0001}\u{10FFFD} \"x\"", Source::User);
         let tool = guard.mask("é", Source::Tool);
         assert!(!user.contains('é') && !user.contains('<') && user.contains('"') && user.contains(' '));
@@ -188,7 +212,7 @@ mod tests {
     #[test]
     fn words_of_control_tokens_are_never_keys() {
         for depth in [Depth::Punctuation, Depth::Everything] {
-            let mut guard = Guard::new(depth, NAMES.into_iter());
+            let mut guard = Guard::new(depth, NAMES.into_iter(), 0);
             assert_eq!(guard.mask_keyword("minimum", Source::System), "minimum");
             assert_ne!(guard.mask_keyword("tool_call", Source::System), "tool_call");
             assert_ne!(guard.mask("tool_call", Source::System), "tool_call");
@@ -199,7 +223,7 @@ mod tests {
 
     #[test]
     fn more_characters_than_marks_lose_labels_but_not_safety() {
-        let mut guard = Guard::new(Depth::Everything, NAMES.into_iter());
+        let mut guard = Guard::new(Depth::Everything, NAMES.into_iter(), 0);
         let all: String = (0x100..0xF0000).filter_map(char::from_u32).filter(|c| !c.is_whitespace()).collect();
         let masked = guard.mask(&all, Source::User);
         let injected = guard.mask("<|im_end|>\u{F0000}", Source::User);

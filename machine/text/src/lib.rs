@@ -23,7 +23,7 @@ pub mod wire;
 
 pub use chat::{Document, Message, RepositoryFile, RepositoryFill, Role, ToolCall, ToolDefinition};
 pub use error::TextError;
-pub use render::{FillOrder, Piece, Renderer, Source};
+pub use render::{FillOrder, Part, Piece, Renderer, Source, Span};
 pub use stream::{Detokenizer, StopStrings};
 pub use template::{RenderOptions, Rendered, Template};
 pub use tokenizer::{EncodedToken, Tokenizer};

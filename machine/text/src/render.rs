@@ -2,7 +2,7 @@
 
 use crate::chat::{Document, Message, RepositoryFile, RepositoryFill, Role, ToolDefinition};
 use crate::error::TextError;
-use crate::template::{RenderOptions, Rendered, Template};
+use crate::template::{RenderOptions, Rendered, Said, Template};
 use crate::tokenizer::{EncodedToken, Tokenizer};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -57,6 +57,33 @@ pub struct Piece {
     pub trained: bool,
     /// The index of the assistant message that this belongs to, where known.
     pub message: Option<usize>,
+    /// The mark of the [`Span`] that it comes from.
+    pub mark: Option<u16>,
+}
+
+impl Piece {
+    fn of(tokens: Vec<u32>, source: Source, trained: bool) -> Self {
+        Self { tokens, source, trained, message: None, mark: None }
+    }
+}
+
+/// Which text of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    Content,
+    Reasoning,
+}
+
+/// A part of what a document says that is to be found again in its tokens. Spans of one text do not overlap. Of a
+/// plain text, the message is 0 and the part its content; other documents have no spans.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    pub message: usize,
+    pub part: Part,
+    /// Bytes.
+    pub range: Range<usize>,
+    /// What the caller knows it by.
+    pub mark: u16,
 }
 
 /// In which order the parts around a hole are written. Both end with what the model fills in.
@@ -97,22 +124,39 @@ impl<'a> Renderer<'a> {
 
     /// A document for training. `order` is for holes.
     pub fn document(&self, document: &Document, order: FillOrder) -> Result<Vec<Piece>, TextError> {
+        self.document_with_spans(document, &[], order)
+    }
+
+    /// The same, with parts of its messages or its text that are to be found again in the tokens.
+    pub fn document_with_spans(
+        &self,
+        document: &Document,
+        spans: &[Span],
+        order: FillOrder,
+    ) -> Result<Vec<Piece>, TextError> {
         match document {
-            Document::Chat { tools, messages } => self.chat(messages, tools),
+            Document::Chat { tools, messages } => self.chat_with_spans(&Said { messages, tools, spans }),
+            Document::Plain { text } if !spans.is_empty() => self.plain_with_spans(text, spans),
             Document::FillInTheMiddle { prefix, middle, suffix } => self.fill(prefix, middle, suffix, order),
             Document::Repository { name, files, fill } => self.repository(name, files, fill.as_ref(), order),
             Document::Plain { text } => self.plain(text),
+            Document::Completion { prompt, completion } => self.completion(prompt, completion),
         }
     }
 
     /// A conversation for training: what stands in generation blocks is trained.
     pub fn chat(&self, messages: &[Message], tools: &[ToolDefinition]) -> Result<Vec<Piece>, TextError> {
+        self.chat_with_spans(&Said { messages, tools, spans: &[] })
+    }
+
+    fn chat_with_spans(&self, said: &Said<'_>) -> Result<Vec<Piece>, TextError> {
         if !self.template.has_generation_blocks() {
             return Err(TextError::NoGenerationBlocks);
         }
-        let rendered = self.template.render(messages, tools, &RenderOptions::default(), self.tokenizer)?;
+        let rendered = self.template.render_spans(said, &RenderOptions::default(), self.tokenizer)?;
+        let messages = said.messages.iter().enumerate();
         let assistants: Vec<usize> =
-            (0..messages.len()).filter(|&index| messages[index].role == Role::Assistant).collect();
+            messages.filter(|(_, message)| message.role == Role::Assistant).map(|(index, _)| index).collect();
         Ok(self.label(&rendered, &assistants))
     }
 
@@ -137,7 +181,31 @@ impl<'a> Renderer<'a> {
     pub fn plain(&self, text: &str) -> Result<Vec<Piece>, TextError> {
         let mut tokens = self.tokenizer.encode(text);
         tokens.push(self.tokenizer.control_id("<|endoftext|>", FOR_TEXT)?);
-        Ok(vec![Piece { tokens, source: Source::Plain, trained: true, message: None }])
+        Ok(vec![Piece::of(tokens, Source::Plain, true)])
+    }
+
+    fn plain_with_spans(&self, text: &str, spans: &[Span]) -> Result<Vec<Piece>, TextError> {
+        let mut marked: Vec<(Range<usize>, u16)> = spans.iter().map(|span| (span.range.clone(), span.mark)).collect();
+        marked.sort_by_key(|(range, _)| range.start);
+        let mut pieces: Vec<Piece> = Vec::new();
+        for token in self.tokenizer.encode_guarded(text, std::slice::from_ref(&(0..text.len()))) {
+            push(
+                &mut pieces,
+                token.id,
+                Piece { mark: value_at(&marked, &token.range), ..Piece::of(Vec::new(), Source::Plain, true) },
+            );
+        }
+        pieces.push(Piece::of(vec![self.tokenizer.control_id("<|endoftext|>", FOR_TEXT)?], Source::Plain, true));
+        Ok(pieces)
+    }
+
+    /// A text and what continues it, tokenized apart, as they are when the model continues it; the prompt is given.
+    pub fn completion(&self, prompt: &str, completion: &str) -> Result<Vec<Piece>, TextError> {
+        let mut pieces = self.plain(completion)?;
+        if !prompt.is_empty() {
+            pieces.insert(0, Piece::of(self.tokenizer.encode(prompt), Source::Plain, false));
+        }
+        Ok(pieces)
     }
 
     /// A text with a hole for training; the middle and the end after it are trained.
@@ -145,7 +213,7 @@ impl<'a> Renderer<'a> {
         let mut pieces = self.fill_context(prefix, suffix, order)?;
         let mut tokens = self.tokenizer.encode(middle);
         tokens.push(self.tokenizer.control_id("<|endoftext|>", FOR_TEXT)?);
-        pieces.push(Piece { tokens, source: Source::FillMiddle, trained: true, message: None });
+        pieces.push(Piece::of(tokens, Source::FillMiddle, true));
         Ok(pieces)
     }
 
@@ -167,11 +235,11 @@ impl<'a> Renderer<'a> {
         let end = self.tokenizer.control_id("<|endoftext|>", FOR_TEXT)?;
         let Some(fill) = fill else {
             let tokens = context.into_iter().chain([end]).collect();
-            return Ok(vec![Piece { tokens, source: Source::Plain, trained: true, message: None }]);
+            return Ok(vec![Piece::of(tokens, Source::Plain, true)]);
         };
         let mut tokens = context;
         tokens.extend(self.file_header(&fill.path)?);
-        let mut pieces = vec![Piece { tokens, source: Source::Plain, trained: false, message: None }];
+        let mut pieces = vec![Piece::of(tokens, Source::Plain, false)];
         pieces.extend(self.fill(&fill.prefix, &fill.middle, &fill.suffix, order)?);
         Ok(pieces)
     }
@@ -192,7 +260,7 @@ impl<'a> Renderer<'a> {
 
     fn fill_context(&self, prefix: &str, suffix: &str, order: FillOrder) -> Result<Vec<Piece>, TextError> {
         let control = |name| Ok::<_, TextError>(vec![self.tokenizer.control_id(name, FOR_FILL)?]);
-        let piece = |tokens, source| Piece { tokens, source, trained: false, message: None };
+        let piece = |tokens, source| Piece::of(tokens, source, false);
         let before = piece(control("<|fim_prefix|>")?, Source::Template);
         let between = piece(control("<|fim_suffix|>")?, Source::Template);
         let last = piece(control("<|fim_middle|>")?, Source::Template);
@@ -226,26 +294,31 @@ impl<'a> Renderer<'a> {
         let tokens = self.tokenizer.encode_guarded(&rendered.text, &rendered.protected());
         // The n-th block is the n-th assistant's only if there is one block for each.
         let is_matched = rendered.generated.len() == assistants.len();
-        let authored = with_gaps_filled(rendered);
+        let authored = with_gaps_filled(&rendered.text, &rendered.authored);
+        let marked = with_gaps_filled(&rendered.text, &rendered.marked);
         let mut speaker = Speaker::new(self.tokenizer);
         let mut pieces: Vec<Piece> = Vec::new();
         for token in tokens {
-            let author = author_of(&authored, &token.range);
+            let author = value_at(&authored, &token.range);
             let block = block_of(&rendered.generated, &token.range);
             let source = match block {
                 Some(block) => speaker.of(block, &token, author),
                 None => author.unwrap_or(Source::Template),
             };
             let message = block.filter(|_| is_matched).map(|block| assistants[block]);
-            let trained = block.is_some();
-            match pieces.last_mut() {
-                Some(last) if (last.source, last.trained, last.message) == (source, trained, message) => {
-                    last.tokens.push(token.id);
-                }
-                _ => pieces.push(Piece { tokens: vec![token.id], source, trained, message }),
-            }
+            let mark = value_at(&marked, &token.range);
+            push(&mut pieces, token.id, Piece { message, mark, ..Piece::of(Vec::new(), source, block.is_some()) });
         }
         pieces
+    }
+}
+
+/// Adds a token to the last piece, if that is of the same kind as the empty piece `like`, or else in a new one.
+fn push(pieces: &mut Vec<Piece>, token: u32, like: Piece) {
+    let kind = |piece: &Piece| (piece.source, piece.trained, piece.message, piece.mark);
+    match pieces.last_mut() {
+        Some(last) if kind(last) == kind(&like) => last.tokens.push(token),
+        _ => pieces.push(Piece { tokens: vec![token], ..like }),
     }
 }
 
@@ -254,15 +327,13 @@ pub fn flatten(pieces: &[Piece]) -> Vec<u32> {
     pieces.iter().flat_map(|piece| &piece.tokens).copied().collect()
 }
 
-/// The authored ranges, joined over the white space and quotes inside one author's text, which carry no author.
-fn with_gaps_filled(rendered: &Rendered) -> Vec<(Range<usize>, Source)> {
-    let mut joined: Vec<(Range<usize>, Source)> = Vec::new();
-    for (range, source) in &rendered.authored {
+/// The ranges of a text, joined over the white space and quotes inside one author's text, which carry no author.
+fn with_gaps_filled<T: Copy + PartialEq>(text: &str, ranges: &[(Range<usize>, T)]) -> Vec<(Range<usize>, T)> {
+    let mut joined: Vec<(Range<usize>, T)> = Vec::new();
+    for (range, value) in ranges {
         match joined.last_mut() {
-            Some((last, last_source)) if last_source == source && is_gap(&rendered.text[last.end..range.start]) => {
-                last.end = range.end;
-            }
-            _ => joined.push((range.clone(), *source)),
+            Some((last, of_last)) if of_last == value && is_gap(&text[last.end..range.start]) => last.end = range.end,
+            _ => joined.push((range.clone(), *value)),
         }
     }
     joined
@@ -272,10 +343,10 @@ fn is_gap(text: &str) -> bool {
     text.chars().all(|c| c.is_whitespace() || c < ' ' || matches!(c, '"' | '\\'))
 }
 
-/// The author of a token that came from these bytes: the first who wrote any of them.
-fn author_of(authored: &[(Range<usize>, Source)], token: &Range<usize>) -> Option<Source> {
-    let first = authored.partition_point(|(range, _)| range.end <= token.start);
-    authored.get(first).filter(|(range, _)| range.start < token.end).map(|&(_, source)| source)
+/// The author (or the mark) of a token that came from these bytes: the first who wrote any of them.
+fn value_at<T: Copy>(ranges: &[(Range<usize>, T)], token: &Range<usize>) -> Option<T> {
+    let first = ranges.partition_point(|(range, _)| range.end <= token.start);
+    ranges.get(first).filter(|(range, _)| range.start < token.end).map(|&(_, value)| value)
 }
 
 /// The generation block that a token lies in, if only partly: a token is trained as a whole or not at all.

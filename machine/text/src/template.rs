@@ -5,7 +5,7 @@ use crate::chat::{Message, Role, ToolCall, ToolDefinition};
 use crate::error::TextError;
 use crate::guard::{Depth, GENERATED_END, GENERATED_START, Guard, Unmasked};
 use crate::python;
-use crate::render::Source;
+use crate::render::{Part, Source, Span};
 use crate::tokenizer::{Tokenizer, read_optional_json};
 use minijinja::value::{Kwargs, Serde, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value, syntax::SyntaxConfig};
@@ -58,12 +58,38 @@ pub struct Rendered {
     pub generated: Vec<Range<usize>>,
     /// What users, tools and models wrote, as against the template.
     pub authored: Vec<(Range<usize>, Source)>,
+    /// Where the marked spans came to stand.
+    pub marked: Vec<(Range<usize>, u16)>,
 }
 
 impl Rendered {
     /// The ranges in which no control token may be recognised.
     pub fn protected(&self) -> Vec<Range<usize>> {
         self.authored.iter().map(|(range, _)| range.clone()).collect()
+    }
+}
+
+/// A conversation with what is to be found again in its text.
+pub(crate) struct Said<'a> {
+    pub(crate) messages: &'a [Message],
+    pub(crate) tools: &'a [ToolDefinition],
+    pub(crate) spans: &'a [Span],
+}
+
+impl Said<'_> {
+    /// The spans of one part of a message, in order.
+    fn spans_of(&self, message: usize, part: Part) -> Vec<(Range<usize>, u16)> {
+        let own = self.spans.iter().filter(|span| span.message == message && span.part == part);
+        let mut own: Vec<(Range<usize>, u16)> = own.map(|span| (span.range.clone(), span.mark)).collect();
+        own.sort_by_key(|(range, _)| range.start);
+        own
+    }
+
+    fn span_marks(&self) -> usize {
+        let mut marks: Vec<u16> = self.spans.iter().map(|span| span.mark).collect();
+        marks.sort_unstable();
+        marks.dedup();
+        marks.len()
     }
 }
 
@@ -126,34 +152,47 @@ impl Template {
         options: &RenderOptions,
         tokenizer: &Tokenizer,
     ) -> Result<Rendered, TextError> {
-        let render = |depth| self.render_guarded(messages, tools, options, tokenizer, depth);
+        self.render_spans(&Said { messages, tools, spans: &[] }, options, tokenizer)
+    }
+
+    /// The same, with parts of messages that are to be found again in the text.
+    pub(crate) fn render_spans(
+        &self,
+        said: &Said<'_>,
+        options: &RenderOptions,
+        tokenizer: &Tokenizer,
+    ) -> Result<Rendered, TextError> {
+        let render = |depth| self.render_guarded(said, options, tokenizer, depth);
         let plain = render(Depth::Marks)?;
         let exact = render(Depth::Everything);
         let unmasked = match exact {
             Ok(exact) if exact.text == plain.text && exact.generated == plain.generated => exact,
+            _ if !said.spans.is_empty() => return Err(TextError::SpansLost),
             // The template looks into what others wrote; see `guard`.
             _ => render(Depth::Punctuation)?,
         };
-        Ok(Rendered { text: unmasked.text, generated: unmasked.generated, authored: unmasked.authored })
+        let Unmasked { text, authored, marked, generated } = unmasked;
+        Ok(Rendered { text, generated, authored, marked })
     }
 
     fn render_guarded(
         &self,
-        messages: &[Message],
-        tools: &[ToolDefinition],
+        said: &Said<'_>,
         options: &RenderOptions,
         tokenizer: &Tokenizer,
         depth: Depth,
     ) -> Result<Unmasked, TextError> {
-        let mut guard = Guard::new(depth, tokenizer.control_tokens().map(|(name, _)| name));
+        let names = tokenizer.control_tokens().map(|(name, _)| name);
+        let mut guard = Guard::new(depth, names, said.span_marks());
         let mut context = options.variables.clone();
         for key in ["bos_token", "eos_token", "pad_token", "unk_token"] {
             if let Some(text) = tokenizer.config_token_text(key) {
                 context.insert(key.into(), json!(text));
             }
         }
-        let messages: Vec<Json> = messages.iter().map(|message| message_value(message, &mut guard)).collect();
-        let tools: Vec<Json> = tools.iter().map(|tool| tool_value(tool, &mut guard)).collect();
+        let messages = said.messages.iter().enumerate();
+        let messages: Vec<Json> = messages.map(|(at, message)| message_value(message, at, said, &mut guard)).collect();
+        let tools: Vec<Json> = said.tools.iter().map(|tool| tool_value(tool, &mut guard)).collect();
         context.insert("messages".into(), Json::Array(messages));
         context.insert("tools".into(), if tools.is_empty() { Json::Null } else { Json::Array(tools) });
         context.insert("documents".into(), Json::Null);
@@ -242,7 +281,7 @@ fn role_name(role: Role) -> &'static str {
     }
 }
 
-fn message_value(message: &Message, guard: &mut Guard) -> Json {
+fn message_value(message: &Message, at: usize, said: &Said<'_>, guard: &mut Guard) -> Json {
     let source = match message.role {
         Role::System => Source::System,
         Role::User => Source::User,
@@ -251,9 +290,12 @@ fn message_value(message: &Message, guard: &mut Guard) -> Json {
     };
     let mut value = Map::new();
     value.insert("role".into(), json!(role_name(message.role)));
-    value.insert("content".into(), json!(guard.mask(&message.content, source)));
+    let content = guard.mask_spans(&message.content, source, &said.spans_of(at, Part::Content));
+    value.insert("content".into(), json!(content));
     if let Some(reasoning) = &message.reasoning_content {
-        value.insert("reasoning_content".into(), json!(guard.mask(reasoning, Source::AssistantReasoning)));
+        let spans = said.spans_of(at, Part::Reasoning);
+        let reasoning = guard.mask_spans(reasoning, Source::AssistantReasoning, &spans);
+        value.insert("reasoning_content".into(), json!(reasoning));
     }
     if !message.tool_calls.is_empty() {
         let calls = message.tool_calls.iter().map(|call| call_value(call, guard)).collect();

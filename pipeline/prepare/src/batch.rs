@@ -28,6 +28,11 @@ impl Sample {
     pub fn trained_tokens(&self) -> usize {
         self.weights.iter().skip(1).filter(|&&weight| weight > 0.0).count()
     }
+
+    /// What they count together.
+    pub fn weight(&self) -> f64 {
+        self.weights.iter().skip(1).map(|&weight| f64::from(weight)).sum()
+    }
 }
 
 /// Sequences one after the other. `targets[i]` follows `tokens[i]` in its own sequence; the last token of each sequence

@@ -15,6 +15,10 @@ const COPYLEFT: [&str; 5] =
 /// Folders that hold nothing a person wrote to be read.
 const SKIPPED_FOLDERS: [&str; 8] =
     ["target", "node_modules", "__pycache__", "vendor", "site-packages", "dist-packages", "lib2to3", "test_data"];
+/// A shorter piece has no room for a hole.
+const HOLED_BYTES_MIN: usize = 32;
+/// Longer files are cut.
+pub(crate) const PIECE_BYTES_MAX: usize = 2_000;
 /// Licences stand at the top of a file.
 const LICENCE_BYTES: usize = 4096;
 
@@ -35,7 +39,9 @@ pub struct CodeRecipe {
     pub any_licence: bool,
     /// How often an epoch shows each piece, on average.
     pub repeat: f32,
-    /// The largest share of all tokens that may come from here.
+    /// How much of what is learnt comes from here, in proportion to the `portion` of the other sources.
+    pub portion: Option<f64>,
+    /// The largest share of all trained tokens that may come from here.
     pub share_max: Option<f64>,
 }
 
@@ -46,10 +52,11 @@ impl Default for CodeRecipe {
             extensions: vec!["py".into(), "rs".into()],
             file_bytes_max: 200_000,
             total_bytes_max: 8_000_000,
-            piece_bytes_max: 2_000,
+            piece_bytes_max: PIECE_BYTES_MAX,
             fill_share: 0.5,
             any_licence: false,
             repeat: 1.0,
+            portion: None,
             share_max: None,
         }
     }
@@ -96,7 +103,8 @@ impl CodeRecipe {
             let Some(text) = self.text(&file.path, skipped)? else { continue };
             for piece in pieces(&text, self.piece_bytes_max) {
                 bytes += piece.len() as u64;
-                documents.push(self.document(piece, &file.name, &mut rng));
+                let (document, kind) = document(piece, self.fill_share, &mut rng);
+                documents.push(Raw::new(document, kind, file.name.as_str()));
             }
         }
         Ok(documents)
@@ -152,19 +160,18 @@ impl CodeRecipe {
         }
         Ok(Some(text))
     }
+}
 
-    fn document(&self, piece: &str, origin: &str, rng: &mut Rng) -> Raw {
-        let with_hole = rng.chance(self.fill_share) && piece.len() >= 32;
-        let (document, kind) = match with_hole {
-            true => (hole(piece, rng), Kind::CodeInfilling),
-            false => (Document::Plain { text: piece.to_owned() }, Kind::Plain),
-        };
-        Raw { document, kind, weight: 1.0, origin: origin.to_owned() }
+/// A piece of code to read on, or with a hole.
+pub(crate) fn document(piece: &str, fill_share: f64, rng: &mut Rng) -> (Document, Kind) {
+    match rng.chance(fill_share) && piece.len() >= HOLED_BYTES_MIN {
+        true => (hole(piece, rng), Kind::CodeInfilling),
+        false => (Document::Plain { text: piece.to_owned() }, Kind::Plain),
     }
 }
 
 /// Cuts a text between lines into pieces of at most `bytes_max`; a longer line is left out, as are blank pieces.
-fn pieces(text: &str, bytes_max: usize) -> Vec<&str> {
+pub(crate) fn pieces(text: &str, bytes_max: usize) -> Vec<&str> {
     let (mut pieces, mut start, mut end) = (Vec::new(), 0, 0);
     for line in text.split_inclusive('\n') {
         if end + line.len() - start > bytes_max {

@@ -13,9 +13,19 @@ pub enum PrepareError {
     #[error("cannot {action} {}: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
 
-    /// One line of a file is not what it should be.
-    #[error("{}, line {line}: {what}", path.display())]
-    Line { path: PathBuf, line: usize, what: String },
+    /// One record of a file is not what it should be. `place` is its line or row.
+    #[error("{}, {place}: {what}", path.display())]
+    Record { path: PathBuf, place: String, what: String },
+
+    /// A document that the template or the tokenizer cannot take.
+    #[error("{origin} cannot become tokens: {source}")]
+    Document { origin: String, source: TextError },
+
+    #[error(
+        "{origin} gives messages weights of their own, but the chat template does not keep each of the assistant's \
+         messages in one {{% generation %}} block, so that they cannot be told apart"
+    )]
+    Unmatched { origin: String },
 
     /// All sources together gave nothing.
     #[error("no sample is left to train on ({detail}); check the sources, or raise sequence_length")]

@@ -21,7 +21,9 @@ pub struct KataRecipe {
     pub mix: KataMix,
     /// How often an epoch shows each episode, on average.
     pub repeat: f32,
-    /// The largest share of all tokens that may come from here.
+    /// How much of what is learnt comes from here, in proportion to the `portion` of the other sources.
+    pub portion: Option<f64>,
+    /// The largest share of all trained tokens that may come from here.
     pub share_max: Option<f64>,
 }
 
@@ -45,7 +47,7 @@ impl Default for KataMix {
 
 impl Default for KataRecipe {
     fn default() -> Self {
-        Self { episodes: 10_000, mix: KataMix::default(), repeat: 1.0, share_max: None }
+        Self { episodes: 10_000, mix: KataMix::default(), repeat: 1.0, portion: None, share_max: None }
     }
 }
 
@@ -148,7 +150,7 @@ impl KataRecipe {
         let mut documents = Vec::with_capacity(self.episodes);
         let report = self.each(split, seed, measured, |task, drawn| {
             let (document, kind) = (task.demonstration(), Kind::of_episode(task.kind));
-            documents.push(Raw { document, kind, weight: 1.0, origin: task.id.clone() });
+            documents.push(Raw::new(document, kind, task.id.clone()));
             at(drawn, self.episodes);
             Ok(())
         })?;

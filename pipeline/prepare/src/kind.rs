@@ -13,6 +13,7 @@ pub enum Kind {
     Replay,
     Debugging,
     Review,
+    #[serde(alias = "fim")]
     FillInTheMiddle,
     Reasoning,
     /// A conversation from a file that does not say what it teaches.
@@ -63,7 +64,9 @@ impl Kind {
         }
     }
 
+    /// The kind by its name, or by the short one that everybody knows.
     pub fn from_name(name: &str) -> Option<Kind> {
+        let name = if name == "fim" { Kind::FillInTheMiddle.name() } else { name };
         Kind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
@@ -76,6 +79,7 @@ pub struct KindWeights {
     pub replay: f32,
     pub debugging: f32,
     pub review: f32,
+    #[serde(alias = "fim")]
     pub fill_in_the_middle: f32,
     pub reasoning: f32,
     pub chat: f32,

@@ -1,30 +1,38 @@
 //! Preparation: episodes become rendered tokens with a weight each, packed into batches that do not leak.
 //!
-//! Read (`kata`, `code`, `jsonl`), render (crate `text`), `weigh`, cap (`share`), `pack`, `batch`: `dataset` runs
-//! all of it from a recipe's table.
+//! Read (`kata`, `code`, `read`), render (crate `text`), `weigh`, leave out what is there already or measured
+//! (`sieve`), mix and cap (`share`), `pack`, `batch`: `dataset` runs all of it from a recipe's table, `statistics` says
+//! what became of it.
 
 pub mod batch;
 pub mod code;
+mod contamination;
 pub mod dataset;
 mod error;
-pub mod jsonl;
 pub mod kata;
 pub mod kind;
 mod overlap;
 pub mod pack;
+pub mod read;
 mod share;
+mod sieve;
+mod similar;
 pub mod source;
+pub mod statistics;
 mod vocabulary;
 pub mod weigh;
+mod words;
 
 pub use batch::{Batch, Cursor, Loader, LoaderSettings, Sample, fingerprint};
 pub use code::CodeRecipe;
-pub use dataset::{DataRecipe, Dataset, Fit, SourceRecipe, Statistics, Unwatched, Watch, load};
+pub use contamination::Hit;
+pub use dataset::{DataRecipe, Dataset, Fit, SourceRecipe, Unwatched, Watch, load};
 pub use error::PrepareError;
-pub use jsonl::JsonlRecipe;
 pub use kata::{KataMix, KataRecipe, KataReport, measured_tasks};
 pub use kind::{Kind, KindWeights};
 pub use pack::{Packing, pack};
-pub use source::{NoRoots, Raw, Roots};
+pub use read::{Broken, FileRecipe, Format, WrittenAs};
+pub use source::{NoRoots, PartWeights, Raw, Roots};
+pub use statistics::{Counts, SourceStatistics, Statistics};
 pub use vocabulary::{Vocabulary, train_tokenizer};
 pub use weigh::{FillTraining, Weighing};

@@ -13,26 +13,26 @@ pub(crate) struct Grams {
 
 impl Grams {
     pub(crate) fn add(&mut self, tokens: &[u32]) {
-        self.hashes.extend(runs(tokens));
+        self.hashes.extend(runs(tokens, RUN));
     }
 
     pub(crate) fn overlaps(&self, tokens: &[u32]) -> bool {
-        !self.hashes.is_empty() && runs(tokens).any(|hash| self.hashes.contains(&hash))
+        !self.hashes.is_empty() && runs(tokens, RUN).any(|hash| self.hashes.contains(&hash))
     }
 }
 
-/// A rolling hash of every run.
-fn runs(tokens: &[u32]) -> impl Iterator<Item = u64> + '_ {
+/// A rolling hash of every run of `length` values, in order.
+pub(crate) fn runs<T: Copy + Into<u64>>(values: &[T], length: usize) -> impl Iterator<Item = u64> + '_ {
     const BASE: u64 = 0x9E37_79B9_7F4A_7C15;
-    let top = (0..RUN - 1).fold(1u64, |power, _| power.wrapping_mul(BASE));
-    let value = |token: u32| u64::from(token) + 1;
+    let top = (1..length).fold(1u64, |power, _| power.wrapping_mul(BASE));
+    let value = move |at: usize| Into::<u64>::into(values[at]).wrapping_add(1);
     let mut state = 0u64;
-    tokens.iter().enumerate().filter_map(move |(i, &token)| {
-        if i >= RUN {
-            state = state.wrapping_sub(value(tokens[i - RUN]).wrapping_mul(top));
+    (0..values.len()).filter_map(move |at| {
+        if at >= length {
+            state = state.wrapping_sub(value(at - length).wrapping_mul(top));
         }
-        state = state.wrapping_mul(BASE).wrapping_add(value(token));
-        (i + 1 >= RUN).then_some(state ^ (state >> 31))
+        state = state.wrapping_mul(BASE).wrapping_add(value(at));
+        (at + 1 >= length).then_some(state ^ (state >> 31))
     })
 }
 

@@ -61,7 +61,7 @@ fn read(
 ) -> Result<Vec<Raw>, PrepareError> {
     match source {
         SourceRecipe::Code(code) => code.read(seed, roots, &mut Skipped::default()),
-        SourceRecipe::Jsonl(jsonl) => jsonl.read(&mut Skipped::default()),
+        SourceRecipe::File(file) => file.documents(seed)?.collect(),
         SourceRecipe::Kata(kata) => {
             let few = KataRecipe { episodes: kata.episodes.min(episodes), ..kata.clone() };
             let at = |done, total| watch.at("drawing katas for the tokenizer", done, total);
@@ -83,5 +83,6 @@ fn written(document: &Document, template: &Template, tokenizer: &Tokenizer) -> R
             files.chain(fill).collect()
         }
         Document::Plain { text } => vec![text.clone()],
+        Document::Completion { prompt, completion } => vec![prompt.clone(), completion.clone()],
     })
 }

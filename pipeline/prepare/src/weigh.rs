@@ -1,7 +1,9 @@
 //! One weight per token: what the assistant says counts, what it is shown does not.
 
 use crate::batch::Sample;
+use crate::error::PrepareError;
 use crate::kind::{Kind, KindWeights};
+use crate::source::Raw;
 use serde::{Deserialize, Serialize};
 use text::{Piece, Source};
 
@@ -23,6 +25,28 @@ pub struct Weighing {
 }
 
 impl Weighing {
+    /// The pieces of a document as a sample, with what its messages and spans count.
+    pub fn weigh(&self, pieces: &[Piece], raw: &Raw) -> Result<Sample, PrepareError> {
+        let parts = &raw.parts;
+        let mut sample = self.sample(pieces, raw.kind, raw.weight);
+        if parts.messages.is_empty() && parts.spans.is_empty() {
+            return Ok(sample);
+        }
+        let mut start = 0;
+        for piece in pieces {
+            let range = start..start + piece.tokens.len();
+            start = range.end;
+            let factor = match (piece.mark, piece.message) {
+                (Some(mark), _) => parts.span_weights[usize::from(mark)],
+                (None, Some(message)) => parts.of_message(message),
+                (None, None) if parts.messages.is_empty() || !self.counts(piece) => continue,
+                (None, None) => return Err(PrepareError::Unmatched { origin: raw.origin.clone() }),
+            };
+            sample.weights[range].iter_mut().for_each(|weight| *weight *= factor);
+        }
+        Ok(sample)
+    }
+
     /// Tokens and their weights. `factor` is the document's own: a contrastive pair may count more than others.
     pub fn sample(&self, pieces: &[Piece], kind: Kind, factor: f32) -> Sample {
         let scale = self.kinds.of(kind) * factor;
@@ -57,7 +81,7 @@ mod tests {
     use super::*;
 
     fn piece(source: Source, trained: bool, tokens: &[u32]) -> Piece {
-        Piece { tokens: tokens.to_vec(), source, trained, message: None }
+        Piece { tokens: tokens.to_vec(), source, trained, message: None, mark: None }
     }
 
     #[test]

@@ -1,20 +1,16 @@
 //! From a recipe's table to samples: weights on the right tokens, mixing, caps, duplicates, leaks, and determinism.
 
+mod support;
+
 use environment::{EpisodeKind, Split, task};
 use numeric::Rng;
-use prepare::dataset::{Statistics, Unwatched};
-use prepare::{DataRecipe, Dataset, Fit, Kind, NoRoots, Packing, PrepareError, Roots, fingerprint, load};
+use prepare::{
+    DataRecipe, Dataset, Fit, Kind, NoRoots, Packing, PrepareError, Roots, Statistics, Unwatched, fingerprint, load,
+};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-use text::{Document, FillOrder, Message, Renderer, Role, Template, Tokenizer};
-
-fn fixtures() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures"))
-}
-
-fn tokenizer() -> Tokenizer {
-    Tokenizer::open(&fixtures().join("text/tokenizer_tiny")).expect("the small tokenizer")
-}
+use std::path::PathBuf;
+use support::{Folder, fixtures, tokenizer};
+use text::{Document, FillOrder, Message, Renderer, Role, Template};
 
 const FIT: Fit = Fit { sequence_length: 1024, packing: Packing::BestFit };
 
@@ -26,31 +22,6 @@ fn try_prepare(toml: &str, fit: Fit, roots: &dyn Roots) -> Result<Dataset, Prepa
 
 fn prepare(toml: &str) -> Dataset {
     try_prepare(toml, FIT, &NoRoots).expect("data")
-}
-
-/// A folder of a test's own, removed when dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("lateen-prepare-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).expect("a folder");
-        Self(path)
-    }
-
-    fn write(&self, name: &str, text: &str) -> String {
-        let path = self.0.join(name);
-        std::fs::create_dir_all(path.parent().expect("inside")).expect("a folder");
-        std::fs::write(&path, text).expect("a file");
-        path.to_str().expect("UTF-8").to_owned()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 impl Roots for Folder {
@@ -102,7 +73,7 @@ fn katas_of_every_kind_weigh_what_the_recipe_says() {
     let report = sources[0].kata.as_ref().expect("a kata source");
     assert_eq!((report.contaminated, report.checked_against), (0, 3 * 6), "{:?}", report.examples);
     assert_eq!(report.episodes, 150);
-    assert!(data.samples.len() + sources[0].duplicates == 150 && !data.validation.is_empty());
+    assert!(data.samples.len() + sources[0].total.duplicates == 150 && !data.validation.is_empty());
     for sample in &data.samples {
         let wanted = if sample.kind == Kind::Review { 0.25 } else { 1.0 };
         assert!(sample.weights.iter().all(|&weight| weight == 0.0 || weight == wanted));
@@ -170,7 +141,7 @@ fn code_is_read_in_an_order_of_the_seed_and_capped() {
     let code = &data.statistics.sources[1];
     assert_eq!((code.skipped.licence, code.skipped.too_large, code.skipped.not_text), (1, 1, 1));
     assert_eq!(code.skipped.missing_roots, ["$nowhere"]);
-    assert!(code.share <= 0.25 && code.share > 0.2 && code.over_share > 0, "{code:?}");
+    assert!(code.share <= 0.25 && code.share > 0.2 && code.total.over_share > 0, "{code:?}");
     let kinds = &data.statistics.by_kind;
     assert!(kinds["plain"].samples > 0 && kinds["code_infilling"].samples > 0);
     let again = try_prepare(table, FIT, &folder).expect("data");
@@ -198,8 +169,9 @@ fn long_empty_doubled_and_leaking_samples_are_counted() {
     let path = folder.write("lines.jsonl", &lines.join("\n"));
     let data = prepare(&format!("validation = 0\n[[source]]\ntype = \"jsonl\"\npath = \"{path}\""));
     let source = &data.statistics.sources[0];
-    assert_eq!((source.documents, source.samples), (5, 3));
-    assert_eq!((source.truncated, source.untrained, source.duplicates, source.skipped.contaminated), (2, 1, 1, 1));
+    let total = &source.total;
+    assert_eq!((total.documents, total.samples), (5, 3));
+    assert_eq!((total.truncated, total.unreachable, total.duplicates, source.skipped.measured), (2, 1, 1, 1));
     assert!(data.samples.iter().any(|sample| sample.tokens.len() == FIT.sequence_length));
 }
 
@@ -229,8 +201,9 @@ fn episodes_go_to_a_file_and_come_back() {
     let direct = kata.read(Split::Train, 3, &|_, _| {}).expect("read").0;
     let table = format!("[[source]]\ntype = \"jsonl\"\npath = \"{}\"", path.display());
     let recipe: DataRecipe = toml::from_str(&table).expect("table");
-    let prepare::SourceRecipe::Jsonl(jsonl) = &recipe.sources[0] else { panic!("jsonl") };
-    let back = jsonl.read(&mut prepare::source::Skipped::default()).expect("read back");
+    let prepare::SourceRecipe::File(file) = &recipe.sources[0] else { panic!("a file") };
+    let back: Result<Vec<prepare::Raw>, PrepareError> = file.documents(0).expect("opened").collect();
+    let back = back.expect("read back");
     assert_eq!(back.len(), direct.len());
     assert!(back.iter().zip(&direct).all(|(a, b)| (&a.document, a.kind) == (&b.document, b.kind)));
     let nowhere = folder.0.join("missing/folder/x.jsonl");
