@@ -119,7 +119,7 @@ fn a_run_that_is_killed_again_and_again_ends_with_the_same_weights() {
             break;
         }
         // Anywhere in the steps and checkpoints that follow.
-        std::thread::sleep(Duration::from_micros(rng.below(120_000)));
+        std::thread::sleep(Duration::from_micros(rng.below(120_000) as u64));
         let _ = child.kill();
         let output = child.wait_with_output().expect("it ends");
         let resumed = errors(&output).contains("resumed at step");
@@ -154,7 +154,8 @@ fn sigterm_saves_and_the_run_goes_on_to_the_same_end() {
 fn asked_twice_it_ends_at_once() {
     let folder = folder("twice");
     // One step that takes long.
-    let slow = RECIPE.replace("batch_tokens = 256", "batch_tokens = 131072").replace("accumulation = 2", "accumulation = 1");
+    let slow =
+        RECIPE.replace("batch_tokens = 256", "batch_tokens = 131072").replace("accumulation = 2", "accumulation = 1");
     folder.write("small.toml", &slow);
     let child = start(&folder);
     let began = Instant::now();
@@ -189,7 +190,11 @@ fn a_disk_that_is_full_while_saving_leaves_the_checkpoint_before_it() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("the shell starts");
-    assert!(wait_for_checkpoint(&folder, &mut child, Some(2)), "{}", errors(&child.wait_with_output().expect("it ends")));
+    assert!(
+        wait_for_checkpoint(&folder, &mut child, Some(2)),
+        "{}",
+        errors(&child.wait_with_output().expect("it ends"))
+    );
     let limit = Rlimit { current: Some(64 << 10), maximum: Some(64 << 10) };
     let process = Pid::from_raw(child.id() as i32);
     prlimit(process, Resource::Fsize, limit).expect("a process of one's own can be limited");
@@ -197,7 +202,8 @@ fn a_disk_that_is_full_while_saving_leaves_the_checkpoint_before_it() {
     let said = errors(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     let last = newest(&folder).expect("a checkpoint");
-    for wanted in ["could not be saved", &format!("the checkpoint of step {last} is whole"), "no room for", "free some space"]
+    for wanted in
+        ["could not be saved", &format!("the checkpoint of step {last} is whole"), "no room for", "free some space"]
     {
         assert!(said.contains(wanted), "missing {wanted:?}: {said}");
     }
@@ -257,12 +263,16 @@ fn an_interrupted_run_is_not_lost_to_a_changed_line() {
 fn validation_comes_first_the_best_model_last_and_reports_lie_side_by_side() {
     let folder = folder("reports");
     let best = RECIPE
-        .replace("evaluate_every = 7", "evaluate_every = 4\nresult = \"best\"\npatience = 2\ntasks_every = 24\ntasks = 1")
+        .replace(
+            "evaluate_every = 7",
+            "evaluate_every = 4\nresult = \"best\"\npatience = 2\ntasks_every = 24\ntasks = 1",
+        )
         .replace("steps = 40", "steps = 24\nschedule = \"wsd\"");
     folder.write("best.toml", &best);
     folder.write("small.toml", &RECIPE.replace("steps = 40", "steps = 12\nschedule = \"linear\""));
     let said = finished(&run(&folder, &["train", "best.toml", "--tui"]));
-    for wanted in ["no terminal to draw on", "step 0: validation loss", "step 0: solved", "the result is the model of step"]
+    for wanted in
+        ["no terminal to draw on", "step 0: validation loss", "step 0: solved", "the result is the model of step"]
     {
         assert!(said.contains(wanted), "missing {wanted:?}: {said}");
     }

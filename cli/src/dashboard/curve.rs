@@ -31,7 +31,8 @@ pub(super) fn draw(points: &[(f64, f64)], width: usize, height: usize) -> Option
     for (column, mean) in columns.iter().enumerate() {
         let Some(row) = mean.map(place) else { continue };
         // Down or up from where the last column was, so that the line has no gaps.
-        let from = before.map_or(row, |before| if before < row { before + 1 } else { before.saturating_sub(1).max(row) });
+        let from =
+            before.map_or(row, |before| if before < row { before + 1 } else { before.saturating_sub(1).max(row) });
         for dot in from.min(row)..=from.max(row) {
             cells[dot / 4][column / 2] |= DOTS[column % 2][dot % 4];
         }

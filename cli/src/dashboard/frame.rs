@@ -169,7 +169,8 @@ impl View {
             parts.push(format!("saved at step {step}"));
         }
         if let Some((step, scores)) = &self.scores {
-            let solved: Vec<String> = scores.iter().map(|(kind, share)| format!("{kind} {:.0} %", 100.0 * share)).collect();
+            let solved: Vec<String> =
+                scores.iter().map(|(kind, share)| format!("{kind} {:.0} %", 100.0 * share)).collect();
             parts.push(format!("solved at step {step}: {}", solved.join(", ")));
         }
         parts.join(" · ")
@@ -202,7 +203,8 @@ impl View {
         shown.truncate(rows - 1);
         shown.sort_unstable();
         let of = if shown.len() < self.load.len() { ", the most uneven layers" } else { "" };
-        let title = format!("experts, by load: · under ¼, ░ under ¾, ▒ even, ▓ over 1¼, █ over 2 times an even share{of}");
+        let title =
+            format!("experts, by load: · under ¼, ░ under ¾, ▒ even, ▓ over 1¼, █ over 2 times an even share{of}");
         let row = |&layer: &usize| Row::new(Tone::Warm, format!("{layer:>7} ▏{}", shades(&self.load[layer], width)));
         std::iter::once(Row::new(Tone::Quiet, title)).chain(shown.iter().map(row)).collect()
     }

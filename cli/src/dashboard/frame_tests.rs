@@ -30,7 +30,8 @@ fn view(steps: usize, layers: usize) -> View {
     for (at, loss) in [(10, 3.0), (20, 2.0), (30, 2.5)] {
         view.take_validation(&Validation { step: at, loss, losses: Default::default(), seconds: 1.0 });
     }
-    view.load = (0..layers).map(|layer| (0..8).map(|e| if e == 0 && layer == 5 { 0.5 } else { 0.07 }).collect()).collect();
+    view.load =
+        (0..layers).map(|layer| (0..8).map(|e| if e == 0 && layer == 5 { 0.5 } else { 0.07 }).collect()).collect();
     view
 }
 

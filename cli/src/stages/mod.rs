@@ -142,7 +142,8 @@ impl Job<'_> {
         let (recipe, stage) = (self.build.recipe.path.display(), &self.stage.name);
         let message =
             format!("{} holds a training run that was interrupted and cannot go on: {why}", self.directory.display());
-        let hint = format!("undo that change to go on, or give up what was trained: lateen train {recipe} {stage} --fresh");
+        let hint =
+            format!("undo that change to go on, or give up what was trained: lateen train {recipe} {stage} --fresh");
         Problem::new(message, hint)
     }
 

@@ -168,7 +168,10 @@ mod tests {
         check_room(&folder, &[1000, 1 << 20]).expect("a megabyte is there");
         // No file system has room for this, or says so by a limit of its own.
         let error = check_room(&folder, &[1000, 1 << 62]).expect_err("four exabytes are not");
-        assert!(matches!(&error, FormatsError::Full { bytes_wanted, .. } if *bytes_wanted == 1000 + (1 << 62)), "{error}");
+        assert!(
+            matches!(&error, FormatsError::Full { bytes_wanted, .. } if *bytes_wanted == 1000 + (1 << 62)),
+            "{error}"
+        );
         assert_eq!(fs::read_dir(&folder).expect("it is there").count(), 0, "nothing is left");
         fs::remove_dir(&folder).expect("it is empty");
     }

@@ -110,13 +110,7 @@ pub struct Keep {
 
 /// Writes a checkpoint into a run's folder, then removes those that need not be kept. If it cannot be written, those
 /// that are there stay as they are.
-pub fn save(
-    run: &Path,
-    state: &RunState,
-    model: &Model,
-    optimizer: &Optimizer,
-    keep: Keep,
-) -> Result<(), TrainError> {
+pub fn save(run: &Path, state: &RunState, model: &Model, optimizer: &Optimizer, keep: Keep) -> Result<(), TrainError> {
     let folder = run.join(FOLDER);
     let before = steps(&folder)?;
     write(&folder, state, model, optimizer).map_err(|source| {

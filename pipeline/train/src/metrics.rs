@@ -67,7 +67,9 @@ mod tests {
         let text = r#"{"event":"step","step":3,"loss":null,"losses":{"chat":null,"solve":0.5},"learning_rate":0.1,
             "gradient_norm":null,"expert_imbalance":0.0,"tokens":9,"trained_tokens":9,"tokens_per_second":1.0,
             "seconds":1.0,"epoch":0}"#;
-        let Event::Step(step) = serde_json::from_str(text).expect("older files have fewer keys") else { panic!("a step") };
+        let Event::Step(step) = serde_json::from_str(text).expect("older files have fewer keys") else {
+            panic!("a step")
+        };
         assert!(step.loss.is_nan() && step.gradient_norm.is_nan() && step.losses["chat"].is_nan());
         assert_eq!((step.losses["solve"], step.skipped, step.peak_memory_bytes), (0.5, false, None));
         let again = serde_json::to_string(&Event::Step(Step { skipped: true, ..step })).expect("plain data");

@@ -217,10 +217,12 @@ impl TrainRecipe {
         }
         match (self.result, self.patience, self.evaluate_every) {
             (ResultModel::Best, _, 0) => wrong(
-                "result = \"best\" compares validations; say how many steps lie between them: evaluate_every = 100".into(),
+                "result = \"best\" compares validations; say how many steps lie between them: evaluate_every = 100"
+                    .into(),
             ),
             (ResultModel::Last, 1.., _) => wrong(
-                "patience ends a run some validations after its best one; add result = \"best\" to keep that model".into(),
+                "patience ends a run some validations after its best one; add result = \"best\" to keep that model"
+                    .into(),
             ),
             _ => Ok(()),
         }

@@ -345,7 +345,9 @@ impl<'a, 'p> Session<'a, 'p> {
             if best.step != step {
                 checkpoint::restore_parameters(self.run.directory, best.step, model)?;
             }
-            if best.step == 0 && let Some(warning) = self.state.watch.no_gain(step, best.loss) {
+            if best.step == 0
+                && let Some(warning) = self.state.watch.no_gain(step, best.loss)
+            {
                 self.record(warning)?;
             }
         }

@@ -56,14 +56,8 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    const SCHEDULE: Schedule = Schedule {
-        peak: 2.0,
-        floor_ratio: 0.1,
-        warmup_steps: 4,
-        steps: 105,
-        decay: Decay::Cosine,
-        decay_share: 0.2,
-    };
+    const SCHEDULE: Schedule =
+        Schedule { peak: 2.0, floor_ratio: 0.1, warmup_steps: 4, steps: 105, decay: Decay::Cosine, decay_share: 0.2 };
 
     #[test]
     fn it_rises_then_falls_to_the_floor() {

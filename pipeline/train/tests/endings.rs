@@ -170,8 +170,7 @@ fn patience_ends_a_run_and_the_best_model_is_the_result() {
 #[test]
 fn where_training_only_harms_the_model_before_it_is_the_result() {
     let folder = Folder::new("harm");
-    let recipe =
-        TrainRecipe { evaluate_every: 2, result: ResultModel::Best, patience: 2, ..recipe(50) };
+    let recipe = TrainRecipe { evaluate_every: 2, result: ResultModel::Best, patience: 2, ..recipe(50) };
     let mut unlearning = Meddling(0, |_, _: &mut Measured, gradients: &mut Gradients, model: &Model| {
         scale(gradients, model, -1.0);
     });
@@ -231,8 +230,10 @@ fn tasks_are_tried_before_between_and_after() {
     let mut trying = Trying::default();
     train::train(&run, &mut model(3), &mut Supervised, &mut trying).expect("a run");
     assert_eq!(trying.0, [7; 4]);
-    let found: Vec<usize> =
-        events(&folder.0).iter().filter_map(|e| if let Event::Tasks { step, .. } = e { Some(*step) } else { None }).collect();
+    let found: Vec<usize> = events(&folder.0)
+        .iter()
+        .filter_map(|e| if let Event::Tasks { step, .. } = e { Some(*step) } else { None })
+        .collect();
     assert_eq!(found, [0, 6, 7], "the trial at 3 came to nothing");
 }
 

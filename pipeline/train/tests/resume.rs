@@ -116,8 +116,7 @@ fn a_changed_recipe_is_refused_and_says_so() {
     let error = go(&mut model(3), &changed, &folder.0, &mut Silent, &flag).expect_err("another recipe");
     let text = error.to_string();
     assert!(
-        matches!(error, TrainError::Changed { .. })
-            && text.contains("run: learning_rate was 0.01, is 0.005. Restore"),
+        matches!(error, TrainError::Changed { .. }) && text.contains("run: learning_rate was 0.01, is 0.005. Restore"),
         "{text}"
     );
     let often = TrainRecipe { save_every: 1, ..recipe(8) };

@@ -12,11 +12,7 @@ pub fn render(title: &str, runs: &[(String, Vec<Event>)]) -> String {
     let runs: Vec<Named<'_>> = runs
         .iter()
         .enumerate()
-        .map(|(index, (name, events))| Named {
-            name: escape(name),
-            style: colour(index),
-            record: Record::of(events),
-        })
+        .map(|(index, (name, events))| Named { name: escape(name), style: colour(index), record: Record::of(events) })
         .collect();
     let mut body = format!("<h1>{}</h1><p class=\"lead\">{} runs, side by side.</p>", escape(title), runs.len());
     body.push_str("<div class=\"charts\">");
@@ -59,9 +55,8 @@ fn charts(runs: &[Named<'_>]) -> String {
         smoothed(&times.collect::<Vec<Point>>(), FORGET)
     });
     html += &figure("Learning rate", runs, false, |run| run.curve(|step| step.learning_rate));
-    html += &figure("Gradient norm, smoothed", runs, false, |run| {
-        smoothed(&run.curve(|step| step.gradient_norm), FORGET)
-    });
+    html +=
+        &figure("Gradient norm, smoothed", runs, false, |run| smoothed(&run.curve(|step| step.gradient_norm), FORGET));
     html += &figure("Tokens per second", runs, false, |run| run.curve(|step| step.tokens_per_second));
     let with_experts = |run: &Record<'_>| run.steps.iter().any(|step| step.expert_imbalance > 0.0);
     if runs.iter().any(|run| with_experts(&run.record)) {
@@ -102,7 +97,16 @@ fn table(runs: &[Named<'_>]) -> String {
         write!(rows, "<tr><td class=\"key\"><i class=\"{style}\"></i>{name}</td>{cells}</tr>").expect("string");
     }
     let heads = [
-        "run", "trained", "parameters", "steps", "tokens", "loss", "best validation", "tokens/s", "time", "peak memory",
+        "run",
+        "trained",
+        "parameters",
+        "steps",
+        "tokens",
+        "loss",
+        "best validation",
+        "tokens/s",
+        "time",
+        "peak memory",
     ];
     let heads: String = heads.iter().map(|head| format!("<th>{head}</th>")).collect();
     format!("<figure class=\"wide\"><table><tr>{heads}</tr>{rows}</table></figure>")

@@ -26,8 +26,8 @@ pub(crate) fn figure(title: &str, layers: &[Vec<f32>]) -> String {
     let rows: Vec<Vec<Cell>> = layers.iter().enumerate().map(row).collect();
     let unused = layers.iter().flatten().filter(|&&share| share == 0.0).count();
     let note = format!(
-        "Rows are layers with experts, columns experts. Colour: load as a multiple of an even share, full at 2×; unused \
-         experts: {unused}."
+        "Rows are layers with experts, columns experts. Colour: load as a multiple of an even share, full at 2×; \
+         unused experts: {unused}."
     );
     map(title, &rows, &note, None)
 }
@@ -78,7 +78,8 @@ fn map(title: &str, rows: &[Vec<Cell>], note: &str, ends: Option<(usize, usize)>
         write!(svg, "<text x=\"{WIDTH}\" y=\"{y:.1}\" text-anchor=\"end\">step {last}</text>").expect("string");
     }
     format!(
-        "<figure class=\"wide\"><figcaption><h2>{title}</h2></figcaption>{svg}</svg><p class=\"note\">{note}</p></figure>"
+        "<figure class=\"wide\"><figcaption><h2>{title}</h2></figcaption>{svg}</svg><p class=\"note\">{note}</p>\
+         </figure>"
     )
 }
 

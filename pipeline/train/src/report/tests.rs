@@ -55,13 +55,19 @@ fn events(steps: usize) -> Vec<Event> {
 #[test]
 fn a_page_stands_alone_and_says_what_happened() {
     let page = render("base <tiny>", &events(300));
-    for wanted in
-        [
-            "base &lt;tiny&gt;", "300 of 300 steps, finished", "loss &lt; 0.3 &amp;", "Expert load", "10 min 00 s",
-            "LoRA of rank 8 on q_proj", "1 updates left out", "1.50 GB", "Tasks solved", "Router entropy",
-            "layer 3, step 150: 3.20×",
-        ]
-    {
+    for wanted in [
+        "base &lt;tiny&gt;",
+        "300 of 300 steps, finished",
+        "loss &lt; 0.3 &amp;",
+        "Expert load",
+        "10 min 00 s",
+        "LoRA of rank 8 on q_proj",
+        "1 updates left out",
+        "1.50 GB",
+        "Tasks solved",
+        "Router entropy",
+        "layer 3, step 150: 3.20×",
+    ] {
         assert!(page.contains(wanted), "missing {wanted:?}");
     }
     assert_eq!(page.matches("<svg").count(), 11, "nine charts and two maps");
