@@ -20,16 +20,16 @@ tokenizer.from = "text"
 save = "f32"
 [stage.train]
 steps = 40
-batch_tokens = 256
+batch_tokens = 512
 accumulation = 2
-sequence_length = 128
+sequence_length = 256
 learning_rate = 1e-3
 weight_decay = 0.1
 auxiliary_coefficient = 0.001
 save_every = 3
 evaluate_every = 7
 [stage.data]
-validation = 2
+validation = 8
 [[stage.data.source]]
 type = "kata"
 episodes = 24
@@ -155,7 +155,7 @@ fn asked_twice_it_ends_at_once() {
     let folder = folder("twice");
     // One step that takes long.
     let slow =
-        RECIPE.replace("batch_tokens = 256", "batch_tokens = 131072").replace("accumulation = 2", "accumulation = 1");
+        RECIPE.replace("batch_tokens = 512", "batch_tokens = 131072").replace("accumulation = 2", "accumulation = 1");
     folder.write("small.toml", &slow);
     let child = start(&folder);
     let began = Instant::now();

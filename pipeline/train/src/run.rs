@@ -426,7 +426,9 @@ fn check_samples(run: &Run<'_>, model: &Model) -> Result<(), TrainError> {
         return Err(TrainError::NoData);
     }
     if run.recipe.result == ResultModel::Best && run.validation.is_empty() {
-        let what = "result = \"best\" compares validations, and no data is held out; raise data.validation".to_owned();
+        let what = "result = \"best\" compares validations, and no data is held out; raise data.validation, or \
+                    sequence_length where what would be held out is longer"
+            .to_owned();
         return Err(TrainError::Recipe { what });
     }
     let vocabulary = model.config.vocab_size;
