@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use train::metrics::METRICS;
 use train::{Event, metrics, report};
 
-/// Run one training stage of a recipe; the stages before it must be there. Ctrl-C and SIGTERM save it, and the same
-/// command goes on where it stopped
+/// Run one training stage of a recipe; the stages before it must be there
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(after_help = "Ctrl-C and SIGTERM save the run; the same command goes on where it stopped.")]
 pub(crate) struct Arguments {
     /// A recipe, such as recipes/tiny.toml
     #[arg(required = true)]
