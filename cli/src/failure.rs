@@ -1,5 +1,6 @@
 //! How a failure is told: what went wrong, why, and what to do.
 
+use crate::interrupt;
 use crate::terminal::say;
 use std::error::Error;
 use std::fmt;
@@ -40,7 +41,7 @@ impl Error for Problem {
     }
 }
 
-/// The user pressed Ctrl-C, and what was asked for is not complete.
+/// The program was asked to stop, and what it was to do is not complete.
 #[derive(Debug)]
 pub(crate) struct Interrupted {
     pub(crate) hint: String,
@@ -64,7 +65,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         if !interrupted.hint.is_empty() {
             say(&format!("hint: {}", interrupted.hint));
         }
-        return ExitCode::from(130);
+        return ExitCode::from(interrupt::exit_code());
     }
     let mut shown = String::new();
     for (index, cause) in error.chain().enumerate() {

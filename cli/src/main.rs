@@ -1,8 +1,9 @@
 //! `lateen`: teaches, shrinks and runs coding models on machines people own. One verb, one file under `verbs/`.
 //!
-//! Plain data goes to standard output, talk to standard error. Exit codes: 0 done, 1 failed, 2 used wrongly, 130
-//! stopped by Ctrl-C.
+//! Plain data goes to standard output, talk to standard error. Exit codes: 0 done, 1 failed, 2 used wrongly; stopped on
+//! request 130 (Ctrl-C), 143 (SIGTERM) or 129 (its terminal was closed).
 
+mod dashboard;
 mod failure;
 mod gguf;
 mod interrupt;
@@ -11,6 +12,7 @@ mod peer;
 mod place;
 mod recipe;
 mod record;
+mod screen;
 mod shipped;
 mod speech;
 mod stages;

@@ -8,6 +8,7 @@ use evaluate::EvaluateRecipe;
 use prepare::DataRecipe;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
@@ -187,6 +188,22 @@ impl Work {
             Self::Quantize(_) => 0,
             Self::Evaluate(work) => work.measure.seed,
         }
+    }
+
+    /// The stage's table as far as it decides what the stage makes: how often training looks at itself or saves is left
+    /// out.
+    pub(crate) fn identity(&self) -> Result<Value> {
+        let Value::Object(by_kind) = serde_json::to_value(self)? else { return Ok(Value::Null) };
+        let mut table = by_kind.into_iter().next().map_or(Value::Null, |(_, table)| table);
+        let train = match self {
+            Self::Pretrain(work) => Some(&work.train),
+            Self::Sft(work) | Self::Recover(work) => Some(&work.train),
+            Self::Prune(_) | Self::Quantize(_) | Self::Evaluate(_) => None,
+        };
+        if let Some(train) = train {
+            table["train"] = serde_json::from_str(&train.identity())?;
+        }
+        Ok(table)
     }
 
     pub(crate) fn is_training(&self) -> bool {

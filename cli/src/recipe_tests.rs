@@ -65,13 +65,15 @@ fn stages_come_in_order_with_names_and_defaults() {
 
 #[test]
 fn a_name_does_not_change_what_a_stage_does() {
-    let hash = |recipe: &Recipe| serde_json::to_string(&recipe.stages[1].work).expect("plain data");
+    let hash = |recipe: &Recipe| recipe.stages[1].work.identity().expect("plain data").to_string();
     let named = GOOD.replace("kind = \"sft\"", "kind = \"sft\"\nname = \"tuned\"\nfrom = \"base\"");
     let longer = GOOD.replace("epochs = 2.0", "epochs = 3.0");
     let (one, two) = (parse(GOOD).expect("good"), parse(&named).expect("good"));
     assert_eq!(two.stages[1].name, "tuned");
     assert_eq!(hash(&one), hash(&two));
     assert_ne!(hash(&one), hash(&parse(&longer).expect("good")));
+    let watched = GOOD.replace("epochs = 2.0", "epochs = 2.0\nsave_every = 10\nevaluate_every = 5\ntasks_every = 5");
+    assert_eq!(hash(&one), hash(&parse(&watched).expect("good")), "looking more often makes the same");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What people see: talk and progress on standard error, data on standard output.
 
+use crate::screen;
 use evaluate::table::duration_in_words;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
@@ -8,8 +9,12 @@ use std::time::{Duration, Instant};
 /// Lines of progress where nobody watches a bar.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// One line to the person at the terminal. If even that cannot be written there is nobody to tell.
+/// One line to the person at the terminal; where a picture fills it, the line waits. If even that cannot be written
+/// there is nobody to tell.
 pub(crate) fn say(line: &str) {
+    if screen::hold(line) {
+        return;
+    }
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 

@@ -13,6 +13,7 @@ fn help_is_what_it_was() {
         ("lateen", vec![]),
         ("build", vec!["build"]),
         ("train", vec!["train"]),
+        ("train-report", vec!["train", "report"]),
         ("compress", vec!["compress"]),
         ("evaluate", vec!["evaluate"]),
         ("bench", vec!["bench"]),

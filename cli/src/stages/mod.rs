@@ -30,6 +30,8 @@ pub(crate) struct Build<'a> {
     pub(crate) recipe: &'a Recipe,
     pub(crate) folder: PathBuf,
     pub(crate) cancelled: &'static AtomicBool,
+    /// Whether training is shown as a picture that fills the terminal.
+    pub(crate) dashboard: bool,
 }
 
 /// One stage with all that it reads.
@@ -52,7 +54,7 @@ pub(crate) enum Outcome {
 
 impl<'a> Build<'a> {
     pub(crate) fn new(recipe: &'a Recipe, cancelled: &'static AtomicBool) -> Self {
-        Self { recipe, folder: Path::new(RUNS).join(&recipe.name), cancelled }
+        Self { recipe, folder: Path::new(RUNS).join(&recipe.name), cancelled, dashboard: false }
     }
 
     /// `runs/<recipe>/<nn>-<stage>`.
@@ -115,6 +117,9 @@ impl Job<'_> {
             Some(found) if found.can_resume(&wanted) => say(&format!("{name}: continuing")),
             Some(found) => {
                 let why = found.difference(&wanted).unwrap_or_default();
+                if !found.finished && train::checkpoint::is_there(&self.directory) {
+                    return Err(self.would_lose_training(&why).into());
+                }
                 say(&format!("{name}: making it again: {why}"));
                 remove_stage(&self.directory)?;
             }
@@ -130,6 +135,21 @@ impl Job<'_> {
         Manifest { metrics, ..wanted }.write(&self.directory)?;
         say(&format!("{name}: done in {}", duration_in_words(began.elapsed())));
         Ok(Outcome::Made)
+    }
+
+    /// Hours of training are not thrown away because of a changed line.
+    fn would_lose_training(&self, why: &str) -> Problem {
+        let (recipe, stage) = (self.build.recipe.path.display(), &self.stage.name);
+        let message =
+            format!("{} holds a training run that was interrupted and cannot go on: {why}", self.directory.display());
+        let hint =
+            format!("undo that change to go on, or give up what was trained: lateen train {recipe} {stage} --fresh");
+        Problem::new(message, hint)
+    }
+
+    /// Forgets what was made of this stage.
+    pub(crate) fn forget(&self) -> Result<()> {
+        remove_stage(&self.directory)
     }
 
     fn work(&self) -> Result<Value> {
@@ -163,7 +183,7 @@ impl Job<'_> {
 
     /// The manifest that the finished stage would have.
     fn manifest(&self) -> Result<Manifest> {
-        let recipe = serde_json::to_vec(&self.stage.work)?;
+        let recipe = self.stage.work.identity()?;
         let mut inputs = BTreeMap::new();
         if let Some(from) = &self.from {
             inputs.insert("model".to_owned(), hash_model(from)?);
@@ -194,7 +214,8 @@ impl Job<'_> {
         }
         Ok(Manifest {
             stage: self.stage.work.kind().to_owned(),
-            recipe_hash: hash_bytes(&recipe),
+            recipe_hash: hash_bytes(&serde_json::to_vec(&recipe)?),
+            recipe,
             inputs,
             commit: option_env!("LATEEN_COMMIT").unwrap_or(env!("CARGO_PKG_VERSION")).to_owned(),
             seed: self.stage.work.seed(),

@@ -7,6 +7,7 @@ use crate::place::{open_model, open_text};
 use crate::recipe::{Pretrain, SaveFormat, Training};
 use crate::terminal::say;
 use anyhow::{Context, Result};
+use formats::SHARD_BYTES_MAX;
 use models::adapter::{self, LoraConfig};
 use models::{Config, Loading, Model};
 use prepare::{DataRecipe, Dataset, Fit};
@@ -80,13 +81,18 @@ impl Lesson<'_> {
             samples: &dataset.samples,
             validation: &dataset.validation,
             directory: &job.directory,
+            result_bytes: &self.result_bytes(&model),
             cancelled: job.build.cancelled,
         };
-        let mut watched = Watched::new(&job.stage.name);
+        let mut watched = Watched::new(&job.stage.name, job.build.dashboard, renderer, job.build.cancelled);
         let summary = train::train(&run, &mut model, &mut Supervised, &mut watched)?;
         drop(watched);
         if summary.ending == Ending::Interrupted {
             return Err(job.interrupted(&format!("saved after step {}", summary.step)).into());
+        }
+        if let Some(best) = summary.best {
+            let early = if summary.ending == Ending::StoppedEarly { "it ended early: " } else { "" };
+            say(&format!("  {early}the result is the model of step {}, validation loss {:.4}", best.step, best.loss));
         }
         if let Method::Lora(lora) = &self.recipe.method {
             let config = LoraConfig { rank: lora.rank, alpha: lora.alpha, targets: lora.targets.clone() };
@@ -100,9 +106,20 @@ impl Lesson<'_> {
             "steps": summary.step,
             "loss": summary.loss,
             "validation": summary.validation,
+            "best": summary.best,
             "parameters": model.parameter_count(),
             "data": dataset.statistics,
         }))
+    }
+
+    /// Sizes of the files of weights that the stage will write in the end.
+    fn result_bytes(&self, model: &Model) -> Vec<u64> {
+        let width = if self.save == SaveFormat::F32 { 4 } else { 2 };
+        let total = model.parameter_count() as u64 * width;
+        let whole = (total / SHARD_BYTES_MAX) as usize;
+        let mut files = vec![SHARD_BYTES_MAX; whole];
+        files.push(total % SHARD_BYTES_MAX);
+        files
     }
 
     fn load(&self, renderer: &Renderer<'_>) -> Result<Dataset> {

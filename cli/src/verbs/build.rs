@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         None => recipe.stages.len() - 1,
     };
     let began = Instant::now();
-    let build = Build::new(&recipe, interrupt::listen("stopping after this step; what is done is saved")?);
+    let build = Build::new(&recipe, interrupt::listen_to_all("stopping after this step; what is done is saved")?);
     if arguments.fresh {
         build.clear()?;
     }

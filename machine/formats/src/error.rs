@@ -60,7 +60,7 @@ pub enum FormatsError {
 
 impl FormatsError {
     /// Sorts an operating-system error: running out of room is its own kind, because a caller can act on it.
-    pub(crate) fn from_write(path: &Path, bytes_wanted: u64, source: io::Error) -> Self {
+    pub fn from_write(path: &Path, bytes_wanted: u64, source: io::Error) -> Self {
         let no_room = matches!(
             source.kind(),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge

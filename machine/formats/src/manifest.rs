@@ -6,6 +6,7 @@
 use crate::atomic::{read_json, write_json};
 use crate::error::FormatsError;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
@@ -20,12 +21,15 @@ pub struct Manifest {
     pub stage: String,
     /// Of the stage's own table in the recipe, so that a change to one stage does not undo the others.
     pub recipe_hash: String,
+    /// That table, for the difference to be named; what was written before this was kept has none.
+    #[serde(default)]
+    pub recipe: Value,
     /// Name → hash of everything the stage read.
     pub inputs: BTreeMap<String, String>,
     /// Of the program that ran.
     pub commit: String,
     pub seed: u64,
-    pub metrics: serde_json::Value,
+    pub metrics: Value,
     pub finished: bool,
 }
 
@@ -57,7 +61,11 @@ impl Manifest {
             return Some(format!("the folder holds the stage {:?}, not {:?}", self.stage, wanted.stage));
         }
         if self.recipe_hash != wanted.recipe_hash {
-            return Some("its part of the recipe has changed".to_owned());
+            let what = match (&self.recipe, &wanted.recipe) {
+                (Value::Null, _) | (_, Value::Null) => String::new(),
+                (before, after) => format!(": {}", changes(before, after).join(", ")),
+            };
+            return Some(format!("its part of the recipe has changed{what}"));
         }
         if self.seed != wanted.seed {
             return Some(format!("its seed was {}, not {}", self.seed, wanted.seed));
@@ -78,6 +86,43 @@ impl Manifest {
     /// Whether the folder holds this same stage, cut short: what is there may be taken up again.
     pub fn can_resume(&self, wanted: &Self) -> bool {
         !self.finished && Self { finished: true, ..self.clone() }.matches(wanted)
+    }
+}
+
+/// The keys in which two tables differ, each with what it was and is: `train.steps was 300, is 400`.
+pub fn changes(before: &Value, after: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    compare("", before, after, &mut found);
+    found
+}
+
+fn compare(path: &str, before: &Value, after: &Value, found: &mut Vec<String>) {
+    let (Value::Object(old), Value::Object(new)) = (before, after) else {
+        if before != after {
+            let path = if path.is_empty() { "it" } else { path };
+            found.push(format!("{path} was {}, is {}", short(before), short(after)));
+        }
+        return;
+    };
+    let inside = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    for (key, value) in old {
+        match new.get(key) {
+            Some(other) => compare(&inside(key), value, other, found),
+            None => found.push(format!("{} was {}, is not given", inside(key), short(value))),
+        }
+    }
+    for (key, value) in new.iter().filter(|(key, _)| !old.contains_key(*key)) {
+        found.push(format!("{} was not given, is {}", inside(key), short(value)));
+    }
+}
+
+/// A value on one line, and never a whole list of targets.
+fn short(value: &Value) -> String {
+    const CHARACTERS_MAX: usize = 80;
+    let text = value.to_string();
+    match text.char_indices().nth(CHARACTERS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }
 

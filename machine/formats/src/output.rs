@@ -83,6 +83,24 @@ impl Drop for Output {
     }
 }
 
+/// Whether files of these sizes fit into `folder` together, beside what is there: each is reserved for a moment under a
+/// passing name, so that quotas and limits count, which figures of free space leave out. Where the system cannot
+/// reserve, nothing is known and nothing refused.
+pub fn check_room(folder: &Path, bytes: &[u64]) -> Result<(), FormatsError> {
+    let reserved: Result<Vec<Output>, FormatsError> = bytes
+        .iter()
+        .enumerate()
+        .map(|(index, &bytes)| Output::create(&folder.join(format!("room-{index}")), bytes))
+        .collect();
+    match reserved {
+        Err(FormatsError::Full { source, .. }) => {
+            let bytes_wanted = bytes.iter().sum();
+            Err(FormatsError::Full { path: folder.to_owned(), bytes_wanted, source })
+        }
+        other => other.map(drop),
+    }
+}
+
 /// Makes renames in `directory` last through a power cut. Systems that cannot do this are not asked twice.
 pub(crate) fn sync_directory(directory: &Path) {
     if let Ok(handle) = File::open(directory) {
@@ -141,6 +159,21 @@ mod tests {
         assert!(matches!(error, FormatsError::Full { bytes_wanted: 4096, .. }), "{error:?}");
         let message = error.to_string();
         assert!(message.contains("/nowhere/model.safetensors") && message.contains("4096 bytes"), "{message}");
+    }
+
+    #[test]
+    fn room_is_looked_for_and_given_back() {
+        let folder = std::env::temp_dir().join(format!("lateen-room-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("the folder can be made");
+        check_room(&folder, &[1000, 1 << 20]).expect("a megabyte is there");
+        // No file system has room for this, or says so by a limit of its own.
+        let error = check_room(&folder, &[1000, 1 << 62]).expect_err("four exabytes are not");
+        assert!(
+            matches!(&error, FormatsError::Full { bytes_wanted, .. } if *bytes_wanted == 1000 + (1 << 62)),
+            "{error}"
+        );
+        assert_eq!(fs::read_dir(&folder).expect("it is there").count(), 0, "nothing is left");
+        fs::remove_dir(&folder).expect("it is empty");
     }
 
     #[test]

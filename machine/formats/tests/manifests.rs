@@ -14,6 +14,7 @@ fn manifest() -> Manifest {
     Manifest {
         stage: "train".to_owned(),
         recipe_hash: "r1".to_owned(),
+        recipe: serde_json::json!({ "train": { "steps": 300, "clip": 1.0 }, "save": "bf16" }),
         inputs: BTreeMap::from([("base".to_owned(), "h1".to_owned()), ("data".to_owned(), "h2".to_owned())]),
         commit: "c1".to_owned(),
         seed: 7,
@@ -52,6 +53,13 @@ fn each_difference_is_told_in_words() {
         let why = found.difference(&wanted).expect("a change is a difference");
         assert!(why.contains(word), "{why}");
         assert_eq!(found.can_resume(&wanted), word == "interrupted");
+    }
+    let mut other = manifest();
+    other.recipe_hash = "r0".to_owned();
+    other.recipe = serde_json::json!({ "train": { "steps": 200 }, "save": "bf16", "from": "x" });
+    let why = other.difference(&wanted).expect("another recipe");
+    for told in ["train.steps was 200, is 300", "train.clip was not given, is 1.0", "from was \"x\", is not given"] {
+        assert!(why.contains(told) && !why.contains("save"), "{why}");
     }
     let mut newer = manifest();
     newer.commit = "c2".to_owned();

@@ -37,6 +37,8 @@ pub struct Record {
     pub losses: Vec<f32>,
     /// Tokens per expert of each mixture layer.
     pub expert_counts: Vec<Vec<u64>>,
+    /// How undecided the router of each mixture layer was, in nats a token.
+    pub router_entropies: Vec<f32>,
 }
 
 /// Adds the gradients of `Σ weights · losses` of every trained parameter.
@@ -73,9 +75,9 @@ fn whole(model: &Model, examples: &Examples, options: &GradientOptions, gradient
     let mut tape = options.tape(gradients);
     let h = hidden(&mut tape, model, &mut states, examples.tokens, examples.lengths);
     let losses = tape.cross_entropy(&h, model.weights.head(), examples.targets, examples.weights);
-    let expert_counts = counts(&tape);
+    let (expert_counts, router_entropies) = (counts(&tape), tape.router_entropies().to_vec());
     tape.backward(Vec::new(), None);
-    Record { losses, expert_counts }
+    Record { losses, expert_counts, router_entropies }
 }
 
 /// Forward once, keeping each layer's input; then back, layer by layer, each run again on a tape of its own.
@@ -97,19 +99,21 @@ fn checkpointed(model: &Model, examples: &Examples, options: &GradientOptions, g
     let losses = tape.cross_entropy(&h, model.weights.head(), examples.targets, examples.weights);
     let mut dx = tape.backward(Vec::new(), Some(x));
 
-    let mut expert_counts = Vec::new();
+    let (mut expert_counts, mut router_entropies) = (Vec::new(), Vec::new());
     let mut states = fresh(model, examples);
     for index in (0..n_layers).rev() {
         let mut tape = options.tape(gradients);
         let x = tape.input(inputs.pop().expect("one input per layer"));
         let y = layer(&mut tape, model, index, &mut states, &spans, x);
         expert_counts.extend(counts(&tape));
+        router_entropies.extend_from_slice(tape.router_entropies());
         dx = tape.backward(dx.map(|dy| (y, dy)).into_iter().collect(), Some(x));
     }
     expert_counts.reverse();
+    router_entropies.reverse();
 
     let mut tape = options.tape(gradients);
     let x = embed(&mut tape, model, examples.tokens);
     tape.backward(dx.map(|dy| (x, dy)).into_iter().collect(), None);
-    Record { losses, expert_counts }
+    Record { losses, expert_counts, router_entropies }
 }

@@ -60,6 +60,20 @@ impl Routing {
         self.offsets[expert + 1] - self.offsets[expert]
     }
 
+    /// How undecided the router was: the mean entropy of its probabilities, in nats a token. Of long passes it looks at
+    /// a token here and there, because logarithms of all would cost more than the router itself.
+    pub fn entropy(&self) -> f32 {
+        const TOKENS_MAX: usize = 256;
+        let stride = self.probabilities.rows.div_ceil(TOKENS_MAX).max(1);
+        let (mut sum, mut tokens) = (0.0, 0);
+        for row in (0..self.probabilities.rows).step_by(stride) {
+            let terms = self.probabilities.row(row).iter().filter(|&&p| p > 0.0);
+            sum -= terms.map(|&p| f64::from(p) * f64::from(p).ln()).sum::<f64>();
+            tokens += 1;
+        }
+        (sum / f64::from(tokens.max(1))) as f32
+    }
+
     /// The token of each sorted row.
     fn tokens(&self, top_k: usize) -> Vec<u32> {
         self.slots.iter().map(|slot| slot / top_k as u32).collect()

@@ -2,16 +2,19 @@
 //!
 //! `checkpoints/step-00000100/` holds `state.json` and `tensors.safetensors`: the trained parameters and their moments.
 //! It is written under another name and renamed when complete, and older ones are removed only after that, so that a
-//! crash at any moment leaves a whole checkpoint behind.
+//! crash at any moment leaves a whole checkpoint behind. No random state is kept because there is none: order and
+//! choice of the data follow from the recipe's seed and the cursor.
 
+use crate::best::Best;
 use crate::error::TrainError;
 use crate::optimizer::{Moments, Optimizer};
 use crate::warnings::Watch;
-use formats::{DType, TensorFile, TensorPlan};
+use formats::{DType, FormatsError, TensorFile, TensorPlan};
 use models::Model;
 use ops::Parameter;
 use prepare::Cursor;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +22,7 @@ const FOLDER: &str = "checkpoints";
 const STATE: &str = "state.json";
 const TENSORS: &str = "tensors.safetensors";
 const PARTIAL: &str = ".partial";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// All of a run but its tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +38,7 @@ pub struct RunState {
     pub metrics_bytes: u64,
     pub seconds: f64,
     pub watch: Watch,
+    pub best: Option<Best>,
     pub expert_counts: Vec<Vec<u64>>,
     /// Updates skipped in a row, because something was no number.
     pub skipped: usize,
@@ -63,7 +67,8 @@ impl Identity {
     /// What differs, in words.
     fn difference(&self, wanted: &Self) -> Option<String> {
         if self.recipe != wanted.recipe {
-            return Some(format!("its recipe was {}, it is {}", self.recipe, wanted.recipe));
+            let table = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
+            return Some(formats::changes(&table(&self.recipe), &table(&wanted.recipe)).join(", "));
         }
         if self.data != wanted.data {
             return Some("the training data has changed".to_owned());
@@ -76,8 +81,8 @@ impl Identity {
 }
 
 impl RunState {
-    pub fn fresh(identity: Identity) -> Self {
-        let watch = Watch::new(identity.steps);
+    pub fn fresh(identity: Identity, warmup_steps: usize) -> Self {
+        let watch = Watch::new(identity.steps, warmup_steps);
         Self {
             version: VERSION,
             identity,
@@ -87,27 +92,102 @@ impl RunState {
             metrics_bytes: 0,
             seconds: 0.0,
             watch,
+            best: None,
             expert_counts: Vec::new(),
             skipped: 0,
         }
     }
 }
 
-/// Writes a checkpoint into a run's folder and keeps the newest `keep` of them.
-pub fn save(run: &Path, state: &RunState, model: &Model, optimizer: &Optimizer, keep: usize) -> Result<(), TrainError> {
+/// Which checkpoints stay when another is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// The newest.
+    pub last: usize,
+    /// One more, of this step.
+    pub best: Option<usize>,
+}
+
+/// Writes a checkpoint into a run's folder, then removes those that need not be kept. If it cannot be written, those
+/// that are there stay as they are.
+pub fn save(run: &Path, state: &RunState, model: &Model, optimizer: &Optimizer, keep: Keep) -> Result<(), TrainError> {
     let folder = run.join(FOLDER);
-    let (last, partial) = (folder.join(name(state.step)), folder.join(name(state.step) + PARTIAL));
-    remove(&partial)?;
-    fs::create_dir_all(&partial).map_err(io("create", &partial))?;
-    write_tensors(&partial.join(TENSORS), model, optimizer)?;
-    formats::write_json(partial.join(STATE), state)?;
-    remove(&last)?;
-    fs::rename(&partial, &last).map_err(io("rename", &partial))?;
-    sync(&folder)?;
-    for old in steps(&folder)?.into_iter().rev().skip(keep.max(1)) {
-        remove(&folder.join(name(old)))?;
+    let before = steps(&folder)?;
+    write(&folder, state, model, optimizer).map_err(|source| {
+        // What is half there is of no use, and takes room.
+        let _ = fs::remove_dir_all(folder.join(name(state.step) + PARTIAL));
+        let last = match before.last() {
+            Some(step) => format!("the checkpoint of step {step} is whole"),
+            None => "there is no earlier one".to_owned(),
+        };
+        TrainError::NotSaved { step: state.step, last, source }
+    })?;
+    for old in steps(&folder)?.into_iter().rev().skip(keep.last.max(1)) {
+        if Some(old) != keep.best {
+            remove(&folder.join(name(old)))?;
+        }
     }
     Ok(())
+}
+
+fn write(folder: &Path, state: &RunState, model: &Model, optimizer: &Optimizer) -> Result<(), FormatsError> {
+    let (last, partial) = (folder.join(name(state.step)), folder.join(name(state.step) + PARTIAL));
+    let failed = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| FormatsError::Io { action, path, source }
+    };
+    if partial.exists() {
+        fs::remove_dir_all(&partial).map_err(failed("remove", &partial))?;
+    }
+    fs::create_dir_all(&partial).map_err(failed("create", &partial))?;
+    write_tensors(&partial.join(TENSORS), model, optimizer)?;
+    formats::write_json(partial.join(STATE), state)?;
+    if last.exists() {
+        // Of the same step of the same run: the same but for its place in the metrics.
+        fs::remove_dir_all(&last).map_err(failed("remove", &last))?;
+    }
+    fs::rename(&partial, &last).map_err(failed("rename", &partial))?;
+    sync(folder).map_err(failed("sync", folder))
+}
+
+/// Looks for room on the disk for all that the run will hold at its fullest: the checkpoints that are kept, the next
+/// one beside them, and `result_bytes`, what is written when it is done.
+pub fn check_room(run: &Path, model: &Model, keep: usize, result_bytes: &[u64]) -> Result<(), TrainError> {
+    // Names, shapes and numbers of the run.
+    const OVERHEAD_BYTES: u64 = 1 << 16;
+    let trained = model.parameters().into_iter().filter(|parameter| parameter.trained);
+    let numbers: usize = trained.map(|parameter| parameter.matrix.rows * parameter.matrix.columns).sum();
+    let checkpoint = (numbers * PARTS.len() * size_of::<f32>()) as u64 + OVERHEAD_BYTES;
+    let there = steps(&run.join(FOLDER))?.len();
+    let missing = (keep + 1).saturating_sub(there);
+    let mut wanted = vec![checkpoint; missing];
+    wanted.extend_from_slice(result_bytes);
+    formats::check_room(run, &wanted).map_err(|error| match error {
+        source @ FormatsError::Full { .. } => {
+            TrainError::NoRoom { checkpoints: missing, checkpoint_bytes: checkpoint, source }
+        }
+        other => other.into(),
+    })
+}
+
+/// Puts the parameters of the checkpoint of `step` into the model; the optimizer's moments are not looked at.
+pub fn restore_parameters(run: &Path, step: usize, model: &mut Model) -> Result<(), TrainError> {
+    let path = run.join(FOLDER).join(name(step));
+    let damaged = |what: String| TrainError::Damaged { path: path.clone(), what };
+    let file = TensorFile::open(path.join(TENSORS)).map_err(|error| damaged(error.to_string()))?;
+    let mut kept = Vec::new();
+    for parameter in model.parameters().into_iter().filter(|parameter| parameter.trained) {
+        kept.push(read_part(&file, PARTS[0], parameter).map_err(damaged)?);
+    }
+    for (parameter, values) in model.parameters_mut().into_iter().filter(|p| p.trained).zip(kept) {
+        parameter.matrix.as_f32_mut().copy_from_slice(&values);
+    }
+    Ok(())
+}
+
+/// Whether a run's folder holds a checkpoint to go on from.
+pub fn is_there(run: &Path) -> bool {
+    steps(&run.join(FOLDER)).is_ok_and(|steps| !steps.is_empty())
 }
 
 /// The newest checkpoint of a run's folder, put into the model and the optimizer; `None` where there is none.
@@ -140,7 +220,7 @@ pub fn remove_all(run: &Path) -> Result<(), TrainError> {
 
 const PARTS: [&str; 3] = ["parameter", "first", "second"];
 
-fn write_tensors(path: &Path, model: &Model, optimizer: &Optimizer) -> Result<(), TrainError> {
+fn write_tensors(path: &Path, model: &Model, optimizer: &Optimizer) -> Result<(), FormatsError> {
     let parameters = model.parameters();
     let trained: Vec<&Parameter> = parameters.into_iter().filter(|parameter| parameter.trained).collect();
     let mut plan = TensorPlan::new();
@@ -164,9 +244,7 @@ fn read_tensors(file: &TensorFile, model: &mut Model, optimizer: &mut Optimizer,
     for parameter in model.parameters().into_iter().filter(|parameter| parameter.trained) {
         let mut values: [Vec<f32>; 3] = Default::default();
         for (part, values) in PARTS.iter().zip(&mut values) {
-            let tensor = file.get(&format!("{part}.{}", parameter.name)).map_err(|error| error.to_string())?;
-            tensor.expect_shape(&parameter.shape).map_err(|error| error.to_string())?;
-            *values = tensor.to_f32();
+            *values = read_part(file, part, parameter)?;
         }
         kept.push(values);
     }
@@ -177,6 +255,12 @@ fn read_tensors(file: &TensorFile, model: &mut Model, optimizer: &mut Optimizer,
     }
     optimizer.restore(updates, moments);
     Ok(())
+}
+
+fn read_part(file: &TensorFile, part: &str, parameter: &Parameter) -> Result<Vec<f32>, String> {
+    let tensor = file.get(&format!("{part}.{}", parameter.name)).map_err(|error| error.to_string())?;
+    tensor.expect_shape(&parameter.shape).map_err(|error| error.to_string())?;
+    Ok(tensor.to_f32())
 }
 
 fn name(step: usize) -> String {
@@ -204,9 +288,9 @@ fn remove(path: &Path) -> Result<(), TrainError> {
 }
 
 /// Makes a rename survive a power cut, on systems where a folder can be synced.
-fn sync(folder: &Path) -> Result<(), TrainError> {
+fn sync(folder: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
-    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io("sync", folder))?;
+    fs::File::open(folder)?.sync_all()?;
     #[cfg(not(unix))]
     let _ = folder;
     Ok(())

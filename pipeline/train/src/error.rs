@@ -36,6 +36,18 @@ pub enum TrainError {
     )]
     Damaged { path: PathBuf, what: String },
 
+    /// No room for what the run will write, found before it begins.
+    #[error(
+        "the disk will not hold this run: {checkpoints} checkpoints of {} MB beside what is there, and the result. \
+         Free some space, lower keep_last, or work in another folder",
+        checkpoint_bytes.div_ceil(1_000_000)
+    )]
+    NoRoom { checkpoints: usize, checkpoint_bytes: u64, source: FormatsError },
+
+    /// A checkpoint could not be written; earlier ones are as they were.
+    #[error("step {step} could not be saved; {last}. Run again when that is mended, to go on from there")]
+    NotSaved { step: usize, last: String, source: FormatsError },
+
     /// Losses or gradients that are no numbers any more.
     #[error(
         "at step {step} the {what} was no number, {times} times in a row; lower learning_rate, lengthen warmup_steps, \

@@ -2,6 +2,7 @@
 //!
 //! Read `run.rs` first: it is the loop. Nothing here prints; whoever watches implements [`Progress`].
 
+mod best;
 pub mod checkpoint;
 mod error;
 pub mod event;
@@ -13,12 +14,14 @@ pub mod report;
 mod run;
 mod schedule;
 mod tally;
+pub mod tensorboard;
 mod warnings;
 
+pub use best::Best;
 pub use checkpoint::{Identity, RunState};
 pub use error::TrainError;
-pub use event::{Ending, Event, Progress, Silent};
+pub use event::{Ending, Event, Progress, Scores, Silent};
 pub use objective::{Objective, Supervised};
-pub use recipe::{Lora, Method, TrainPrecision, TrainRecipe};
+pub use recipe::{Lora, Method, ResultModel, TrainPrecision, TrainRecipe};
 pub use run::{Run, Summary, gradient_options, train};
-pub use schedule::Schedule;
+pub use schedule::{Decay, Schedule};

@@ -2,6 +2,7 @@
 
 use crate::error::TrainError;
 use crate::event::Event;
+use formats::FormatsError;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -30,8 +31,8 @@ impl Metrics {
     pub fn write(&mut self, event: &Event) -> Result<(), TrainError> {
         let mut line = serde_json::to_vec(event).expect("events are plain data");
         line.push(b'\n');
-        let fail = |source| TrainError::Io { action: "write", path: self.path.clone(), source };
-        self.file.write_all(&line).map_err(fail)?;
+        let bytes = self.bytes + line.len() as u64;
+        self.file.write_all(&line).map_err(|source| FormatsError::from_write(&self.path, bytes, source))?;
         self.bytes += line.len() as u64;
         Ok(())
     }
@@ -59,6 +60,22 @@ pub fn read(path: &Path) -> Result<Vec<Event>, TrainError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Step;
+
+    #[test]
+    fn what_is_no_number_comes_back_as_none() {
+        let text = r#"{"event":"step","step":3,"loss":null,"losses":{"chat":null,"solve":0.5},"learning_rate":0.1,
+            "gradient_norm":null,"expert_imbalance":0.0,"tokens":9,"trained_tokens":9,"tokens_per_second":1.0,
+            "seconds":1.0,"epoch":0}"#;
+        let Event::Step(step) = serde_json::from_str(text).expect("older files have fewer keys") else {
+            panic!("a step")
+        };
+        assert!(step.loss.is_nan() && step.gradient_norm.is_nan() && step.losses["chat"].is_nan());
+        assert_eq!((step.losses["solve"], step.skipped, step.peak_memory_bytes), (0.5, false, None));
+        let again = serde_json::to_string(&Event::Step(Step { skipped: true, ..step })).expect("plain data");
+        assert!(again.contains("\"loss\":null") && again.contains("\"skipped\":true"), "{again}");
+        assert!(matches!(serde_json::from_str(&again), Ok(Event::Step(step)) if step.loss.is_nan()));
+    }
 
     #[test]
     fn lines_come_back_and_a_resumed_run_cuts_them() {

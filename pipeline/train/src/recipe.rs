@@ -1,7 +1,7 @@
 //! What a recipe's training table says, and the checks that can be made before anything is loaded.
 
 use crate::error::TrainError;
-use crate::schedule::Schedule;
+use crate::schedule::{Decay, Schedule};
 use prepare::{LoaderSettings, Packing};
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,11 @@ pub struct TrainRecipe {
     pub epochs: Option<f64>,
     pub learning_rate: f64,
     pub warmup_steps: usize,
-    /// The last learning rate as a share of the highest; 1 keeps it constant.
+    /// What the learning rate does after the warm-up.
+    pub schedule: Decay,
+    /// The part of the steps in which `schedule = "wsd"` goes down.
+    pub decay_share: f64,
+    /// The last learning rate as a share of the highest, unless it is constant.
     pub final_ratio: f64,
     /// Tokens of one optimizer step, over all its micro-batches.
     pub batch_tokens: usize,
@@ -25,6 +29,9 @@ pub struct TrainRecipe {
     pub packing: Packing,
     /// The gradient is scaled down where its norm is larger; 0 never does.
     pub clip: f64,
+    /// An update is left out, and counted, where the gradient's norm is more than so many times its usual one; 0 leaves
+    /// none out.
+    pub skip_spikes: f64,
     pub betas: [f64; 2],
     pub epsilon: f64,
     /// Pulls matrices towards zero. Norms, biases and other vectors are left alone.
@@ -36,12 +43,34 @@ pub struct TrainRecipe {
     /// Weight of the router's balancing loss. 0 here, unlike the 0.001 that others add without saying so.
     pub auxiliary_coefficient: f32,
     pub method: Method,
-    /// Steps between validations; 0 validates at the end only.
+    /// Steps between validations, the first before any step; 0 validates at the end only.
     pub evaluate_every: usize,
-    /// Steps between checkpoints; 0 writes one at the end only (and on interruption).
+    /// Steps between trials on katas, which are slow beside a validation; 0 makes none.
+    pub tasks_every: usize,
+    /// Katas of each kind in such a trial.
+    pub tasks: u64,
+    /// The model that the run ends with.
+    pub result: ResultModel,
+    /// Validations in a row without a new lowest loss that end the run early; 0 never does.
+    pub patience: usize,
+    /// What a loss must be lower by to be a new lowest one.
+    pub patience_gain: f64,
+    /// Steps between checkpoints; 0 writes one after the first step, to prove that it can be done, and one at the end
+    /// or on interruption.
     pub save_every: usize,
     /// Checkpoints kept, newest first.
     pub keep_last: usize,
+}
+
+/// Which of a run's models is its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResultModel {
+    /// That of the last step.
+    #[default]
+    Last,
+    /// That with the lowest validation loss; its checkpoint is kept besides the last ones.
+    Best,
 }
 
 /// What matrix products compute in; sums, norms and the optimizer are f32 in any case.
@@ -73,6 +102,16 @@ pub struct Lora {
     pub targets: Vec<String>,
 }
 
+impl Method {
+    /// For people, and for reports that lay runs side by side.
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Full => "all parameters".to_owned(),
+            Self::Lora(lora) => format!("LoRA of rank {} on {}", lora.rank, lora.targets.join(", ")),
+        }
+    }
+}
+
 impl Default for TrainRecipe {
     fn default() -> Self {
         Self {
@@ -80,12 +119,15 @@ impl Default for TrainRecipe {
             epochs: None,
             learning_rate: 2e-5,
             warmup_steps: 0,
+            schedule: Decay::Cosine,
+            decay_share: 0.1,
             final_ratio: 0.1,
             batch_tokens: 8192,
             accumulation: 1,
             sequence_length: 1024,
             packing: Packing::BestFit,
             clip: 1.0,
+            skip_spikes: 0.0,
             betas: [0.9, 0.95],
             epsilon: 1e-8,
             weight_decay: 0.0,
@@ -95,6 +137,11 @@ impl Default for TrainRecipe {
             auxiliary_coefficient: 0.0,
             method: Method::Full,
             evaluate_every: 0,
+            tasks_every: 0,
+            tasks: 5,
+            result: ResultModel::Last,
+            patience: 0,
+            patience_gain: 0.0,
             save_every: 0,
             keep_last: 1,
         }
@@ -141,10 +188,42 @@ impl TrainRecipe {
                     .into(),
             );
         }
+        self.check_looks()?;
         match &self.method {
             Method::Lora(lora) if lora.rank == 0 || lora.targets.is_empty() || lora.alpha <= 0.0 => {
                 wrong("a LoRA needs a rank of at least 1, an alpha above 0 and at least one target".into())
             }
+            _ => Ok(()),
+        }
+    }
+
+    /// What a run looks at on its way, and what follows from it.
+    fn check_looks(&self) -> Result<(), TrainError> {
+        let wrong = |what: String| Err(TrainError::Recipe { what });
+        if !(self.decay_share > 0.0 && self.decay_share <= 1.0) {
+            return wrong(format!("decay_share is {}; give a part of the steps, in (0, 1]", self.decay_share));
+        }
+        if !(self.skip_spikes == 0.0 || self.skip_spikes > 1.0 && self.skip_spikes.is_finite()) {
+            return wrong(format!(
+                "skip_spikes is {}; give a multiple of the usual gradient norm above 1 (10, say), or 0 for none",
+                self.skip_spikes
+            ));
+        }
+        if !(self.patience_gain >= 0.0 && self.patience_gain.is_finite()) {
+            return wrong(format!("patience_gain is {}; give 0 or more", self.patience_gain));
+        }
+        if self.tasks_every > 0 && self.tasks == 0 {
+            return wrong("tasks_every is given and tasks is 0: say how many, or leave tasks_every out".into());
+        }
+        match (self.result, self.patience, self.evaluate_every) {
+            (ResultModel::Best, _, 0) => wrong(
+                "result = \"best\" compares validations; say how many steps lie between them: evaluate_every = 100"
+                    .into(),
+            ),
+            (ResultModel::Last, 1.., _) => wrong(
+                "patience ends a run some validations after its best one; add result = \"best\" to keep that model"
+                    .into(),
+            ),
             _ => Ok(()),
         }
     }
@@ -170,13 +249,22 @@ impl TrainRecipe {
     }
 
     pub fn schedule(&self, steps: usize) -> Schedule {
-        Schedule { peak: self.learning_rate, floor_ratio: self.final_ratio, warmup_steps: self.warmup_steps, steps }
+        Schedule {
+            peak: self.learning_rate,
+            floor_ratio: self.final_ratio,
+            warmup_steps: self.warmup_steps,
+            steps,
+            decay: self.schedule,
+            decay_share: self.decay_share,
+        }
     }
 
     /// The recipe as one line. Two runs of equal text and equal data are the same run; how often a run looks at itself
     /// or saves changes nothing and is left out.
     pub fn identity(&self) -> String {
-        let same = Self { evaluate_every: 0, save_every: 0, keep_last: 1, ..self.clone() };
+        // Where the result is the best of all validations, they do change it.
+        let evaluate_every = if self.result == ResultModel::Best { self.evaluate_every } else { 0 };
+        let same = Self { evaluate_every, tasks_every: 0, tasks: 0, save_every: 0, keep_last: 1, ..self.clone() };
         serde_json::to_string(&same).expect("a recipe is plain data")
     }
 }
@@ -216,6 +304,11 @@ mod tests {
             ("steps = 1\nlearning_rate = 0.0", "learning_rate"),
             ("steps = 1\nbetas = [1.0, 0.9]", "betas"),
             ("steps = 1\nclip = -1.0", "negative"),
+            ("steps = 1\nschedule = \"wsd\"\ndecay_share = 0.0", "decay_share"),
+            ("steps = 1\nskip_spikes = 0.5", "skip_spikes"),
+            ("steps = 1\nresult = \"best\"", "evaluate_every"),
+            ("steps = 1\nevaluate_every = 1\npatience = 2", "result = \"best\""),
+            ("steps = 1\ntasks_every = 5\ntasks = 0", "tasks"),
             ("steps = 1\n[method.lora]\nrank = 0\nalpha = 1.0\ntargets = [\"q_proj\"]", "rank"),
         ];
         for (text, wanted) in cases {
@@ -229,5 +322,24 @@ mod tests {
         let base = parse("steps = 10").expect("recipe");
         assert_eq!(base.identity(), TrainRecipe { save_every: 7, ..base.clone() }.identity());
         assert_ne!(base.identity(), TrainRecipe { seed: 7, ..base.clone() }.identity());
+        let best = TrainRecipe { result: ResultModel::Best, evaluate_every: 5, ..base.clone() };
+        assert_ne!(best.identity(), TrainRecipe { evaluate_every: 6, ..best.clone() }.identity());
+        assert_eq!(base.identity(), TrainRecipe { evaluate_every: 6, tasks_every: 3, ..base.clone() }.identity());
+    }
+
+    #[test]
+    fn schedules_have_their_usual_names() {
+        for (name, decay) in [
+            ("cosine", Decay::Cosine),
+            ("linear", Decay::Linear),
+            ("constant", Decay::Constant),
+            ("wsd", Decay::Wsd),
+            ("warmup_stable_decay", Decay::Wsd),
+        ] {
+            let recipe = parse(&format!("steps = 10\nschedule = \"{name}\"")).expect(name);
+            assert_eq!(recipe.schedule(10).decay, decay);
+        }
+        let error = parse("steps = 1\nschedule = \"cosin\"").expect_err("a misspelt schedule").to_string();
+        assert!(error.contains("cosin") && error.contains("linear"), "{error}");
     }
 }

@@ -1,24 +1,27 @@
 //! The loop: batch → gradients → clip → AdamW → metrics → checkpoint. One page; the pieces stand beside it.
 
+use crate::best::Best;
+use crate::checkpoint::{self, Keep};
 use crate::error::TrainError;
 use crate::event::{Begin, Ending, Event, Progress, Step, Validation};
-use crate::metrics::{METRICS, Metrics};
+use crate::metrics::{self, METRICS, Metrics};
 use crate::objective::Objective;
 use crate::optimizer::Optimizer;
-use crate::recipe::{Method, TrainPrecision, TrainRecipe};
+use crate::recipe::{Method, ResultModel, TrainPrecision, TrainRecipe};
 use crate::report::{self, REPORT};
 use crate::schedule::Schedule;
 use crate::tally::{Tally, add_counts, shares};
-use crate::{Identity, RunState, checkpoint};
+use crate::tensorboard::EventFile;
+use crate::{Identity, RunState};
 use models::adapter::{self, LoraConfig};
 use models::{Examples, FeedForwardKind, GradientOptions, Model, losses};
 use ops::{Gradients, Precision};
 use prepare::{Batch, Cursor, Loader, Sample, fingerprint};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Updates that may be skipped in a row before a run gives up.
+/// Updates that may be skipped in a row, because something was no number, before a run gives up.
 const SKIPPED_MAX: usize = 5;
 /// Records of the experts' load in one run, about.
 const LOAD_RECORDS: usize = 50;
@@ -34,6 +37,8 @@ pub struct Run<'a> {
     pub validation: &'a [Sample],
     /// Where metrics, report and checkpoints go; a run that was interrupted there is continued.
     pub directory: &'a Path,
+    /// Files that the caller will write there when the run is done, by size: room is looked for beforehand.
+    pub result_bytes: &'a [u64],
     /// Set by Ctrl-C: the run saves itself and returns.
     pub cancelled: &'a AtomicBool,
 }
@@ -45,7 +50,10 @@ pub struct Summary {
     pub step: usize,
     /// Of the last step that was taken in this call.
     pub loss: Option<f64>,
+    /// The last one, of the model that the run ends with.
     pub validation: Option<Validation>,
+    /// The lowest loss, and of which step, where the recipe asks for that model.
+    pub best: Option<Best>,
     pub seconds: f64,
 }
 
@@ -56,37 +64,37 @@ pub fn train(
     objective: &mut dyn Objective,
     progress: &mut dyn Progress,
 ) -> Result<Summary, TrainError> {
-    let recipe = run.recipe;
     let mut session = Session::open(run, model, progress)?;
-    while session.state.step < session.steps() {
-        if run.cancelled.load(Ordering::Relaxed) {
+    if session.is_new {
+        session.look_before(model)?;
+    }
+    while !session.is_over() {
+        if run.cancelled.load(Ordering::Relaxed) || !session.step(model, objective)? {
             session.save(model)?;
             return session.end(Ending::Interrupted);
         }
-        session.step(model, objective)?;
-        let (step, last) = (session.state.step, session.state.step == session.steps());
-        if last || (recipe.evaluate_every > 0 && step.is_multiple_of(recipe.evaluate_every)) {
-            session.validate(model)?;
-        }
-        if last || (recipe.save_every > 0 && step.is_multiple_of(recipe.save_every)) {
-            session.save(model)?;
-        }
+        session.look_around(model)?;
     }
-    session.end(Ending::Finished)
+    session.finish(model)
 }
 
 struct Session<'a, 'p> {
     run: &'a Run<'a>,
     state: RunState,
+    /// Whether nothing was resumed.
+    is_new: bool,
     schedule: Schedule,
     loader: Loader<'a>,
     optimizer: Optimizer,
     gradients: Gradients,
     metrics: Metrics,
+    events: EventFile,
     progress: &'p mut dyn Progress,
     /// When this call began, and how long the run had been going by then.
     began: Instant,
     seconds_before: f64,
+    /// The step of the newest checkpoint.
+    saved: Option<usize>,
     loss: Option<f64>,
     validation: Option<Validation>,
 }
@@ -102,6 +110,8 @@ impl<'a, 'p> Session<'a, 'p> {
             path: run.directory.to_owned(),
             source,
         })?;
+        let kept = recipe.keep_last + usize::from(recipe.result == ResultModel::Best);
+        checkpoint::check_room(run.directory, model, kept, run.result_bytes)?;
 
         let settings = recipe.loader_settings();
         let first = Loader::new(run.samples, settings, Cursor::default());
@@ -109,19 +119,24 @@ impl<'a, 'p> Session<'a, 'p> {
         let identity = Identity::new(recipe.identity(), fingerprint(run.samples), model, steps);
         let mut optimizer = Optimizer::new(model, recipe);
         let resumed = checkpoint::resume(run.directory, &identity, model, &mut optimizer)?;
-        let state = resumed.unwrap_or_else(|| RunState::fresh(identity));
+        let saved = resumed.as_ref().map(|state| state.step);
+        let state = resumed.unwrap_or_else(|| RunState::fresh(identity, recipe.warmup_steps));
         let loader = if state.step == 0 { first } else { Loader::new(run.samples, settings, state.cursor) };
-        let metrics = Metrics::open(&run.directory.join(METRICS), state.metrics_bytes)?;
+        let path = run.directory.join(METRICS);
+        let metrics = Metrics::open(&path, state.metrics_bytes)?;
         let mut session = Self {
             run,
+            is_new: saved.is_none(),
             schedule: recipe.schedule(steps),
             loader,
             optimizer,
             gradients: Gradients::default(),
             metrics,
+            events: EventFile::create(run.directory, &metrics::read(&path)?, now())?,
             progress,
             began: Instant::now(),
             seconds_before: state.seconds,
+            saved,
             loss: None,
             validation: None,
             state,
@@ -131,34 +146,51 @@ impl<'a, 'p> Session<'a, 'p> {
     }
 
     fn begin(&mut self, model: &Model) -> Result<(), TrainError> {
+        let (recipe, samples) = (self.run.recipe, self.run.samples);
         let parameters = model.parameters();
         let count = |trained_only: bool| {
             let wanted = parameters.iter().filter(|p| p.trained || !trained_only);
             wanted.map(|p| p.matrix.rows * p.matrix.columns).sum()
         };
-        self.record(Event::Begin(Begin {
+        let begin = Begin {
             step: self.state.step,
             steps: self.steps(),
             parameters: count(false),
             trained_parameters: count(true),
-            samples: self.run.samples.len(),
-            trained_tokens: self.run.samples.iter().map(Sample::trained_tokens).sum(),
+            samples: samples.len(),
+            tokens: samples.iter().map(|sample| sample.tokens.len()).sum(),
+            trained_tokens: samples.iter().map(Sample::trained_tokens).sum(),
             validation_samples: self.run.validation.len(),
-            batch_tokens: self.run.recipe.batch_tokens,
-            auxiliary_coefficient: self.run.recipe.auxiliary_coefficient,
-        }))
+            batch_tokens: recipe.batch_tokens,
+            auxiliary_coefficient: recipe.auxiliary_coefficient,
+            method: recipe.method.in_words(),
+            started: now(),
+            seconds: self.seconds_before,
+        };
+        let sparse = self.state.watch.data(begin.tokens, begin.trained_tokens);
+        self.record(Event::Begin(begin))?;
+        sparse.map_or(Ok(()), |warning| self.record(warning))
     }
 
     fn steps(&self) -> usize {
         self.state.identity.steps
     }
 
+    fn has_lost_patience(&self) -> bool {
+        let patience = self.run.recipe.patience;
+        patience > 0 && self.state.best.is_some_and(|best| best.since >= patience)
+    }
+
+    fn is_over(&self) -> bool {
+        self.state.step >= self.steps() || self.has_lost_patience()
+    }
+
     fn seconds(&self) -> f64 {
         self.seconds_before + self.began.elapsed().as_secs_f64()
     }
 
-    /// One optimizer step.
-    fn step(&mut self, model: &mut Model, objective: &mut dyn Objective) -> Result<(), TrainError> {
+    /// One optimizer step; `false` if it was given up on the way, with nothing changed, because the run is to stop.
+    fn step(&mut self, model: &mut Model, objective: &mut dyn Objective) -> Result<bool, TrainError> {
         let recipe = self.run.recipe;
         let began = Instant::now();
         let batches: Vec<Batch> = (0..recipe.accumulation).map(|_| self.loader.next_batch()).collect();
@@ -167,14 +199,18 @@ impl<'a, 'p> Session<'a, 'p> {
         self.gradients.clear();
         let mut tally = Tally::default();
         for batch in &batches {
-            let measured =
-                objective.gradients(model, batch, weight.max(f64::MIN_POSITIVE), &options, &mut self.gradients);
-            tally.add(batch, &measured.losses, &measured.expert_counts);
+            if self.run.cancelled.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            let step_weight = weight.max(f64::MIN_POSITIVE);
+            let measured = objective.gradients(model, batch, step_weight, &options, &mut self.gradients);
+            tally.add_measured(batch, &measured);
         }
         let norm = self.optimizer.gradient_norm(model, &self.gradients);
         let learning_rate = self.schedule.rate(self.state.step);
-        let sound = tally.loss().is_finite() && norm.is_finite();
-        if sound && weight > 0.0 {
+        let spikes = recipe.skip_spikes > 0.0 && self.state.watch.norm_ratio(norm) > recipe.skip_spikes;
+        let skipped = spikes || !tally.loss().is_finite() || !norm.is_finite();
+        if !skipped && weight > 0.0 {
             self.optimizer.update(model, &mut self.gradients, norm, learning_rate);
         }
         self.state.step += 1;
@@ -182,75 +218,148 @@ impl<'a, 'p> Session<'a, 'p> {
         self.state.cursor = self.loader.cursor();
         add_counts(&mut self.state.expert_counts, &tally.expert_counts);
         self.loss = Some(tally.loss());
-        let speed = tally.tokens as f64 / began.elapsed().as_secs_f64().max(1e-9);
-        self.record(Event::Step(Step {
+        let entropies = tally.router_entropies();
+        let step = Step {
             step: self.state.step,
             loss: tally.loss(),
             losses: tally.losses(),
             learning_rate,
             gradient_norm: norm,
+            skipped,
             expert_imbalance: tally.expert_imbalance(),
+            router_entropy: entropies.iter().sum::<f32>() as f64 / entropies.len().max(1) as f64,
             tokens: tally.tokens,
             trained_tokens: tally.trained_tokens,
-            tokens_per_second: speed,
+            tokens_per_second: tally.tokens as f64 / began.elapsed().as_secs_f64().max(1e-9),
             seconds: self.seconds(),
             epoch: self.state.cursor.epoch,
-        }))?;
-        self.look(tally.loss(), norm)
+            peak_memory_bytes: self.progress.peak_memory_bytes(),
+        };
+        self.record(Event::Step(step.clone()))?;
+        self.warn(&step)?;
+        self.record_load(model, entropies)?;
+        Ok(true)
     }
 
-    /// Warnings, the record of the experts' load, and giving up.
-    fn look(&mut self, loss: f64, norm: f64) -> Result<(), TrainError> {
-        let step = self.state.step;
-        if let Some(warning) = self.state.watch.step(step, if norm.is_finite() { loss } else { f64::NAN }) {
+    /// Warnings, and giving up.
+    fn warn(&mut self, step: &Step) -> Result<(), TrainError> {
+        for warning in self.state.watch.step(step) {
             self.record(warning)?;
         }
-        self.state.skipped = if loss.is_finite() && norm.is_finite() { 0 } else { self.state.skipped + 1 };
+        let sound = step.loss.is_finite() && step.gradient_norm.is_finite();
+        self.state.skipped = if sound { 0 } else { self.state.skipped + 1 };
         if self.state.skipped >= SKIPPED_MAX {
-            let what = if loss.is_finite() { "gradient" } else { "loss" };
-            return Err(TrainError::Diverged { step, what, times: self.state.skipped });
-        }
-        let due = step == self.steps() || step.is_multiple_of((self.steps() / LOAD_RECORDS).max(1));
-        if due && !self.state.expert_counts.is_empty() {
-            let layers = shares(&std::mem::take(&mut self.state.expert_counts));
-            self.record(Event::ExpertLoad { step, layers })?;
+            let what = if step.loss.is_finite() { "gradient" } else { "loss" };
+            return Err(TrainError::Diverged { step: step.step, what, times: self.state.skipped });
         }
         Ok(())
     }
 
-    fn validate(&mut self, model: &Model) -> Result<(), TrainError> {
+    /// The experts' load since the last record, now and then.
+    fn record_load(&mut self, model: &Model, entropies: Vec<f32>) -> Result<(), TrainError> {
+        let step = self.state.step;
+        let due = step == self.steps() || step.is_multiple_of((self.steps() / LOAD_RECORDS).max(1));
+        if !due || self.state.expert_counts.is_empty() {
+            return Ok(());
+        }
+        let layers = shares(&std::mem::take(&mut self.state.expert_counts));
+        let top_k = model.config.experts.map_or(1, |experts| experts.top_k);
+        let warning = self.state.watch.experts(step, &layers, top_k);
+        self.record(Event::ExpertLoad { step, layers, entropies })?;
+        warning.map_or(Ok(()), |warning| self.record(warning))
+    }
+
+    /// Before the first step: what the model can do before it learns is what all that follows is compared with.
+    fn look_before(&mut self, model: &Model) -> Result<(), TrainError> {
+        let is_best = self.run.recipe.evaluate_every > 0 && self.validate(model)?;
+        self.try_tasks(model)?;
+        if is_best { self.save(model) } else { Ok(()) }
+    }
+
+    /// After a step: validation, tasks and checkpoint, each when it is due.
+    fn look_around(&mut self, model: &Model) -> Result<(), TrainError> {
+        let recipe = self.run.recipe;
+        let step = self.state.step;
+        let last = step == self.steps();
+        let due = |every: usize| every > 0 && step.is_multiple_of(every);
+        let is_best = (last || due(recipe.evaluate_every)) && self.validate(model)?;
+        if due(recipe.tasks_every) || last && recipe.tasks_every > 0 {
+            self.try_tasks(model)?;
+        }
+        // The first step is saved to prove that saving works before hours depend on it.
+        if is_best || step == 1 || due(recipe.save_every) || self.is_over() {
+            self.save(model)?;
+        }
+        Ok(())
+    }
+
+    /// Whether this is the best model so far, where that is to be the result.
+    fn validate(&mut self, model: &Model) -> Result<bool, TrainError> {
         if self.run.validation.is_empty() {
+            return Ok(false);
+        }
+        let (began, step, recipe) = (Instant::now(), self.state.step, self.run.recipe);
+        let tally = measure(model, self.run.validation, recipe);
+        let seconds = began.elapsed().as_secs_f64();
+        let validation = Validation { step, loss: tally.loss(), losses: tally.losses(), seconds };
+        let warning = self.state.watch.validation(&validation);
+        self.validation = Some(validation.clone());
+        self.record(Event::Validation(validation))?;
+        if let Some(warning) = warning {
+            self.record(warning)?;
+        }
+        let wanted = recipe.result == ResultModel::Best;
+        Ok(wanted && Best::take(&mut self.state.best, step, tally.loss(), recipe.patience_gain))
+    }
+
+    fn try_tasks(&mut self, model: &Model) -> Result<(), TrainError> {
+        let recipe = self.run.recipe;
+        if recipe.tasks_every == 0 {
             return Ok(());
         }
         let began = Instant::now();
-        let tally = measure(model, self.run.validation, self.run.recipe);
-        let validation = Validation {
-            step: self.state.step,
-            loss: tally.loss(),
-            losses: tally.losses(),
-            seconds: began.elapsed().as_secs_f64(),
-        };
-        self.validation = Some(validation.clone());
-        self.record(Event::Validation(validation))?;
-        if let Some(warning) = self.state.watch.validation(self.state.step, tally.loss()) {
-            self.record(warning)?;
-        }
-        Ok(())
+        let Some(scores) = self.progress.try_tasks(model, recipe.tasks) else { return Ok(()) };
+        self.record(Event::Tasks { step: self.state.step, scores, seconds: began.elapsed().as_secs_f64() })
     }
 
     fn save(&mut self, model: &Model) -> Result<(), TrainError> {
-        self.record(Event::Checkpoint { step: self.state.step })?;
+        let step = self.state.step;
+        if self.saved == Some(step) {
+            return Ok(());
+        }
+        self.record(Event::Checkpoint { step })?;
         self.state.metrics_bytes = self.metrics.bytes();
         self.state.seconds = self.seconds();
-        checkpoint::save(self.run.directory, &self.state, model, &self.optimizer, self.run.recipe.keep_last)?;
+        let best = self.state.best.map(|best| best.step);
+        let keep = Keep { last: self.run.recipe.keep_last, best };
+        checkpoint::save(self.run.directory, &self.state, model, &self.optimizer, keep)?;
+        self.saved = Some(step);
         self.report()
+    }
+
+    /// The run is over: its result is put into the model.
+    fn finish(mut self, model: &mut Model) -> Result<Summary, TrainError> {
+        let step = self.state.step;
+        let early = step < self.steps();
+        if let Some(best) = self.state.best {
+            if best.step != step {
+                checkpoint::restore_parameters(self.run.directory, best.step, model)?;
+            }
+            if best.step == 0
+                && let Some(warning) = self.state.watch.no_gain(step, best.loss)
+            {
+                self.record(warning)?;
+            }
+        }
+        self.end(if early { Ending::StoppedEarly } else { Ending::Finished })
     }
 
     fn end(mut self, ending: Ending) -> Result<Summary, TrainError> {
         let (step, seconds) = (self.state.step, self.seconds());
         self.record(Event::End { step, outcome: ending, seconds })?;
         self.report()?;
-        Ok(Summary { ending, step, loss: self.loss, validation: self.validation, seconds })
+        let (loss, validation, best) = (self.loss, self.validation, self.state.best);
+        Ok(Summary { ending, step, loss, validation, best, seconds })
     }
 
     fn report(&self) -> Result<(), TrainError> {
@@ -259,9 +368,15 @@ impl<'a, 'p> Session<'a, 'p> {
 
     fn record(&mut self, event: Event) -> Result<(), TrainError> {
         self.metrics.write(&event)?;
+        self.events.write(&event)?;
         self.progress.record(&event);
         Ok(())
     }
+}
+
+/// In seconds since 1970.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// The losses of held-out samples, packed as training packs them.
@@ -277,7 +392,7 @@ fn measure(model: &Model, samples: &[Sample], recipe: &TrainRecipe) -> Tally {
             targets: &batch.targets,
             weights: &batch.weights,
         };
-        tally.add(&batch, &losses(model, &examples), &[]);
+        tally.add(&batch, &losses(model, &examples));
     }
     tally
 }
@@ -309,6 +424,12 @@ fn attach(recipe: &TrainRecipe, model: &mut Model) -> Result<(), TrainError> {
 fn check_samples(run: &Run<'_>, model: &Model) -> Result<(), TrainError> {
     if !run.samples.iter().any(|sample| sample.repeat > 0.0 && sample.trained_tokens() > 0) {
         return Err(TrainError::NoData);
+    }
+    if run.recipe.result == ResultModel::Best && run.validation.is_empty() {
+        let what = "result = \"best\" compares validations, and no data is held out; raise data.validation, or \
+                    sequence_length where what would be held out is longer"
+            .to_owned();
+        return Err(TrainError::Recipe { what });
     }
     let vocabulary = model.config.vocab_size;
     let highest = run.samples.iter().chain(run.validation).flat_map(|sample| &sample.tokens).max();

@@ -1,6 +1,7 @@
 //! Sums over a step or a validation: the loss that counts, the losses by kind, the load of the experts.
 
 use crate::event::Losses;
+use crate::objective::Measured;
 use prepare::{Batch, Kind};
 use std::collections::BTreeMap;
 
@@ -11,12 +12,24 @@ pub(crate) struct Tally {
     weight: f64,
     by_kind: BTreeMap<Kind, (f64, usize)>,
     pub(crate) expert_counts: Vec<Vec<u64>>,
+    /// Sums over micro-batches, and how many those were.
+    entropies: (Vec<f32>, usize),
     pub(crate) tokens: usize,
     pub(crate) trained_tokens: usize,
 }
 
 impl Tally {
-    pub(crate) fn add(&mut self, batch: &Batch, losses: &[f32], expert_counts: &[Vec<u64>]) {
+    /// A micro-batch with what came of it.
+    pub(crate) fn add_measured(&mut self, batch: &Batch, measured: &Measured) {
+        self.add(batch, &measured.losses);
+        add_counts(&mut self.expert_counts, &measured.expert_counts);
+        let (sums, count) = &mut self.entropies;
+        sums.resize(measured.router_entropies.len(), 0.0);
+        sums.iter_mut().zip(&measured.router_entropies).for_each(|(sum, entropy)| *sum += entropy);
+        *count += 1;
+    }
+
+    pub(crate) fn add(&mut self, batch: &Batch, losses: &[f32]) {
         assert_eq!(batch.tokens.len(), losses.len(), "a loss for every token");
         for ((&loss, &weight), kind) in losses.iter().zip(&batch.weights).zip(batch.token_kinds()) {
             if weight > 0.0 {
@@ -29,7 +42,12 @@ impl Tally {
             }
         }
         self.tokens += batch.tokens.len();
-        add_counts(&mut self.expert_counts, expert_counts);
+    }
+
+    /// How undecided each layer's router was, the mean over micro-batches.
+    pub(crate) fn router_entropies(&self) -> Vec<f32> {
+        let (sums, count) = &self.entropies;
+        sums.iter().map(|sum| sum / (*count).max(1) as f32).collect()
     }
 
     /// The weighted mean; 0 where nothing is trained.

@@ -15,8 +15,15 @@ fn go(
     progress: &mut dyn Progress,
 ) -> Result<Summary, TrainError> {
     let (held_out, never) = (samples(20, 2), AtomicBool::new(false));
-    let run =
-        Run { title: "tiny", recipe, samples: data, validation: &held_out, directory: &folder.0, cancelled: &never };
+    let run = Run {
+        title: "tiny",
+        recipe,
+        samples: data,
+        validation: &held_out,
+        directory: &folder.0,
+        result_bytes: &[],
+        cancelled: &never,
+    };
     train::train(&run, &mut model(5), &mut Supervised, progress)
 }
 
@@ -47,6 +54,7 @@ fn adapters_learn_while_the_base_rests() {
         samples: &data,
         validation: &[],
         directory: &folder.0,
+        result_bytes: &[],
         cancelled: &never,
     };
     let (base, mut tuned) = (model(5), model(5));
@@ -77,8 +85,8 @@ fn the_metrics_file_the_watcher_and_the_report_agree() {
     assert_eq!(events, watcher.0);
     let count = |wanted: fn(&Event) -> bool| events.iter().filter(|event| wanted(event)).count();
     assert_eq!(count(|e| matches!(e, Event::Step(_))), 10);
-    assert_eq!(count(|e| matches!(e, Event::Validation(_))), 2);
-    assert_eq!(count(|e| matches!(e, Event::Checkpoint { .. })), 2);
+    assert_eq!(count(|e| matches!(e, Event::Validation(v) if [0, 5, 10].contains(&v.step))), 3);
+    assert_eq!(count(|e| matches!(e, Event::Checkpoint { step } if [1, 5, 10].contains(step))), 3);
     let loads: Vec<_> = events
         .iter()
         .filter_map(|e| if let Event::ExpertLoad { layers, .. } = e { Some(layers) } else { None })
@@ -90,6 +98,10 @@ fn the_metrics_file_the_watcher_and_the_report_agree() {
     assert!(
         (step.learning_rate - 1e-2 / 3.0).abs() < 1e-12 && step.gradient_norm > 0.0 && step.expert_imbalance >= 1.0
     );
+    // Of six experts, the most undecided router has an entropy of ln 6.
+    assert!(step.router_entropy > 0.1 && step.router_entropy < 6f64.ln() + 1e-6, "{}", step.router_entropy);
+    let files: Vec<_> = std::fs::read_dir(folder.0.join("tensorboard")).expect("event files").collect();
+    assert_eq!(files.len(), 1);
     let page = std::fs::read_to_string(folder.0.join("report.html")).expect("report");
     assert!(page.contains("10 of 10 steps, finished") && page.contains("Expert load"));
 }

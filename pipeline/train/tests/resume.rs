@@ -17,7 +17,15 @@ fn go(
     flag: &AtomicBool,
 ) -> Result<Summary, TrainError> {
     let (data, held_out) = (samples(60, 1), samples(10, 2));
-    let run = Run { title: "test", recipe, samples: &data, validation: &held_out, directory, cancelled: flag };
+    let run = Run {
+        title: "test",
+        recipe,
+        samples: &data,
+        validation: &held_out,
+        directory,
+        result_bytes: &[],
+        cancelled: flag,
+    };
     train::train(&run, model, &mut Supervised, progress)
 }
 
@@ -108,7 +116,7 @@ fn a_changed_recipe_is_refused_and_says_so() {
     let error = go(&mut model(3), &changed, &folder.0, &mut Silent, &flag).expect_err("another recipe");
     let text = error.to_string();
     assert!(
-        matches!(error, TrainError::Changed { .. }) && text.contains("0.005") && text.contains("Restore"),
+        matches!(error, TrainError::Changed { .. }) && text.contains("run: learning_rate was 0.01, is 0.005. Restore"),
         "{text}"
     );
     let often = TrainRecipe { save_every: 1, ..recipe(8) };

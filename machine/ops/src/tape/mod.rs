@@ -108,11 +108,14 @@ pub struct Tape<'w, 'g> {
     gradients: &'g mut Gradients,
     /// Tokens per expert of every mixture that was run, with its layer.
     expert_counts: Vec<(usize, Vec<u64>)>,
+    /// Of the routers of those mixtures.
+    router_entropies: Vec<f32>,
 }
 
 impl<'w, 'g> Tape<'w, 'g> {
     pub fn new(precision: Precision, auxiliary_coefficient: f32, gradients: &'g mut Gradients) -> Self {
-        Self { precision, auxiliary_coefficient, nodes: Vec::new(), gradients, expert_counts: Vec::new() }
+        let (expert_counts, router_entropies) = (Vec::new(), Vec::new());
+        Self { precision, auxiliary_coefficient, nodes: Vec::new(), gradients, expert_counts, router_entropies }
     }
 
     /// A value from outside; its gradient is what [`Tape::backward`] returns when asked for it.
@@ -127,6 +130,11 @@ impl<'w, 'g> Tape<'w, 'g> {
     /// Tokens per expert of every mixture so far, with its layer.
     pub fn expert_counts(&self) -> &[(usize, Vec<u64>)] {
         &self.expert_counts
+    }
+
+    /// How undecided the routers of those mixtures were, in nats a token.
+    pub fn router_entropies(&self) -> &[f32] {
+        &self.router_entropies
     }
 
     fn push(&mut self, value: Buffer, op: Op<'w>, wanted: bool) -> Var {
@@ -245,6 +253,7 @@ impl<'w> Execute<'w> for Tape<'w, '_> {
         let moe::Outcome { output, saved, .. } = moe::forward(self.value(*x), moe, self.precision);
         let counts = (0..moe.experts.len()).map(|expert| saved.routing.count(expert) as u64).collect();
         self.expert_counts.push((moe.layer, counts));
+        self.router_entropies.push(saved.routing.entropy());
         self.push(output, Op::Moe { x: *x, moe, saved: Box::new(saved) }, true)
     }
 

@@ -15,6 +15,8 @@ pub struct Measured {
     pub losses: Vec<f32>,
     /// Choices of each expert, by layer with experts.
     pub expert_counts: Vec<Vec<u64>>,
+    /// How undecided each such layer's router was, in nats a token.
+    pub router_entropies: Vec<f32>,
 }
 
 /// Adds a micro-batch's gradients. The optimizer step minimises `Σ weight · loss / step_weight` over all of its

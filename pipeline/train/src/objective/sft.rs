@@ -1,7 +1,7 @@
 //! Supervised fine-tuning: cross entropy of the next token, weighted by who said it and by the kind of task.
 
 use super::{Measured, Objective};
-use models::{Examples, GradientOptions, Model, loss_and_gradients};
+use models::{Examples, GradientOptions, Model, Record, loss_and_gradients};
 use ops::Gradients;
 use prepare::Batch;
 
@@ -21,6 +21,7 @@ impl Objective for Supervised {
         let examples =
             Examples { tokens: &batch.tokens, lengths: &batch.lengths, targets: &batch.targets, weights: &weights };
         let record = loss_and_gradients(model, &examples, options, gradients);
-        Measured { losses: record.losses, expert_counts: record.expert_counts }
+        let Record { losses, expert_counts, router_entropies } = record;
+        Measured { losses, expert_counts, router_entropies }
     }
 }

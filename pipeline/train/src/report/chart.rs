@@ -129,7 +129,8 @@ impl Plot {
                 let title = format!("step {}: {label}", point.0);
                 write!(
                     svg,
-                    "<circle class=\"dot\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.6\"><title>{title}</title></circle>"
+                    "<circle class=\"dot {}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.6\"><title>{title}</title></circle>",
+                    line.style,
                 )
                 .expect("string");
             }
