@@ -15,6 +15,7 @@ mod shipped;
 mod speech;
 mod stages;
 mod terminal;
+mod training_memory;
 mod verbs;
 
 use clap::{Parser, Subcommand};

@@ -3,11 +3,13 @@
 use super::watching::{Preparing, SystemRoots, Training as Watched};
 use super::{Job, save_model};
 use crate::failure::Problem;
-use crate::place::{open_model, open_text};
+use crate::place::{open_model, open_text, outline_model};
 use crate::recipe::{Pretrain, SaveFormat, Training};
+use crate::training_memory::PlannedTraining;
 use anyhow::{Context, Result};
-use models::adapter::{self, LoraConfig};
+use models::adapter;
 use models::{Config, Loading, Model};
+use numeric::Format;
 use prepare::{DataRecipe, Dataset, Fit};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -29,6 +31,12 @@ pub(super) fn pretrain(job: &Job<'_>, work: &Pretrain) -> Result<Value> {
     job.check_interrupt()?;
     config.set_extra("eos_token_id", json!(tokenizer.end_tokens()));
     config.set_extra("pad_token_id", json!(tokenizer.pad_token()));
+    if work.train.loading() != Loading::F32 {
+        let message = format!("the stage {:?} begins with no model that could be frozen", job.stage.name);
+        return Err(Problem::new(message, "remove quantize from its method").into());
+    }
+    let outline = |recipe: &TrainRecipe| Ok(Model::imagined(config.clone(), recipe.loading(), Format::F32));
+    PlannedTraining::of(&work.train, &outline)?.check(&job.stage.name, &work.train, &outline)?;
     let model = Model::random(config, work.train.seed);
     Lesson { job, data: &work.data, recipe: &work.train, save: work.save }.teach(model, &tokenizer, &template)
 }
@@ -54,7 +62,9 @@ fn new_text(job: &Job<'_>, work: &Pretrain, size: usize) -> Result<(Tokenizer, T
 
 pub(super) fn continue_training(job: &Job<'_>, work: &Training) -> Result<Value> {
     let from = job.source()?;
-    let model = open_model(from, Loading::F32)?;
+    let outline = |recipe: &TrainRecipe| outline_model(from, recipe.loading());
+    PlannedTraining::of(&work.train, &outline)?.check(&job.stage.name, &work.train, &outline)?;
+    let model = open_model(from, work.train.loading())?;
     let (tokenizer, template) = open_text(from)?;
     Lesson { job, data: &work.data, recipe: &work.train, save: work.save }.teach(model, &tokenizer, &template)
 }
@@ -88,8 +98,14 @@ impl Lesson<'_> {
             return Err(job.interrupted(&format!("saved after step {}", summary.step)).into());
         }
         if let Method::Lora(lora) = &self.recipe.method {
-            let config = LoraConfig { rank: lora.rank, alpha: lora.alpha, targets: lora.targets.clone() };
-            adapter::save_peft(&model, &config, &job.directory.join("adapter"))?;
+            let folder = job.directory.join("adapter");
+            adapter::save_peft(&model, &train::lora_config(lora), &folder)?;
+            if lora.quantize.is_some() {
+                // What was learnt goes onto the weights that the frozen ones were rounded from.
+                drop(model);
+                model = open_model(job.source()?, Loading::F32)?;
+                adapter::load_peft(&mut model, &folder)?;
+            }
             adapter::merge(&mut model);
         }
         save_model(&model, tokenizer, template, &job.directory, self.save)?;

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use evaluate::Table;
 use evaluate::table::{bytes_in_words, count_in_words};
 use formats::{DType, Gguf, GgufTensor, TensorPlan, Tensors};
-use models::{Config, Examples, FeedForwardKind, GradientOptions, KvFormat, Loading, MixerKind, Model, State};
+use models::{CHUNK_TOKENS, Config, Examples, FeedForwardKind, GradientOptions, KvFormat, Loading, MixerKind, Model, State};
 use ops::{Gradients, Infer, Precision};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -326,7 +326,12 @@ fn gradients_of(model: &Model, sequences: &[Vec<u32>]) -> Result<(Gradients, f64
     }
     let tokens = sequences.concat();
     let examples = Examples { tokens: &tokens, lengths: &lengths, targets: &targets, weights: &weights };
-    let options = GradientOptions { precision: Precision::F32, checkpoint_layers: false, auxiliary_coefficient: 0.0 };
+    let options = GradientOptions {
+        precision: Precision::F32,
+        chunk_tokens: CHUNK_TOKENS,
+        checkpoint_layers: false,
+        auxiliary_coefficient: 0.0,
+    };
     let mut gradients = Gradients::default();
     let record = models::loss_and_gradients(model, &examples, &options, &mut gradients);
     // A row of weight 0 has loss 0.

@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
-fn only_training(recipe: &Recipe) -> Result<usize> {
+pub(crate) fn only_training(recipe: &Recipe) -> Result<usize> {
     let training: Vec<usize> = (0..recipe.stages.len()).filter(|&i| recipe.stages[i].work.is_training()).collect();
     match training.as_slice() {
         [only] => Ok(*only),

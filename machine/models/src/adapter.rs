@@ -7,7 +7,7 @@
 
 use crate::{Model, ModelError};
 use formats::{TensorFile, TensorPlan};
-use numeric::{Matrix, Rng};
+use numeric::{Format, Matrix, Rng};
 use ops::{Adapter, Linear, Parameter};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -64,6 +64,23 @@ pub fn attach(model: &mut Model, config: &LoraConfig, seed: u64) -> Result<usize
         let a = (0..config.rank * inputs).map(|_| ((2.0 * rng.uniform() - 1.0) * bound) as f32).collect();
         let a = Matrix::from_f32(config.rank, inputs, a);
         let b = Matrix::zeros(outputs, config.rank);
+        map.adapter = Some(adapter(module(map), config.alpha / config.rank as f32, a, b));
+        attached += 1;
+    }
+    if attached == 0 {
+        return Err(ModelError::Adapter(format!("no module of this model is called one of {:?}", config.targets)));
+    }
+    model.renumber();
+    Ok(attached)
+}
+
+/// [`attach`] for a model without numbers: the adapters have none either.
+pub fn outline(model: &mut Model, config: &LoraConfig) -> Result<usize, ModelError> {
+    model.weights.visit_mut(&mut |parameter| parameter.trained = false);
+    let mut attached = 0;
+    for map in model.weights.linears_mut().into_iter().filter(|map| config.wants(module(map))) {
+        let a = Matrix::outline(config.rank, map.input_width(), Format::F32, false);
+        let b = Matrix::outline(map.output_width(), config.rank, Format::F32, false);
         map.adapter = Some(adapter(module(map), config.alpha / config.rank as f32, a, b));
         attached += 1;
     }

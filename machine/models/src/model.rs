@@ -2,7 +2,7 @@
 //! `transformers` loads.
 
 use crate::gguf::GgufSource;
-use crate::source::{Checkpoint, Random, Taking};
+use crate::source::{Checkpoint, Imagined, Random, Taking};
 use crate::{Config, ModelError, ModelType, Quantization, Weights, store};
 use formats::Gguf;
 use formats::safetensors::Tensors;
@@ -21,6 +21,10 @@ pub enum Loading {
     Packed,
     /// As `Packed`, with plain weights rounded first, each when it is read; what is quantized stays as it is stored.
     Quantized(Quantization),
+    /// Plain weights rounded to blocks, each when it is read, and not laid out for running: the frozen base under
+    /// adapters that are trained (QLoRA; Dettmers et al. 2023). Products widen them a tile at a time, there and back.
+    /// Routers and what is read value by value are f32; what is quantized stays as it is stored.
+    Frozen(Quantization),
     /// All f32: for training.
     F32,
 }
@@ -59,6 +63,14 @@ impl Model {
         let tensors = Tensors::open(path)?;
         let weights = Weights::bind(&config, &mut Checkpoint::new(&tensors, loading, Taking::Outlines))?;
         Self { config, weights }.rounded_as(loading)
+    }
+
+    /// The outline of a model of which there is only a config, stored in `stored`: for planning what a stage will do with
+    /// what another has yet to make.
+    pub fn imagined(config: Config, loading: Loading, stored: Format) -> Self {
+        let bound = Weights::bind(&config, &mut Imagined::new(loading, stored));
+        let weights = bound.expect("nothing is read, so nothing is refused");
+        Self { config, weights }
     }
 
     /// Takes the model out of a GGUF file. Its tensors are all looked at before the first is copied.

@@ -88,7 +88,8 @@ impl Packed {
 }
 
 fn options(checkpoint_layers: bool) -> GradientOptions {
-    GradientOptions { precision: Precision::F32, checkpoint_layers, auxiliary_coefficient: 0.0 }
+    let (precision, chunk_tokens) = (Precision::F32, models::CHUNK_TOKENS);
+    GradientOptions { precision, chunk_tokens, checkpoint_layers, auxiliary_coefficient: 0.0 }
 }
 
 #[test]
@@ -165,12 +166,11 @@ fn routing_is_exact() {
     }
 }
 
-fn check_gradients(name: &str, checkpoint_layers: bool) {
+fn check_gradients(name: &str, options: &GradientOptions) {
     let case = Case::open(name);
     let packed = Packed::of(&case.sequences());
     let mut gradients = Gradients::default();
-    let record =
-        models::loss_and_gradients(&case.model, &packed.examples(), &options(checkpoint_layers), &mut gradients);
+    let record = models::loss_and_gradients(&case.model, &packed.examples(), options, &mut gradients);
     let wanted = case.meta["loss"].as_f64().expect("loss");
     let loss = packed.loss(&record.losses);
     assert!((loss - wanted).abs() < 1e-5 * wanted, "{name}: loss {loss}, want {wanted}");
@@ -186,12 +186,22 @@ fn check_gradients(name: &str, checkpoint_layers: bool) {
 
 #[test]
 fn gradients_of_packed_sequences() {
-    CASES.iter().for_each(|name| check_gradients(name, false));
+    CASES.iter().for_each(|name| check_gradients(name, &options(false)));
 }
 
 #[test]
 fn gradients_with_layer_checkpoints() {
-    CASES.iter().for_each(|name| check_gradients(name, true));
+    CASES.iter().for_each(|name| check_gradients(name, &options(true)));
+}
+
+/// Chunks that divide neither the batch nor its sequences, from a few tokens to all but one.
+#[test]
+fn gradients_chunk_by_chunk() {
+    for name in CASES {
+        for (chunk_tokens, checkpoint_layers) in [(7, true), (32, false), (59, true), (113, true), (164, false)] {
+            check_gradients(name, &GradientOptions { chunk_tokens, ..options(checkpoint_layers) });
+        }
+    }
 }
 
 /// Losses before and after each of the recorded optimizer steps.

@@ -120,7 +120,7 @@ impl<'w, R: Record> Execute<'w> for Infer<R> {
         if !R::LOOKS {
             return moe::infer(x, moe, self.precision);
         }
-        let outcome = moe::forward(x, moe, self.precision);
+        let outcome = moe::forward(x, moe, self.precision, None);
         self.record.experts(moe, x, &outcome.saved.routing, &outcome.expert_outputs);
         outcome.output
     }

@@ -42,7 +42,8 @@ pub(crate) struct Outcome {
 }
 
 impl Routing {
-    pub(crate) fn of(x: &Buffer, moe: &Moe) -> Self {
+    /// `chosen` is what an earlier pass over the same rows decided, and stays decided; else the router decides.
+    pub(crate) fn of(x: &Buffer, moe: &Moe, chosen: Option<&[u32]>) -> Self {
         // The router decides in full precision: a rounded logit would send tokens elsewhere.
         let (logits, _) = linear::forward(x, &moe.router, Precision::F32);
         let (experts, top_k) = (moe.experts.len(), moe.top_k);
@@ -50,6 +51,9 @@ impl Routing {
         let mut weights = vec![0.0; x.rows * top_k];
         let mut probabilities = Buffer::unwritten(x.rows, experts);
         router::forward(&mut indices, &mut weights, &mut probabilities, &logits, &shape(moe));
+        if let Some(chosen) = chosen {
+            keep_choices((&mut indices, &mut weights), chosen, &probabilities, moe);
+        }
         let (offsets, slots) = sort_by_expert(&indices, experts);
         let mut rows = vec![0; slots.len()];
         slots.iter().enumerate().for_each(|(row, &slot)| rows[slot as usize] = row as u32);
@@ -58,6 +62,11 @@ impl Routing {
 
     pub fn count(&self, expert: usize) -> usize {
         self.offsets[expert + 1] - self.offsets[expert]
+    }
+
+    /// Of every expert.
+    pub fn counts(&self) -> Vec<u64> {
+        self.offsets.windows(2).map(|pair| (pair[1] - pair[0]) as u64).collect()
     }
 
     /// The token of each sorted row.
@@ -82,6 +91,29 @@ impl Routing {
             let rows = &self.rows[token * top_k..(token + 1) * top_k];
             rows.iter().for_each(|&row| add(sum, sorted.row(row as usize)));
         });
+    }
+}
+
+/// Where rounding made the router decide otherwise than before: what was chosen before, at today's probabilities.
+fn keep_choices(
+    (indices, weights): (&mut [u32], &mut [f32]),
+    chosen: &[u32],
+    probabilities: &Buffer,
+    moe: &Moe,
+) {
+    assert_eq!(chosen.len(), indices.len(), "the choices are of other rows");
+    let found = indices.chunks_exact_mut(moe.top_k).zip(weights.chunks_exact_mut(moe.top_k));
+    for (row, ((indices, weights), chosen)) in found.zip(chosen.chunks_exact(moe.top_k)).enumerate() {
+        if indices == chosen {
+            continue;
+        }
+        indices.copy_from_slice(chosen);
+        let probabilities = probabilities.row(row);
+        weights.iter_mut().zip(chosen).for_each(|(weight, &expert)| *weight = probabilities[expert as usize]);
+        if moe.normalize {
+            let sum: f32 = weights.iter().sum();
+            weights.iter_mut().for_each(|weight| *weight /= sum);
+        }
     }
 }
 
@@ -120,9 +152,9 @@ pub(crate) fn adds(expert: &crate::Expert) -> bool {
 /// The mixture's output alone: of many tokens, packed experts add theirs straight to where they belong.
 pub(crate) fn infer(x: &Buffer, moe: &Moe, precision: Precision) -> Buffer {
     if !moe.experts.iter().all(adds) {
-        return forward(x, moe, precision).output;
+        return forward(x, moe, precision, None).output;
     }
-    let Activated { routing, weighted, .. } = activate(x, moe, precision);
+    let Activated { routing, weighted, .. } = activate(x, moe, precision, None);
     let mut output = Buffer::zeros(x.rows, x.width);
     if x.rows < SUMMED_MIN {
         let down: Vec<&Linear> = moe.experts.iter().map(|expert| &expert.down).collect();
@@ -144,8 +176,10 @@ pub(crate) fn infer(x: &Buffer, moe: &Moe, precision: Precision) -> Buffer {
 /// From this many tokens on, writing every expert's outputs costs more than reading weights in pieces.
 pub(crate) const SUMMED_MIN: usize = 16;
 
-pub(crate) fn forward(x: &Buffer, moe: &Moe, precision: Precision) -> Outcome {
-    let Activated { routing, pair: [(gate, gate_hidden), (up, up_hidden)], weighted } = activate(x, moe, precision);
+/// `chosen` as in [`Routing::of`].
+pub(crate) fn forward(x: &Buffer, moe: &Moe, precision: Precision, chosen: Option<&[u32]>) -> Outcome {
+    let Activated { routing, pair: [(gate, gate_hidden), (up, up_hidden)], weighted } =
+        activate(x, moe, precision, chosen);
     let down: Vec<&Linear> = moe.experts.iter().map(|expert| &expert.down).collect();
     let (expert_outputs, down_hidden) =
         Grouped { maps: &down, offsets: &routing.offsets, precision }.forward(&weighted);
@@ -163,8 +197,8 @@ struct Activated {
     weighted: Buffer,
 }
 
-fn activate(x: &Buffer, moe: &Moe, precision: Precision) -> Activated {
-    let routing = Routing::of(x, moe);
+fn activate(x: &Buffer, moe: &Moe, precision: Precision, chosen: Option<&[u32]>) -> Activated {
+    let routing = Routing::of(x, moe, chosen);
     let banks = banks(moe);
     let grouped = |bank: usize| Grouped { maps: &banks[bank], offsets: &routing.offsets, precision };
     let has_adapters = banks[..2].iter().any(|bank| bank[0].adapter.is_some());
@@ -186,19 +220,25 @@ fn activate(x: &Buffer, moe: &Moe, precision: Precision) -> Activated {
     Activated { routing, pair, weighted }
 }
 
-/// Adds to dx and the gradients. `auxiliary_coefficient` adds the gradient of
-/// `coefficient · E · Σₑ fₑ·Pₑ` (Switch Transformer's balance loss; fₑ the share of tokens that chose e, Pₑ its mean
-/// probability, both over this batch and layer), divided over the batch's tokens.
+/// What the balance loss `coefficient · E · Σₑ fₑ·Pₑ` asks of every token's probabilities (Switch Transformer; fₑ the share
+/// of `tokens` that chose e, Pₑ its mean probability, both over the whole batch and one layer).
+pub(crate) fn balance(coefficient: f32, counts: &[u64], tokens: usize) -> Vec<f32> {
+    let factor = coefficient * counts.len() as f32 / (tokens as f32 * tokens as f32);
+    counts.iter().map(|&count| factor * count as f32).collect()
+}
+
+/// Adds to dx and the gradients. `pass`: the precision of products, and what a loss on the routers asks of each token's
+/// probabilities, `[E]`.
 pub(crate) fn backward(
     dx: &mut Buffer,
     dy: &Buffer,
     x: &Buffer,
     saved: &Saved,
     moe: &Moe,
-    pass: (Precision, f32),
+    pass: (Precision, &[f32]),
     gradients: &mut Gradients,
 ) {
-    let (precision, auxiliary_coefficient) = pass;
+    let (precision, dprobabilities) = pass;
     let Saved { routing, gate, up, weighted, hidden } = saved;
     let banks = banks(moe);
     let grouped = |bank: usize| Grouped { maps: &banks[bank], offsets: &routing.offsets, precision };
@@ -230,24 +270,20 @@ pub(crate) fn backward(
     grouped(0).backward(Some(&mut dsorted), &dgate, &sorted, &hidden[0], gradients);
     grouped(1).backward(Some(&mut dsorted), &dup, &sorted, &hidden[1], gradients);
     routing.scatter(dx, &dsorted, moe.top_k);
-    backward_router(dx, &dweights, x, routing, moe, auxiliary_coefficient, gradients);
+    backward_router(dx, (&dweights, dprobabilities), x, routing, moe, gradients);
 }
 
 fn backward_router(
     dx: &mut Buffer,
-    dweights: &[f32],
+    (dweights, dprobabilities): (&[f32], &[f32]),
     x: &Buffer,
     routing: &Routing,
     moe: &Moe,
-    auxiliary_coefficient: f32,
     gradients: &mut Gradients,
 ) {
-    let experts = moe.experts.len();
-    let balance = auxiliary_coefficient * experts as f32 / (x.rows as f32 * x.rows as f32);
-    let dprobabilities: Vec<f32> = (0..experts).map(|expert| balance * routing.count(expert) as f32).collect();
-    let mut dlogits = Buffer::zeros(x.rows, experts);
+    let mut dlogits = Buffer::zeros(x.rows, moe.experts.len());
     let made =
         router::Routing { probabilities: &routing.probabilities, indices: &routing.indices, weights: &routing.weights };
-    router::backward(&mut dlogits, dweights, &dprobabilities, made, &shape(moe));
+    router::backward(&mut dlogits, dweights, dprobabilities, made, &shape(moe));
     linear::backward(Some(dx), &dlogits, x, &None, &moe.router, Precision::F32, gradients);
 }

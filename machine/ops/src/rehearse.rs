@@ -5,6 +5,7 @@
 //! Legend: T tokens, H hidden width, I inner width of an expert, E experts. All sizes are in numbers of four bytes.
 
 use crate::buffer::{Block, Pool};
+use crate::cross_entropy::CHUNK_ROWS;
 use crate::{
     AttentionShape, Columns, Conv, DeltaGates, DeltaState, Execute, KvCache, Linear, Moe, Norm, Rope, Spans, Teacher,
     moe,
@@ -14,8 +15,6 @@ use std::rc::Rc;
 
 /// Columns of activations that are rounded together, and numbers that their bytes, scales and sums take at most.
 const ROUNDED_RUN: (usize, usize) = (256, 88);
-/// Rows of logits that a loss has at a time, as in `cross_entropy.rs`.
-const LOGITS_ROWS: usize = 256;
 /// Numbers on a cache line: blocks are whole lines.
 const LINE: usize = 16;
 /// Keys that one task of decoding takes; each keeps sums of its own.
@@ -35,7 +34,7 @@ impl Block for Size {
 #[derive(Default)]
 struct Room {
     pool: Pool<Size>,
-    /// In values that are alive.
+    /// In values that are alive, and in memory that is no value.
     live: usize,
     most: usize,
 }
@@ -61,10 +60,22 @@ impl Room {
 
 /// A `[T, width]` value that is nowhere.
 pub struct Rehearsed {
-    rows: usize,
-    width: usize,
+    pub(crate) rows: usize,
+    pub(crate) width: usize,
     size: Size,
     room: Rc<RefCell<Room>>,
+}
+
+/// Memory that is held and is no value: it goes back to the system.
+pub struct Held {
+    numbers: usize,
+    room: Rc<RefCell<Room>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.room.borrow_mut().live -= self.numbers;
+    }
 }
 
 impl Drop for Rehearsed {
@@ -90,17 +101,32 @@ impl Rehearse {
         self.room.borrow().pool.held()
     }
 
-    fn value(&self, rows: usize, width: usize) -> Rehearsed {
+    pub(crate) fn value(&self, rows: usize, width: usize) -> Rehearsed {
         let size = self.room.borrow_mut().take(rows * width);
         Rehearsed { rows, width, size, room: Rc::clone(&self.room) }
     }
 
-    fn like(&self, x: &Rehearsed) -> Rehearsed {
+    pub(crate) fn like(&self, x: &Rehearsed) -> Rehearsed {
         self.value(x.rows, x.width)
     }
 
-    fn note(&self, scratch: usize) {
+    /// So much is needed for a moment.
+    pub(crate) fn note(&self, scratch: usize) {
         self.room.borrow_mut().note(scratch);
+    }
+
+    /// Holds so many bytes until they are dropped.
+    pub fn hold(&self, bytes: usize) -> Held {
+        let numbers = bytes.div_ceil(size_of::<f32>());
+        let mut room = self.room.borrow_mut();
+        room.live += numbers;
+        room.note(0);
+        Held { numbers, room: Rc::clone(&self.room) }
+    }
+
+    /// Bytes that are held now.
+    pub fn bytes_now(&self) -> usize {
+        size_of::<f32>() * self.room.borrow().live
     }
 
     /// The product's output exists; `rows` of x are rounded for it if the weights want that.
@@ -129,7 +155,7 @@ impl Rehearse {
 
     /// A batch's losses, a chunk of logits at a time.
     fn losses(&self, hidden: &Rehearsed, head: &Linear) {
-        let rows = hidden.rows.min(LOGITS_ROWS);
+        let rows = hidden.rows.min(CHUNK_ROWS);
         let chunk = self.value(rows, hidden.width);
         drop(self.mapped(chunk.rows, head));
     }

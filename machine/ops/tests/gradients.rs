@@ -203,7 +203,10 @@ fn attention() {
         "attention",
         &mut shape,
         inputs,
-        |t, w, v| t.attention([&v[0], &v[1], &v[2]], w, &spans(), &mut []),
+        |t, w, v| {
+            let mut caches = vec![KvCache::empty(KvFormat::F32); 3];
+            t.attention([&v[0], &v[1], &v[2]], w, &spans(), &mut caches.iter_mut().collect::<Vec<_>>())
+        },
         |e, w, x| {
             let mut caches = vec![KvCache::empty(KvFormat::F32); 3];
             let mut caches: Vec<&mut KvCache> = caches.iter_mut().collect();
@@ -250,7 +253,10 @@ fn delta_rule() {
         "delta_rule",
         &mut gates,
         inputs,
-        |t, w, v| t.delta_rule(&v[0], &v[1], &v[2], w, &spans(), &mut []),
+        |t, w, v| {
+            let mut states = delta_states(&shape, channels);
+            t.delta_rule(&v[0], &v[1], &v[2], w, &spans(), &mut states.iter_mut().collect::<Vec<_>>())
+        },
         |e, w, x| {
             let mut states = delta_states(&shape, channels);
             e.delta_rule(&x[0], &x[1], &x[2], w, &spans(), &mut states.iter_mut().collect::<Vec<_>>())

@@ -4,10 +4,12 @@
 
 pub mod checkpoint;
 mod error;
+pub mod estimate;
 pub mod event;
 pub mod metrics;
 pub mod objective;
 pub mod optimizer;
+mod plan;
 pub mod recipe;
 pub mod report;
 mod run;
@@ -19,6 +21,7 @@ pub use checkpoint::{Identity, RunState};
 pub use error::TrainError;
 pub use event::{Ending, Event, Progress, Silent};
 pub use objective::{Objective, Supervised};
-pub use recipe::{Lora, Method, TrainPrecision, TrainRecipe};
-pub use run::{Run, Summary, gradient_options, train};
+pub use plan::plan;
+pub use recipe::{FrozenFormat, Lora, Method, TrainPrecision, TrainRecipe};
+pub use run::{Run, Summary, gradient_options, lora_config, train};
 pub use schedule::Schedule;

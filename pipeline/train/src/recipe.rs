@@ -2,6 +2,8 @@
 
 use crate::error::TrainError;
 use crate::schedule::Schedule;
+use models::{CHUNK_TOKENS, Loading, Quantization};
+use numeric::Format;
 use prepare::{LoaderSettings, Packing};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +33,8 @@ pub struct TrainRecipe {
     pub weight_decay: f64,
     pub seed: u64,
     pub precision: TrainPrecision,
+    /// Tokens that go through a layer at a time: a longer micro-batch is cut into such chunks, and sequences with it.
+    pub chunk_tokens: usize,
     /// Keep only each layer's input and compute its inside again on the way back.
     pub checkpoint_layers: bool,
     /// Weight of the router's balancing loss. 0 here, unlike the 0.001 that others add without saying so.
@@ -71,6 +75,28 @@ pub struct Lora {
     pub rank: usize,
     pub alpha: f32,
     pub targets: Vec<String>,
+    /// The format that the base is frozen in while the adapters learn (QLoRA). Unsaid, it stays f32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantize: Option<FrozenFormat>,
+}
+
+/// What a base may be frozen in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FrozenFormat {
+    Nvfp4,
+    Mxfp4,
+    Q8_0,
+}
+
+impl FrozenFormat {
+    pub fn format(self) -> Format {
+        match self {
+            Self::Nvfp4 => Format::Nvfp4,
+            Self::Mxfp4 => Format::Mxfp4,
+            Self::Q8_0 => Format::Q8_0,
+        }
+    }
 }
 
 impl Default for TrainRecipe {
@@ -91,6 +117,7 @@ impl Default for TrainRecipe {
             weight_decay: 0.0,
             seed: 0,
             precision: TrainPrecision::F32,
+            chunk_tokens: CHUNK_TOKENS,
             checkpoint_layers: false,
             auxiliary_coefficient: 0.0,
             method: Method::Full,
@@ -121,6 +148,9 @@ impl TrainRecipe {
         if self.sequence_length < 2 || self.accumulation == 0 || self.keep_last == 0 {
             return wrong("sequence_length must be at least 2, accumulation and keep_last at least 1".into());
         }
+        if self.chunk_tokens == 0 {
+            return wrong(format!("chunk_tokens is 0; leave it out for {CHUNK_TOKENS}"));
+        }
         let unit_tokens = self.sequence_length * self.accumulation;
         if self.batch_tokens == 0 || !self.batch_tokens.is_multiple_of(unit_tokens) {
             return wrong(format!(
@@ -146,6 +176,16 @@ impl TrainRecipe {
                 wrong("a LoRA needs a rank of at least 1, an alpha above 0 and at least one target".into())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// How the model's weights come into memory.
+    pub fn loading(&self) -> Loading {
+        match &self.method {
+            Method::Lora(Lora { quantize: Some(format), .. }) => {
+                Loading::Frozen(Quantization::to(format.format()))
+            }
+            _ => Loading::F32,
         }
     }
 
@@ -205,6 +245,10 @@ mod tests {
         assert!(matches!(&recipe.method, Method::Lora(lora) if lora.rank == 8 && lora.targets.len() == 2));
         assert_eq!(recipe.total_steps(100), 25);
         assert!(parse("steps = 1\n[method.lora]\nrank = 8\nalpha = 1.0\ntargets = []\ndropout = 0.1").is_err());
+        assert_eq!(recipe.loading(), Loading::F32);
+        let frozen = parse(&format!("{text}\nquantize = \"nvfp4\"")).expect("a frozen base");
+        assert_eq!(frozen.loading(), Loading::Frozen(Quantization::to(Format::Nvfp4)));
+        assert!(parse(&format!("{text}\nquantize = \"int3\"")).is_err());
     }
 
     #[test]
@@ -216,6 +260,7 @@ mod tests {
             ("steps = 1\nlearning_rate = 0.0", "learning_rate"),
             ("steps = 1\nbetas = [1.0, 0.9]", "betas"),
             ("steps = 1\nclip = -1.0", "negative"),
+            ("steps = 1\nchunk_tokens = 0", "chunk_tokens"),
             ("steps = 1\n[method.lora]\nrank = 0\nalpha = 1.0\ntargets = [\"q_proj\"]", "rank"),
         ];
         for (text, wanted) in cases {

@@ -5,7 +5,7 @@ use crate::event::{Begin, Ending, Event, Progress, Step, Validation};
 use crate::metrics::{METRICS, Metrics};
 use crate::objective::Objective;
 use crate::optimizer::Optimizer;
-use crate::recipe::{Method, TrainPrecision, TrainRecipe};
+use crate::recipe::{Lora, Method, TrainPrecision, TrainRecipe};
 use crate::report::{self, REPORT};
 use crate::schedule::Schedule;
 use crate::tally::{Tally, add_counts, shares};
@@ -277,7 +277,7 @@ fn measure(model: &Model, samples: &[Sample], recipe: &TrainRecipe) -> Tally {
             targets: &batch.targets,
             weights: &batch.weights,
         };
-        tally.add(&batch, &losses(model, &examples), &[]);
+        tally.add(&batch, &losses(model, &examples, recipe.chunk_tokens), &[]);
     }
     tally
 }
@@ -291,6 +291,7 @@ pub fn gradient_options(recipe: &TrainRecipe, model: &Model) -> GradientOptions 
             TrainPrecision::F32 => Precision::F32,
             TrainPrecision::Bf16 => Precision::Bf16,
         },
+        chunk_tokens: recipe.chunk_tokens,
         checkpoint_layers: recipe.checkpoint_layers,
         auxiliary_coefficient: recipe.auxiliary_coefficient / (layers.max(1) * recipe.accumulation) as f32,
     }
@@ -301,9 +302,13 @@ fn attach(recipe: &TrainRecipe, model: &mut Model) -> Result<(), TrainError> {
     if model.parameters().iter().any(|parameter| parameter.name.contains(".lora_")) {
         return Ok(());
     }
-    let config = LoraConfig { rank: lora.rank, alpha: lora.alpha, targets: lora.targets.clone() };
-    adapter::attach(model, &config, recipe.seed)?;
+    adapter::attach(model, &lora_config(lora), recipe.seed)?;
     Ok(())
+}
+
+/// A recipe's adapters, as models take them.
+pub fn lora_config(lora: &Lora) -> LoraConfig {
+    LoraConfig { rank: lora.rank, alpha: lora.alpha, targets: lora.targets.clone() }
 }
 
 fn check_samples(run: &Run<'_>, model: &Model) -> Result<(), TrainError> {

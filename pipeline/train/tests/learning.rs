@@ -38,7 +38,7 @@ fn the_loss_falls_far_below_chance_on_data_never_seen() {
 fn adapters_learn_while_the_base_rests() {
     let folder = Folder::new("adapters");
     let targets = ["q_proj", "o_proj", "in_proj_qkvz", "out_proj", "experts"].map(String::from).to_vec();
-    let method = Method::Lora(Lora { rank: 8, alpha: 16.0, targets });
+    let method = Method::Lora(Lora { rank: 8, alpha: 16.0, targets, quantize: None });
     let recipe = TrainRecipe { method, ..recipe(60) };
     let (data, never) = (samples(200, 1), AtomicBool::new(false));
     let run = Run {
@@ -103,7 +103,7 @@ fn what_cannot_be_trained_is_said_before_anything_starts() {
     let error = go(&recipe(1), &foreign, &folder, &mut Silent).expect_err("a token too many").to_string();
     assert!(error.contains("900") && error.contains("64"), "{error}");
     let targets = vec!["nothing_is_called_this".to_owned()];
-    let lost = TrainRecipe { method: Method::Lora(Lora { rank: 2, alpha: 2.0, targets }), ..recipe(1) };
+    let lost = TrainRecipe { method: Method::Lora(Lora { rank: 2, alpha: 2.0, targets, quantize: None }), ..recipe(1) };
     let error = go(&lost, &samples(5, 1), &folder, &mut Silent).expect_err("no target").to_string();
     assert!(error.contains("nothing_is_called_this"), "{error}");
     assert!(!folder.0.exists(), "a refused run leaves nothing behind");

@@ -84,7 +84,7 @@ fn full_training_resumes_exactly() {
 #[test]
 fn adapters_resume_exactly() {
     let targets = ["q_proj", "in_proj_qkvz", "experts"].map(String::from).to_vec();
-    check("lora", Method::Lora(Lora { rank: 4, alpha: 8.0, targets }));
+    check("lora", Method::Lora(Lora { rank: 4, alpha: 8.0, targets, quantize: None }));
 }
 
 #[test]

@@ -1,8 +1,12 @@
 //! The executor that remembers: it runs the same kernels, notes what it ran, and walks back.
 //!
-//! A tape starts its sequences at their first token and leaves the states it is given as they are.
+//! A tape is written and walked back by segments, the last first: see `segment.rs`. One that nobody cuts is one segment
+//! of whole sequences.
 
 mod backward;
+mod segment;
+
+pub use segment::{Carried, Mark, Segment};
 
 use crate::cross_entropy::{Target, Wanted};
 use crate::linear::Hidden;
@@ -12,10 +16,21 @@ use crate::{
     linear, moe,
 };
 use kernels::{rms_norm, rope, sigmoid_gate, swiglu};
+use std::collections::BTreeMap;
 
 /// A value on a tape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Var(usize);
+
+impl Var {
+    pub(crate) fn at(number: usize) -> Self {
+        Self(number)
+    }
+
+    pub(crate) fn number(self) -> usize {
+        self.0
+    }
+}
 
 /// What happened, with what backward needs of it beside the values of its inputs.
 enum Op<'w> {
@@ -52,13 +67,13 @@ enum Op<'w> {
         qkv: [Var; 3],
         shape: &'w AttentionShape,
         spans: Spans,
-        log_sum_exp: Buffer,
+        saved: attention::Saved,
     },
     CausalConv {
         x: Var,
         conv: &'w Conv,
         spans: Spans,
-        before_silu: Buffer,
+        saved: causal_conv::Saved,
     },
     DeltaRule {
         qkv: Var,
@@ -108,16 +123,36 @@ pub struct Tape<'w, 'g> {
     gradients: &'g mut Gradients,
     /// Tokens per expert of every mixture that was run, with its layer.
     expert_counts: Vec<(usize, Vec<u64>)>,
+    /// How the segment at the end stands among others.
+    segment: Segment,
+    /// Mixtures that the segment has run.
+    mixtures: usize,
+    /// Of the whole batch, once it was run: its tokens, and tokens per expert of each layer.
+    batch: Option<(usize, BTreeMap<usize, Vec<u64>>)>,
 }
 
 impl<'w, 'g> Tape<'w, 'g> {
     pub fn new(precision: Precision, auxiliary_coefficient: f32, gradients: &'g mut Gradients) -> Self {
-        Self { precision, auxiliary_coefficient, nodes: Vec::new(), gradients, expert_counts: Vec::new() }
+        Self {
+            precision,
+            auxiliary_coefficient,
+            nodes: Vec::new(),
+            gradients,
+            expert_counts: Vec::new(),
+            segment: Segment::default(),
+            mixtures: 0,
+            batch: None,
+        }
     }
 
     /// A value from outside; its gradient is what [`Tape::backward`] returns when asked for it.
     pub fn input(&mut self, value: Buffer) -> Var {
         self.push(value, Op::Input, true)
+    }
+
+    /// A value from outside whose gradient nobody will ask for.
+    pub fn fixed_input(&mut self, value: Buffer) -> Var {
+        self.push(value, Op::Input, false)
     }
 
     pub fn value(&self, var: Var) -> &Buffer {
@@ -148,7 +183,7 @@ impl<'w, 'g> Tape<'w, 'g> {
     }
 }
 
-fn any_trained(map: &Linear) -> bool {
+pub(crate) fn any_trained(map: &Linear) -> bool {
     let adapter = map.adapter.iter().flat_map(|adapter| [&adapter.a, &adapter.b]);
     std::iter::once(&map.weight).chain(&map.bias).chain(adapter).any(|parameter: &Parameter| parameter.trained)
 }
@@ -195,19 +230,27 @@ impl<'w> Execute<'w> for Tape<'w, '_> {
         self.push(value, Op::Rope { x: *x, head_dim, rope, positions }, self.wanted(*x))
     }
 
-    fn attention(&mut self, qkv: [&Var; 3], shape: &'w AttentionShape, spans: &Spans, _: &mut [&mut KvCache]) -> Var {
+    /// Caches of sequences that neither began before nor go on are left as they are.
+    fn attention(
+        &mut self,
+        qkv: [&Var; 3],
+        shape: &'w AttentionShape,
+        spans: &Spans,
+        caches: &mut [&mut KvCache],
+    ) -> Var {
         let qkv = qkv.map(|var| *var);
-        let (value, log_sum_exp) = attention::forward_fresh(qkv.map(|var| self.value(var)), shape, spans);
+        let joined = (spans, self.segment.goes_on);
+        let (value, saved) = attention::forward_saved(qkv.map(|var| self.value(var)), shape, joined, caches);
         let wanted = qkv.iter().any(|&var| self.wanted(var));
-        self.push(value, Op::Attention { qkv, shape, spans: spans.clone(), log_sum_exp }, wanted)
+        self.push(value, Op::Attention { qkv, shape, spans: spans.clone(), saved }, wanted)
     }
 
     fn causal_conv(&mut self, x: &Var, conv: &'w Conv, spans: &Spans, states: &mut [&mut DeltaState]) -> Var {
-        let mut tails: Vec<DeltaState> = states.iter().map(|state| (**state).clone()).collect();
-        let mut tails: Vec<&mut DeltaState> = tails.iter_mut().collect();
-        let (value, before_silu) = causal_conv::forward(self.value(*x), conv, spans, &mut tails);
+        let tail = if spans.starts[0] > 0 { states[0].tail.clone() } else { Vec::new() };
+        let (value, before_silu) = causal_conv::forward(self.value(*x), conv, spans, states);
+        let saved = causal_conv::Saved { before_silu, tail };
         let wanted = self.wanted(*x) || conv.weight.trained;
-        self.push(value, Op::CausalConv { x: *x, conv, spans: spans.clone(), before_silu }, wanted)
+        self.push(value, Op::CausalConv { x: *x, conv, spans: spans.clone(), saved }, wanted)
     }
 
     fn delta_rule(
@@ -217,10 +260,10 @@ impl<'w> Execute<'w> for Tape<'w, '_> {
         a: &Var,
         gates: &'w DeltaGates,
         spans: &Spans,
-        _: &mut [&mut DeltaState],
+        states: &mut [&mut DeltaState],
     ) -> Var {
         let values = (self.value(*b), self.value(*a));
-        let (value, saved) = delta_rule::forward_fresh(self.value(*qkv), values, gates, spans);
+        let (value, saved) = delta_rule::forward_saved(self.value(*qkv), values, gates, spans, states);
         let op = Op::DeltaRule { qkv: *qkv, b: *b, a: *a, gates, spans: spans.clone(), saved: Box::new(saved) };
         self.push(value, op, true)
     }
@@ -242,9 +285,12 @@ impl<'w> Execute<'w> for Tape<'w, '_> {
     }
 
     fn moe(&mut self, x: &Var, moe: &'w Moe) -> Var {
-        let moe::Outcome { output, saved, .. } = moe::forward(self.value(*x), moe, self.precision);
-        let counts = (0..moe.experts.len()).map(|expert| saved.routing.count(expert) as u64).collect();
-        self.expert_counts.push((moe.layer, counts));
+        let chosen = self.segment.choices.get(self.mixtures).map(Vec::as_slice);
+        self.mixtures += 1;
+        let moe::Outcome { output, saved, .. } = moe::forward(self.value(*x), moe, self.precision, chosen);
+        if self.batch.is_none() {
+            self.expert_counts.push((moe.layer, saved.routing.counts()));
+        }
         self.push(output, Op::Moe { x: *x, moe, saved: Box::new(saved) }, true)
     }
 
