@@ -23,6 +23,24 @@ impl Chunk {
 
     /// Sequences of these lengths, one after the other, at most `tokens` at a time.
     pub(crate) fn cut(lengths: &[usize], tokens: usize) -> Vec<Self> {
+        Self::cut_part(lengths, tokens, (0, false))
+    }
+
+    /// The same of a part of a batch: of the first sequence `start` tokens lie before it, and the last one may go on
+    /// after it.
+    pub(crate) fn cut_part(lengths: &[usize], tokens: usize, (start, goes_on): (usize, bool)) -> Vec<Self> {
+        let mut chunks = Self::cut_whole(lengths, tokens);
+        let first = lengths.iter().find(|&&length| length > 0).copied().unwrap_or(0);
+        for chunk in chunks.iter_mut().filter(|chunk| chunk.rows.start < first) {
+            chunk.spans.starts[0] += start;
+        }
+        if let Some(last) = chunks.last_mut() {
+            last.goes_on = goes_on;
+        }
+        chunks
+    }
+
+    fn cut_whole(lengths: &[usize], tokens: usize) -> Vec<Self> {
         let total: usize = lengths.iter().sum();
         let mut sequences = Vec::with_capacity(lengths.len());
         let mut first = 0;

@@ -9,7 +9,7 @@
 use crate::chunk::Chunk;
 use crate::forward::{embed, finish, layer_with};
 use crate::kept::Kept;
-use crate::{KvFormat, LayerState, Model};
+use crate::{Alone, Beside, KvFormat, LayerState, Model};
 use ops::{Buffer, Carried, Execute, Gradients, Infer, Mark, Precision, Segment, Tape, Var};
 
 /// Tokens that usually go through a layer at a time: enough for products to be fast.
@@ -63,10 +63,22 @@ pub fn loss_and_gradients(
     options: &GradientOptions,
     gradients: &mut Gradients,
 ) -> Record {
-    let mut pass = Pass::new(model, examples, options, gradients);
+    let beside = Beside { start: 0, goes_on: false, neighbours: &mut Alone };
+    loss_and_gradients_beside(model, examples, options, gradients, beside)
+}
+
+/// The same for a part of a batch, whose other parts are elsewhere. What is known of experts is of the whole batch.
+pub fn loss_and_gradients_beside(
+    model: &Model,
+    examples: &Examples,
+    options: &GradientOptions,
+    gradients: &mut Gradients,
+    beside: Beside,
+) -> Record {
+    let mut pass = Pass::new(model, examples, options, gradients, beside);
     let mut streams = pass.embedded();
     let cells: Vec<Vec<Cell>> = (0..model.weights.layers.len()).map(|index| pass.forward(index, &mut streams)).collect();
-    pass.tape.turn(examples.tokens.len());
+    pass.tape.turn(examples.tokens.len(), |numbers| pass.beside.neighbours.sum(numbers));
     let expert_counts = pass.tape.batch_counts().map(<[u64]>::to_vec).collect();
     let (losses, mut dstreams) = pass.losses(streams);
     for (index, cells) in cells.into_iter().enumerate().rev() {
@@ -138,23 +150,25 @@ fn layer_of(name: &str) -> Option<usize> {
 }
 
 /// One forward and backward pass.
-struct Pass<'a, 'g> {
+struct Pass<'a, 'g, 'n> {
     model: &'a Model,
     examples: &'a Examples<'a>,
     options: &'a GradientOptions,
     chunks: Vec<Chunk>,
+    beside: Beside<'n>,
     tape: Tape<'a, 'g>,
     /// The lowest layer below which nothing is trained; the number of layers if that is all of them.
     lowest: usize,
     embedding_trained: bool,
 }
 
-impl<'a, 'g> Pass<'a, 'g> {
+impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
     fn new(
         model: &'a Model,
         examples: &'a Examples<'a>,
         options: &'a GradientOptions,
         gradients: &'g mut Gradients,
+        beside: Beside<'n>,
     ) -> Self {
         let n_layers = model.weights.layers.len();
         let (mut embedding_trained, mut lowest) = (false, n_layers);
@@ -168,7 +182,8 @@ impl<'a, 'g> Pass<'a, 'g> {
             model,
             examples,
             options,
-            chunks: Chunk::cut(examples.lengths, options.chunk_tokens),
+            chunks: Chunk::cut_part(examples.lengths, options.chunk_tokens, (beside.start, beside.goes_on)),
+            beside,
             tape: Tape::new(options.precision, options.auxiliary_coefficient, gradients),
             lowest: if embedding_trained { 0 } else { lowest },
             embedding_trained,
@@ -217,7 +232,8 @@ impl<'a, 'g> Pass<'a, 'g> {
 
     /// All chunks through one layer, which turns their streams into those after it.
     fn forward(&mut self, index: usize, streams: &mut [Buffer]) -> Vec<Cell> {
-        let mut passed: Option<LayerState> = None;
+        let begun = self.chunks.first().is_some_and(Chunk::continues);
+        let mut passed: Option<LayerState> = begun.then(|| self.beside.neighbours.found(index));
         let mut cells = Vec::with_capacity(streams.len());
         // What lies below all that is trained is never walked back.
         let (again, walked) = (self.options.checkpoint_layers, index >= self.lowest);
@@ -238,6 +254,9 @@ impl<'a, 'g> Pass<'a, 'g> {
             if again || !walked {
                 self.tape.forget(taped.mark);
             }
+        }
+        if let Some(left) = passed {
+            self.beside.neighbours.leave(index, left);
         }
         cells
     }
@@ -265,7 +284,9 @@ impl<'a, 'g> Pass<'a, 'g> {
 
     /// All chunks back through one layer, from the last to the first.
     fn backward(&mut self, index: usize, cells: Vec<Cell>, dstreams: &mut [Option<Buffer>]) {
-        let mut carried = Carried::default();
+        let goes_on = self.beside.goes_on && !cells.is_empty();
+        let mut carried = if goes_on { self.beside.neighbours.asked(index) } else { Carried::default() };
+        let begun = self.chunks.first().is_some_and(Chunk::continues) && !cells.is_empty();
         for (chunk, cell) in cells.into_iter().enumerate().rev() {
             let dy = dstreams[chunk].take();
             let (rows, width) = (self.chunks[chunk].rows.len(), self.model.config.hidden_size);
@@ -285,6 +306,9 @@ impl<'a, 'g> Pass<'a, 'g> {
             let dy = dy.unwrap_or_else(|| Buffer::zeros(rows, width));
             let dx = self.tape.unwind(taped.mark, vec![(taped.y, dy)], Some(taped.x), &mut carried);
             dstreams[chunk] = dx.filter(|_| self.input_wanted(index));
+        }
+        if begun {
+            self.beside.neighbours.ask(index, carried);
         }
     }
 

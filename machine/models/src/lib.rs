@@ -16,6 +16,7 @@ mod gguf;
 mod gradient;
 mod kept;
 mod model;
+mod neighbours;
 mod plan;
 mod plan_training;
 mod quantization;
@@ -30,8 +31,11 @@ pub use config::{
 pub use cost::TokenBytes;
 pub use error::ModelError;
 pub use forward::{embed, finish, hidden, layer, logits};
-pub use gradient::{CHUNK_TOKENS, Examples, GradientOptions, Record, loss_and_gradients, losses};
+pub use gradient::{
+    CHUNK_TOKENS, Examples, GradientOptions, Record, loss_and_gradients, loss_and_gradients_beside, losses,
+};
 pub use model::{Loading, Model};
+pub use neighbours::{Alone, Beside, Neighbours};
 pub use ops::KvFormat;
 pub use plan::{Plan, PlanSettings};
 pub use plan_training::{TrainingPlan, TrainingSettings};

@@ -88,13 +88,18 @@ impl Tape<'_, '_> {
     }
 
     /// All of a batch of so many tokens was run: what is run from now on was run before. The balance of the routers is
-    /// that of the whole batch, not of each segment.
-    pub fn turn(&mut self, tokens: usize) {
+    /// that of the whole batch, not of each segment; `sum` may add what other parts of the batch counted.
+    pub fn turn(&mut self, tokens: usize, sum: impl FnOnce(&mut [u64])) {
         let mut layers: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
         for (layer, counts) in &self.expert_counts {
             let sums = layers.entry(*layer).or_insert_with(|| vec![0; counts.len()]);
             sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
+        let mut numbers: Vec<u64> = std::iter::once(tokens as u64).chain(layers.values().flatten().copied()).collect();
+        sum(&mut numbers);
+        let mut numbers = numbers.into_iter();
+        let tokens = numbers.next().expect("the tokens stand first") as usize;
+        layers.values_mut().flatten().zip(numbers).for_each(|(count, sum)| *count = sum);
         self.batch = Some((tokens, layers));
     }
 
