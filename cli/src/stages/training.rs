@@ -5,8 +5,10 @@ use super::{Job, save_model};
 use crate::failure::Problem;
 use crate::place::{open_model, open_text};
 use crate::recipe::{Pretrain, SaveFormat, Training};
+use crate::terminal::say;
 use anyhow::{Context, Result};
-use models::adapter::{self, LoraConfig};
+use evaluate::table::count_in_words;
+use models::adapter::{self, Export};
 use models::{Config, Loading, Model};
 use prepare::{DataRecipe, Dataset, Fit};
 use serde_json::{Value, json};
@@ -59,6 +61,21 @@ pub(super) fn continue_training(job: &Job<'_>, work: &Training) -> Result<Value>
     Lesson { job, data: &work.data, recipe: &work.train, save: work.save }.teach(model, &tokenizer, &template)
 }
 
+/// What will be trained, before it takes hours: a target that was meant and not written costs them all.
+fn describe_adapters(model: &Model) {
+    let found = adapter::summary(model);
+    let share = 100.0 * found.parameters as f64 / found.base_parameters.max(1) as f64;
+    let kinds: Vec<&str> = found.kinds.iter().map(|kind| kind.kind.as_str()).collect();
+    let size = count_in_words(found.parameters as u64);
+    say(&format!("  adapters of {size} parameters ({share:.1} % of the model): {}", kinds.join(", ")));
+    if found.expert_weights > 0 && found.adapted_expert_weights == 0 {
+        let weights = found.expert_weights;
+        say(&format!(
+            "  warning: none of the {weights} weights of routed experts has an adapter; targets = [\"experts\", …] adds them"
+        ));
+    }
+}
+
 /// One training run of a stage.
 struct Lesson<'a> {
     job: &'a Job<'a>,
@@ -81,15 +98,19 @@ impl Lesson<'_> {
             directory: &job.directory,
             cancelled: job.build.cancelled,
         };
+        if let Method::Lora(lora) = &self.recipe.method {
+            adapter::attach(&mut model, lora, self.recipe.seed)?;
+            describe_adapters(&model);
+        }
         let mut watched = Watched::new(&job.stage.name);
         let summary = train::train(&run, &mut model, &mut Supervised, &mut watched)?;
         drop(watched);
         if summary.ending == Ending::Interrupted {
             return Err(job.interrupted(&format!("saved after step {}", summary.step)).into());
         }
-        if let Method::Lora(lora) = &self.recipe.method {
-            let config = LoraConfig { rank: lora.rank, alpha: lora.alpha, targets: lora.targets.clone() };
-            adapter::save_peft(&model, &config, &job.directory.join("adapter"))?;
+        if model.has_adapters() {
+            let base = job.from.as_deref().and_then(Path::to_str);
+            adapter::save_peft(&model, &job.directory.join("adapter"), &Export { base, ..Export::default() })?;
             adapter::merge(&mut model);
         }
         save_model(&model, tokenizer, template, &job.directory, self.save)?;

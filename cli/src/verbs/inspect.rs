@@ -326,7 +326,12 @@ fn gradients_of(model: &Model, sequences: &[Vec<u32>]) -> Result<(Gradients, f64
     }
     let tokens = sequences.concat();
     let examples = Examples { tokens: &tokens, lengths: &lengths, targets: &targets, weights: &weights };
-    let options = GradientOptions { precision: Precision::F32, checkpoint_layers: false, auxiliary_coefficient: 0.0 };
+    let options = GradientOptions {
+        precision: Precision::F32,
+        checkpoint_layers: false,
+        auxiliary_coefficient: 0.0,
+        dropout_seed: None,
+    };
     let mut gradients = Gradients::default();
     let record = models::loss_and_gradients(model, &examples, &options, &mut gradients);
     // A row of weight 0 has loss 0.

@@ -36,7 +36,18 @@ pub fn layer<'w, E: Execute<'w>>(
     spans: &Spans,
     x: E::Value,
 ) -> E::Value {
-    let w: &'w LayerWeights = &model.weights.layers[index];
+    layer_of(e, &model.weights.layers[index], index, states, spans, x)
+}
+
+/// As [`layer`], with its weights at hand.
+pub(crate) fn layer_of<'w, E: Execute<'w>>(
+    e: &mut E,
+    w: &'w LayerWeights,
+    index: usize,
+    states: &mut [State],
+    spans: &Spans,
+    x: E::Value,
+) -> E::Value {
     let h = e.rms_norm(&x, &w.input_norm);
     let h = match &w.mixer {
         Mixer::Attention(attention) => attention::run(e, attention, &mut caches(states, index), spans, &h),

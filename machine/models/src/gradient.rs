@@ -22,11 +22,14 @@ pub struct GradientOptions {
     pub checkpoint_layers: bool,
     /// Coefficient of the routers' balance loss; 0 leaves it out.
     pub auxiliary_coefficient: f32,
+    /// Decides what adapters with dropout leave out: another number for each batch of a run. Without one they leave out
+    /// nothing.
+    pub dropout_seed: Option<u64>,
 }
 
 impl GradientOptions {
     fn tape<'w, 'g>(&self, gradients: &'g mut Gradients) -> Tape<'w, 'g> {
-        Tape::new(self.precision, self.auxiliary_coefficient, gradients)
+        Tape::new(self.precision, self.auxiliary_coefficient, gradients).dropping(self.dropout_seed)
     }
 }
 
@@ -84,7 +87,7 @@ fn checkpointed(model: &Model, examples: &Examples, options: &GradientOptions, g
     let spans = Spans { lengths: examples.lengths.to_vec(), starts: vec![0; examples.lengths.len()] };
     let n_layers = model.weights.layers.len();
 
-    let mut infer = Infer::new(options.precision);
+    let mut infer = Infer { dropout_seed: options.dropout_seed, ..Infer::new(options.precision) };
     let mut inputs: Vec<Buffer> = vec![embed(&mut infer, model, examples.tokens)];
     for index in 0..n_layers {
         let x = inputs[index].clone();

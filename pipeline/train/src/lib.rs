@@ -19,6 +19,7 @@ pub use checkpoint::{Identity, RunState};
 pub use error::TrainError;
 pub use event::{Ending, Event, Progress, Silent};
 pub use objective::{Objective, Supervised};
-pub use recipe::{Lora, Method, TrainPrecision, TrainRecipe};
+pub use models::adapter::{LoraConfig, LoraPattern};
+pub use recipe::{Method, TrainPrecision, TrainRecipe};
 pub use run::{Run, Summary, gradient_options, train};
 pub use schedule::Schedule;

@@ -2,6 +2,7 @@
 
 use crate::error::TrainError;
 use crate::schedule::Schedule;
+use models::adapter::LoraConfig;
 use prepare::{LoaderSettings, Packing};
 use serde::{Deserialize, Serialize};
 
@@ -61,16 +62,7 @@ pub enum Method {
     #[default]
     Full,
     /// A low-rank addition to the named modules; the rest stays as it is.
-    Lora(Lora),
-}
-
-/// `targets` are module names such as `q_proj`, or `experts` for every projection of every expert.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Lora {
-    pub rank: usize,
-    pub alpha: f32,
-    pub targets: Vec<String>,
+    Lora(LoraConfig),
 }
 
 impl Default for TrainRecipe {
@@ -142,10 +134,8 @@ impl TrainRecipe {
             );
         }
         match &self.method {
-            Method::Lora(lora) if lora.rank == 0 || lora.targets.is_empty() || lora.alpha <= 0.0 => {
-                wrong("a LoRA needs a rank of at least 1, an alpha above 0 and at least one target".into())
-            }
-            _ => Ok(()),
+            Method::Lora(lora) => lora.check().or_else(|error| wrong(format!("method.lora: {error}"))),
+            Method::Full => Ok(()),
         }
     }
 
@@ -184,6 +174,7 @@ impl TrainRecipe {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use models::adapter::LoraPattern;
 
     fn parse(text: &str) -> Result<TrainRecipe, toml::de::Error> {
         toml::from_str(text)
@@ -204,7 +195,18 @@ mod tests {
         let recipe = parse(text).expect("method.lora");
         assert!(matches!(&recipe.method, Method::Lora(lora) if lora.rank == 8 && lora.targets.len() == 2));
         assert_eq!(recipe.total_steps(100), 25);
-        assert!(parse("steps = 1\n[method.lora]\nrank = 8\nalpha = 1.0\ntargets = []\ndropout = 0.1").is_err());
+        let text = "steps = 1\n[method.lora]\nrank = 8\nalpha = 1.0\ntargets = [\"experts\", 'layers\\.[01]\\..*']\n\
+                    dropout = 0.1\nrank_stabilized = true\nshare_residual = true\n\
+                    [[method.lora.patterns]]\nmodules = \"down_proj\"\nrank = 2\n\
+                    [[method.lora.patterns]]\nmodules = \"experts\"\nrank = 4\nalpha = 2.5";
+        let recipe = parse(text).expect("all of its options");
+        recipe.check().expect("they are sound");
+        let Method::Lora(lora) = &recipe.method else { panic!("it is a LoRA") };
+        assert_eq!((lora.dropout, lora.rank_stabilized, lora.share_residual), (0.1, true, true));
+        let pattern = |modules: &str, rank, alpha| LoraPattern { modules: modules.into(), rank: Some(rank), alpha };
+        assert_eq!(lora.patterns, [pattern("down_proj", 2, None), pattern("experts", 4, Some(2.5))]);
+        let error = parse("steps = 1\n[method.lora]\nrank = 8\nalpha = 1.0\ntargets = []\ndropuot = 0.1").expect_err("a typo");
+        assert!(error.to_string().contains("dropuot"), "{error}");
     }
 
     #[test]
@@ -217,6 +219,9 @@ mod tests {
             ("steps = 1\nbetas = [1.0, 0.9]", "betas"),
             ("steps = 1\nclip = -1.0", "negative"),
             ("steps = 1\n[method.lora]\nrank = 0\nalpha = 1.0\ntargets = [\"q_proj\"]", "rank"),
+            ("steps = 1\n[method.lora]\nrank = 1\nalpha = 1.0\ntargets = []", "at least one target"),
+            ("steps = 1\n[method.lora]\nrank = 1\nalpha = 1.0\ntargets = [\"(q_proj\"]", "regular expression"),
+            ("steps = 1\n[method.lora]\nrank = 1\nalpha = 1.0\ndropout = 1.0\ntargets = [\"q_proj\"]", "dropout is 1"),
         ];
         for (text, wanted) in cases {
             let error = parse(text).expect("well-formed").check().expect_err(text).to_string();

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tiny::{Folder, model, recipe, samples};
 use train::event::{Ending, Event, Progress, Silent};
-use train::{Lora, Method, Run, Summary, Supervised, TrainError, TrainRecipe, metrics};
+use train::{LoraConfig, Method, Run, Summary, Supervised, TrainError, TrainRecipe, metrics};
 
 fn go(
     model: &mut Model,
@@ -83,8 +83,9 @@ fn full_training_resumes_exactly() {
 
 #[test]
 fn adapters_resume_exactly() {
-    let targets = ["q_proj", "in_proj_qkvz", "experts"].map(String::from).to_vec();
-    check("lora", Method::Lora(Lora { rank: 4, alpha: 8.0, targets }));
+    let plain = LoraConfig::new(4, 8.0, &["q_proj", "in_proj_qkvz", "experts"]);
+    check("lora", Method::Lora(plain.clone()));
+    check("lora-dropout", Method::Lora(LoraConfig { dropout: 0.2, share_residual: true, ..plain }));
 }
 
 #[test]

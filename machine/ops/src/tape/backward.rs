@@ -1,7 +1,8 @@
 //! The walk back: one match over what happened.
 
 use super::{Op, Tape, Var};
-use crate::{Buffer, Gradients, Linear, Norm, Precision, attention, causal_conv, columns, delta_rule, linear, moe};
+use crate::linear::Pass;
+use crate::{Buffer, Gradients, Linear, Norm, attention, causal_conv, columns, delta_rule, linear, moe};
 use kernels::rms_norm::{self, GatedGradients};
 use kernels::{rope, sigmoid_gate, swiglu};
 
@@ -30,7 +31,7 @@ impl Adjoints {
 struct Walk<'g> {
     adjoints: Adjoints,
     gradients: &'g mut Gradients,
-    precision: Precision,
+    pass: Pass,
     auxiliary_coefficient: f32,
 }
 
@@ -38,9 +39,10 @@ impl<'w> Tape<'w, '_> {
     /// Adds every trained parameter's gradient of all losses on the tape, plus, for each `(var, adjoint)` of `seeds`,
     /// of `⟨var, adjoint⟩`. Returns the gradient of `input` if one is named.
     pub fn backward(self, seeds: Vec<(Var, Buffer)>, input: Option<Var>) -> Option<Buffer> {
-        let Tape { precision, auxiliary_coefficient, mut nodes, gradients, .. } = self;
+        let pass = self.pass();
+        let Tape { auxiliary_coefficient, mut nodes, gradients, .. } = self;
         let adjoints = Adjoints((0..nodes.len()).map(|_| None).collect());
-        let mut walk = Walk { adjoints, gradients, precision, auxiliary_coefficient };
+        let mut walk = Walk { adjoints, gradients, pass, auxiliary_coefficient };
         seeds.into_iter().for_each(|(var, adjoint)| walk.adjoints.add(var, adjoint));
         while let Some(node) = nodes.pop() {
             let here = nodes.len();
@@ -73,7 +75,7 @@ impl Walk<'_> {
             Op::Embedding { table, tokens } => self.embedding(table, &tokens, &dy),
             Op::Linear { x, map, hidden } => {
                 let mut dx = wanted(x).then(|| self.adjoints.take(x, value(x)));
-                linear::backward(dx.as_mut(), &dy, value(x), &hidden, map, self.precision, self.gradients);
+                linear::backward(dx.as_mut(), &dy, value(x), &hidden, map, self.pass, self.gradients);
                 dx.into_iter().for_each(|dx| self.adjoints.put(x, dx));
             }
             Op::Columns { x, columns } => self.touch(x, value, |dx| columns::backward(dx, &dy, columns)),
@@ -143,8 +145,8 @@ impl Walk<'_> {
             }
             Op::Moe { x, moe, saved } => {
                 let mut dx = self.adjoints.take(x, value(x));
-                let pass = (self.precision, self.auxiliary_coefficient);
-                moe::backward(&mut dx, dy, value(x), &saved, moe, pass, self.gradients);
+                let how = (self.pass, self.auxiliary_coefficient);
+                moe::backward(&mut dx, dy, value(x), &saved, moe, how, self.gradients);
                 self.adjoints.put(x, dx);
             }
             _ => unreachable!("the other operations are undone in step"),

@@ -5,7 +5,7 @@
 mod backward;
 
 use crate::cross_entropy::{Target, Wanted};
-use crate::linear::Hidden;
+use crate::linear::{Hidden, Pass};
 use crate::{
     AttentionShape, Buffer, Columns, Conv, DeltaGates, DeltaState, Execute, Gradients, KvCache, Linear, Moe, Norm,
     Parameter, Precision, Rope, Spans, Teacher, attention, causal_conv, columns, cross_entropy, delta_rule, infer,
@@ -102,6 +102,7 @@ struct Node<'w> {
 /// Remembers one forward pass.
 pub struct Tape<'w, 'g> {
     precision: Precision,
+    dropout_seed: Option<u64>,
     /// Coefficient of the routers' balance loss; 0 leaves it out.
     auxiliary_coefficient: f32,
     nodes: Vec<Node<'w>>,
@@ -112,7 +113,17 @@ pub struct Tape<'w, 'g> {
 
 impl<'w, 'g> Tape<'w, 'g> {
     pub fn new(precision: Precision, auxiliary_coefficient: f32, gradients: &'g mut Gradients) -> Self {
-        Self { precision, auxiliary_coefficient, nodes: Vec::new(), gradients, expert_counts: Vec::new() }
+        let (nodes, expert_counts) = (Vec::new(), Vec::new());
+        Self { precision, dropout_seed: None, auxiliary_coefficient, nodes, gradients, expert_counts }
+    }
+
+    /// What adapters leave out is decided by this seed; without one they leave out nothing.
+    pub fn dropping(self, seed: Option<u64>) -> Self {
+        Self { dropout_seed: seed, ..self }
+    }
+
+    fn pass(&self) -> Pass {
+        Pass { precision: self.precision, dropout_seed: self.dropout_seed }
     }
 
     /// A value from outside; its gradient is what [`Tape::backward`] returns when asked for it.
@@ -162,7 +173,7 @@ impl<'w> Execute<'w> for Tape<'w, '_> {
     }
 
     fn linear(&mut self, x: &Var, map: &'w Linear) -> Var {
-        let (value, hidden) = linear::forward(self.value(*x), map, self.precision);
+        let (value, hidden) = linear::forward(self.value(*x), map, self.pass());
         let wanted = self.wanted(*x) || any_trained(map);
         self.push(value, Op::Linear { x: *x, map, hidden }, wanted)
     }
@@ -242,7 +253,7 @@ impl<'w> Execute<'w> for Tape<'w, '_> {
     }
 
     fn moe(&mut self, x: &Var, moe: &'w Moe) -> Var {
-        let moe::Outcome { output, saved, .. } = moe::forward(self.value(*x), moe, self.precision);
+        let moe::Outcome { output, saved, .. } = moe::forward(self.value(*x), moe, self.pass());
         let counts = (0..moe.experts.len()).map(|expert| saved.routing.count(expert) as u64).collect();
         self.expert_counts.push((moe.layer, counts));
         self.push(output, Op::Moe { x: *x, moe, saved: Box::new(saved) }, true)
