@@ -126,13 +126,16 @@ impl Findings {
         line("alpha", format!("{}, scale is {scaling}", description.alpha));
         line("dropout", description.dropout.to_string());
         let parameters = count_in_words(description.parameters as u64);
-        line("parameters", match summary {
-            Some(summary) => {
-                let share = 100.0 * summary.parameters as f64 / summary.base_parameters.max(1) as f64;
-                format!("{parameters} in the file, {share:.2} % of the model")
-            }
-            None => parameters,
-        });
+        line(
+            "parameters",
+            match summary {
+                Some(summary) => {
+                    let share = 100.0 * summary.parameters as f64 / summary.base_parameters.max(1) as f64;
+                    format!("{parameters} in the file, {share:.2} % of the model")
+                }
+                None => parameters,
+            },
+        );
         if let Some(model) = &self.model {
             line("model", model.display().to_string());
         }
@@ -162,7 +165,8 @@ fn summary_table(summary: &AdapterSummary) -> Table {
     for kind in &summary.kinds {
         let [low, high] = kind.scales;
         let scale = if low == high { format!("{low}") } else { format!("{low}–{high}") };
-        let share = if kind.weight_norm > 0.0 { share_in_words(kind.delta_norm / kind.weight_norm) } else { "—".into() };
+        let share =
+            if kind.weight_norm > 0.0 { share_in_words(kind.delta_norm / kind.weight_norm) } else { "—".into() };
         table.push(vec![
             kind.kind.clone(),
             kind.weights.to_string(),

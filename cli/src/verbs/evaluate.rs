@@ -4,7 +4,9 @@ use super::prepare::{KindName, SplitName};
 use crate::failure::{Interrupted, Problem};
 use crate::interrupt;
 use crate::memory::{KvName, Planned};
-use crate::place::{AdapterArguments, Outlined, Speaking, WeightArguments, model_place, open_model, outline_model, sandbox};
+use crate::place::{
+    AdapterArguments, Outlined, Speaking, WeightArguments, model_place, open_model, outline_model, sandbox,
+};
 use crate::stages::write_page;
 use crate::terminal::{Meter, put, put_json, say};
 use anyhow::{Context, Result};

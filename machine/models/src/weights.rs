@@ -2,8 +2,8 @@
 
 use crate::source::{Initial, Source};
 use crate::{AttentionConfig, Config, DeltaConfig, FeedForwardKind, MixerKind, ModelError};
-use std::ops::Range;
 use ops::{AttentionShape, Columns, Conv, DeltaGates, DeltaShape, Expert, Linear, Moe, Norm, Parameter, Rope};
+use std::ops::Range;
 
 #[derive(Debug, Clone)]
 pub struct Weights {

@@ -205,7 +205,8 @@ mod tests {
         assert_eq!((lora.dropout, lora.rank_stabilized, lora.share_residual), (0.1, true, true));
         let pattern = |modules: &str, rank, alpha| LoraPattern { modules: modules.into(), rank: Some(rank), alpha };
         assert_eq!(lora.patterns, [pattern("down_proj", 2, None), pattern("experts", 4, Some(2.5))]);
-        let error = parse("steps = 1\n[method.lora]\nrank = 8\nalpha = 1.0\ntargets = []\ndropuot = 0.1").expect_err("a typo");
+        let error =
+            parse("steps = 1\n[method.lora]\nrank = 8\nalpha = 1.0\ntargets = []\ndropuot = 0.1").expect_err("a typo");
         assert!(error.to_string().contains("dropuot"), "{error}");
     }
 

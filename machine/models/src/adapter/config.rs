@@ -69,12 +69,12 @@ impl LoraConfig {
     }
 
     fn compiled<'a>(&'a self) -> Result<Compiled<'a>, ModelError> {
-        let target = |target: &String| Target::of(target);
-        let pattern = |pattern: &'a LoraPattern| Ok((Target::of(&pattern.modules)?, pattern));
+        let pattern =
+            |pattern: &'a LoraPattern| -> Result<_, ModelError> { Ok((Target::of(&pattern.modules)?, pattern)) };
         Ok(Compiled {
             config: self,
-            targets: self.targets.iter().map(target).collect::<Result<_, ModelError>>()?,
-            patterns: self.patterns.iter().map(pattern).collect::<Result<_, ModelError>>()?,
+            targets: self.targets.iter().map(|target| Target::of(target)).collect::<Result<_, _>>()?,
+            patterns: self.patterns.iter().map(pattern).collect::<Result<_, _>>()?,
         })
     }
 }

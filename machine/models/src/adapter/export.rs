@@ -82,7 +82,7 @@ fn entries(model: &Model, found: &[(Place, &Adapter)], layout: ExportLayout) -> 
             continue;
         };
         let index = super::places::PROJECTIONS.iter().position(|name| place.name.ends_with(name));
-        banks.entry(bank).or_default()[index.expect("a bank is one of three projections")] = Some((place, adapter));
+        banks.entry(bank).or_default()[index.expect("a bank is one of three projections")] = Some((place, *adapter));
     }
     for (bank, [gate, up, down]) in banks {
         match layout {
@@ -205,7 +205,8 @@ fn fused_gate_up(bank: &str, pair: [Option<(&Place, &Adapter)>; 2], nested: bool
     };
     let scale = gate.scale;
     let ratio = (up.scale / scale) as f32;
-    let is_one = gate.rank == up.rank && ratio == 1.0 && gate.factors.iter().zip(&up.factors).all(|(g, u)| g[0] == u[0]);
+    let is_one =
+        gate.rank == up.rank && ratio == 1.0 && gate.factors.iter().zip(&up.factors).all(|(g, u)| g[0] == u[0]);
     let rank = if is_one { gate.rank } else { gate.rank + up.rank };
     let inner = gate.outputs;
     let join = |([gate_a, gate_b], [up_a, up_b]): ([Vec<f32>; 2], [Vec<f32>; 2])| {
@@ -239,12 +240,7 @@ fn kind(path: &str) -> &str {
 /// A rank and an alpha.
 type Numbers = (usize, f64);
 
-fn config(
-    model: &Model,
-    found: &[(Place, &Adapter)],
-    entries: &[Entry],
-    export: &Export,
-) -> Result<Value, ModelError> {
+fn config(model: &Model, found: &[(Place, &Adapter)], entries: &[Entry], export: &Export) -> Result<Value, ModelError> {
     let rank_stabilized = found.iter().all(|(_, adapter)| adapter.rank_stabilized);
     let numbers = |entry: &Entry| -> Numbers {
         let rank = entry.rank as f64;
@@ -258,7 +254,6 @@ fn config(
     let (modules, parameters) = targets(model, entries);
     let dropout = found.iter().map(|(_, adapter)| adapter.dropout).fold(0.0, f32::max);
     let dropout = if parameters.is_empty() { f64::from(dropout) } else { 0.0 };
-    let modules = if modules.is_empty() { Value::Null } else { json!(modules) };
     let parameters = if parameters.is_empty() { Value::Null } else { json!(parameters) };
     Ok(json!({
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "peft_version": VERSION, "base_model_name_or_path": export.base,

@@ -37,7 +37,8 @@ pub(crate) fn read(weights: &Weights, directory: &Path, import: &Import) -> Resu
         return Err(ModelError::Adapter(format!("{} holds no {TENSORS}{hint}", directory.display())));
     }
     let file = TensorFile::open(path)?;
-    let mut reader = Reader { file: &file, config: &config, import, taken: BTreeSet::new(), adapters: Adapters::default() };
+    let mut reader =
+        Reader { file: &file, config: &config, import, taken: BTreeSet::new(), adapters: Adapters::default() };
     let all = places(weights);
     all.iter().filter(|place| place.experts.is_none()).try_for_each(|place| reader.single(place))?;
     let banks: Vec<&Place> = all.iter().filter(|place| place.experts.is_some()).collect();
@@ -100,7 +101,10 @@ impl Reader<'_> {
 
     fn names_weight(&self, module: &str) -> bool {
         let weight = format!("{module}.weight");
-        self.config.parameters.iter().any(|parameter| weight == *parameter || weight.ends_with(&format!(".{parameter}")))
+        self.config
+            .parameters
+            .iter()
+            .any(|parameter| weight == *parameter || weight.ends_with(&format!(".{parameter}")))
     }
 
     fn scaling(&self, scale: f64, rank: usize) -> Scaling {
@@ -210,7 +214,7 @@ impl Reader<'_> {
             let Mixer::Delta(delta) = &layer.mixer else { continue };
             let DeltaInput::Split { qkv, z } = &delta.input else { continue };
             let name = super::places::module(&qkv.weight.name);
-            let whole = format!("{}z", name);
+            let whole = format!("{name}z");
             let outputs = qkv.output_width() + z.output_width();
             let Some(pair) = self.pair(&whole, qkv.input_width(), outputs)? else { continue };
             let columns = DeltaColumns::of(&delta.gates.shape);
@@ -245,7 +249,9 @@ impl Reader<'_> {
             _ => "the adapter was made for another model",
         };
         let (count, all) = (left.len(), self.file.len());
-        Err(ModelError::Adapter(format!("{count} of {all} tensors fit no module of this model, such as {first}: {why}")))
+        Err(ModelError::Adapter(format!(
+            "{count} of {all} tensors fit no module of this model, such as {first}: {why}"
+        )))
     }
 
     /// A target without any tensor would be silently left out.
@@ -281,7 +287,8 @@ impl Reader<'_> {
 fn is_block_diagonal([gate, up]: &[Vec<f32>; 2], rank: usize) -> bool {
     let half = rank / 2;
     let all_zero = |b: &[f32], second: bool| {
-        b.chunks_exact(rank).all(|row| if second { &row[half..] } else { &row[..half] }.iter().all(|&value| value == 0.0))
+        let columns = if second { half..rank } else { 0..half };
+        b.chunks_exact(rank).all(|row| row[columns.clone()].iter().all(|&value| value == 0.0))
     };
     let has_both = !all_zero(gate, false) && !all_zero(up, true);
     rank.is_multiple_of(2) && has_both && all_zero(gate, true) && all_zero(up, false)

@@ -64,9 +64,8 @@ pub(crate) struct Part<'a> {
 pub(crate) fn parts<'a>(tensor: &Tensor<'_>, adapters: &'a Adapters) -> Vec<Part<'a>> {
     match *tensor.shape {
         [rows, columns] => {
-            let part = |(adapter, expert)| {
-                Part { adapter, expert, weight: tensor.name.to_owned(), start: 0, rows, columns }
-            };
+            let part =
+                |(adapter, expert)| Part { adapter, expert, weight: tensor.name.to_owned(), start: 0, rows, columns };
             adapters.of_weight(tensor.name).map(part).into_iter().collect()
         }
         [experts, rows, columns] => {
@@ -116,10 +115,7 @@ pub enum MergeStep {
 /// Makes a folder with the merged model: adds in f32, rounds to what each tensor is stored as, proves every tensor of
 /// the result, and runs both on the prompts. The folder has another name until all of that is done, and is gone if any
 /// of it fails.
-pub fn merge_directory(
-    job: &Merge,
-    watch: &mut dyn FnMut(MergeStep) -> bool,
-) -> Result<(Proof, Probe), ModelError> {
+pub fn merge_directory(job: &Merge, watch: &mut dyn FnMut(MergeStep) -> bool) -> Result<(Proof, Probe), ModelError> {
     if job.out.exists() {
         let problem = format!("{} is there already: give another folder, or remove it first", job.out.display());
         return Err(ModelError::Adapter(problem));

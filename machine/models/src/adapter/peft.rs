@@ -72,7 +72,10 @@ impl PeftConfig {
         refuse_unknown(table)?;
         let text = |key: &str| table.get(key).and_then(Value::as_str);
         if text("peft_type").is_some_and(|kind| kind != "LORA") {
-            return Err(wrong(&format!("peft_type is {:?}; only LORA is known", text("peft_type").unwrap_or_default())));
+            return Err(wrong(&format!(
+                "peft_type is {:?}; only LORA is known",
+                text("peft_type").unwrap_or_default()
+            )));
         }
         let above_0 = |value: Option<&Value>| value.and_then(Value::as_f64).filter(|&x| x > 0.0 && x.is_finite());
         let rank = above_0(table.get("r")).ok_or_else(|| wrong("r must be a number above 0"))?;
@@ -151,9 +154,9 @@ fn refuse_unknown(table: &Map<String, Value>) -> Result<(), ModelError> {
                  train without them"
             ),
             ("fan_in_fan_out", _) => "fan_in_fan_out is true: the weights of these models are stored [out, in]".into(),
-            (key, value) => format!(
-                "{key} is {value}: that option is not known here and may change what the adapter computes"
-            ),
+            (key, value) => {
+                format!("{key} is {value}: that option is not known here and may change what the adapter computes")
+            }
         };
         return Err(wrong(&problem));
     }
@@ -162,7 +165,7 @@ fn refuse_unknown(table: &Map<String, Value>) -> Result<(), ModelError> {
 
 fn numbers(table: &Map<String, Value>, key: &str) -> Result<Vec<(Pattern, f64)>, ModelError> {
     let Some(patterns) = table.get(key).and_then(Value::as_object) else { return Ok(Vec::new()) };
-    let number = |(text, value): (&String, &Value)| {
+    let number = |(text, value): (&String, &Value)| -> Result<_, ModelError> {
         let number = value.as_f64().filter(|&number| number > 0.0);
         Ok((Pattern::new(text)?, number.ok_or_else(|| wrong(&format!("{key}: {text:?} must be a number above 0")))?))
     };

@@ -153,7 +153,9 @@ impl Adapters {
     /// Takes them out of a model.
     pub(crate) fn take(weights: &mut Weights) -> Self {
         let mut all = Self::default();
-        visit_mut(weights, &mut |place, slot| slot.take().into_iter().for_each(|adapter| all.put(place.clone(), adapter)));
+        visit_mut(weights, &mut |place, slot| {
+            slot.take().into_iter().for_each(|adapter| all.put(place.clone(), adapter))
+        });
         all
     }
 

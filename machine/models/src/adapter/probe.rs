@@ -102,7 +102,9 @@ pub(crate) fn probe(
         of_merged.step(&mut e, &one_layer(config, merged, index)?, index, &spans);
         tell(watch, MergeStep::Probing { done: index as u64 + 1, total })?;
     }
-    let [adapted, of_merged, plain] = runs.map(|run| finish(&mut e, &own, &run.x));
+    let [adapted, of_merged, plain] = runs;
+    let of_merged = finish(&mut e, &other, &of_merged.x);
+    let [adapted, plain] = [adapted, plain].map(|run| finish(&mut e, &own, &run.x));
     let mut tally = Tally::default();
     // Of a large vocabulary the logits of all tokens at once are much.
     for rows in (0..tokens.len()).collect::<Vec<_>>().chunks(LOGITS_ROWS) {

@@ -4,8 +4,8 @@
 use super::merge::{MergeStep, Part, parts, tell};
 use super::places::Adapters;
 use crate::ModelError;
-use formats::safetensors::Tensors;
 use formats::DType;
+use formats::safetensors::Tensors;
 use kernels::pool;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -220,7 +220,9 @@ mod tests {
 
     #[test]
     fn rounding_is_allowed_and_no_more() {
-        for (stored, spacing) in [(DType::BF16, 2f64.powi(-7)), (DType::F16, 2f64.powi(-10)), (DType::F32, 2f64.powi(-23))] {
+        for (stored, spacing) in
+            [(DType::BF16, 2f64.powi(-7)), (DType::F16, 2f64.powi(-10)), (DType::F32, 2f64.powi(-23))]
+        {
             // Between 1 and 2 the nearest number is half a spacing away at most.
             let bound = allowed(1.0, 1.0, 1, stored);
             assert!(bound >= spacing / 2.0 && bound < 3.1 * spacing, "{}: {bound}", stored.name());
