@@ -88,10 +88,8 @@ fn less(recipe: &TrainRecipe) -> Vec<(String, TrainRecipe)> {
         now.precision = TrainPrecision::Bf16;
         ways.push(("with precision = \"bf16\" it".to_owned(), now.clone()));
     }
-    if let Method::Lora(lora) = &mut now.method
-        && lora.quantize.is_none()
-    {
-        lora.quantize = Some(FrozenFormat::Nvfp4);
+    if matches!(now.method, Method::Lora(_)) && now.quantize.is_none() {
+        now.quantize = Some(FrozenFormat::Nvfp4);
         ways.push(("with quantize = \"nvfp4\" for the frozen base it".to_owned(), now.clone()));
     }
     if now.chunk_tokens > 1024 {

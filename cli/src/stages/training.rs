@@ -5,9 +5,11 @@ use super::{Job, save_model};
 use crate::failure::Problem;
 use crate::place::{open_model, open_text, outline_model};
 use crate::recipe::{Pretrain, SaveFormat, Training};
+use crate::terminal::say;
 use crate::training_memory::PlannedTraining;
 use anyhow::{Context, Result};
-use models::adapter;
+use evaluate::table::count_in_words;
+use models::adapter::{self, Export, Import};
 use models::{Config, Loading, Model};
 use numeric::Format;
 use prepare::{DataRecipe, Dataset, Fit};
@@ -69,6 +71,21 @@ pub(super) fn continue_training(job: &Job<'_>, work: &Training) -> Result<Value>
     Lesson { job, data: &work.data, recipe: &work.train, save: work.save }.teach(model, &tokenizer, &template)
 }
 
+/// What will be trained, before it takes hours: a target that was meant and not written costs them all.
+fn describe_adapters(model: &Model) {
+    let found = adapter::summary(model);
+    let share = 100.0 * found.parameters as f64 / found.base_parameters.max(1) as f64;
+    let kinds: Vec<&str> = found.kinds.iter().map(|kind| kind.kind.as_str()).collect();
+    let size = count_in_words(found.parameters as u64);
+    say(&format!("  adapters of {size} parameters ({share:.1} % of the model): {}", kinds.join(", ")));
+    if found.expert_weights > 0 && found.adapted_expert_weights == 0 {
+        let weights = found.expert_weights;
+        say(&format!(
+            "  warning: none of the {weights} weights of routed experts has an adapter; targets = [\"experts\", …] adds them"
+        ));
+    }
+}
+
 /// One training run of a stage.
 struct Lesson<'a> {
     job: &'a Job<'a>,
@@ -91,20 +108,24 @@ impl Lesson<'_> {
             directory: &job.directory,
             cancelled: job.build.cancelled,
         };
+        if let Method::Lora(lora) = &self.recipe.method {
+            adapter::attach(&mut model, lora, self.recipe.seed)?;
+            describe_adapters(&model);
+        }
         let mut watched = Watched::new(&job.stage.name);
         let summary = train::train(&run, &mut model, &mut Supervised, &mut watched)?;
         drop(watched);
         if summary.ending == Ending::Interrupted {
             return Err(job.interrupted(&format!("saved after step {}", summary.step)).into());
         }
-        if let Method::Lora(lora) = &self.recipe.method {
-            let folder = job.directory.join("adapter");
-            adapter::save_peft(&model, &train::lora_config(lora), &folder)?;
-            if lora.quantize.is_some() {
+        if model.has_adapters() {
+            let (base, folder) = (job.from.as_deref().and_then(Path::to_str), job.directory.join("adapter"));
+            adapter::save_peft(&model, &folder, &Export { base, ..Export::default() })?;
+            if self.recipe.quantize.is_some() {
                 // What was learnt goes onto the weights that the frozen ones were rounded from.
                 drop(model);
                 model = open_model(job.source()?, Loading::F32)?;
-                adapter::load_peft(&mut model, &folder)?;
+                adapter::load_peft(&mut model, &folder, &Import::default())?;
             }
             adapter::merge(&mut model);
         }

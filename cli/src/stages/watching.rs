@@ -56,8 +56,12 @@ impl Progress for Training {
                 self.meter = Some(meter);
                 let resumed = if begin.step > 0 { format!(", resumed at step {}", begin.step) } else { String::new() };
                 self.say(&format!(
-                    "  {} samples with {} trained tokens; {} of {} parameters are trained{resumed}",
-                    begin.samples, begin.trained_tokens, begin.trained_parameters, begin.parameters
+                    "  {} samples with {} trained tokens; {} of {} parameters are trained, balance loss of routers {}{resumed}",
+                    begin.samples,
+                    begin.trained_tokens,
+                    begin.trained_parameters,
+                    begin.parameters,
+                    begin.auxiliary_coefficient
                 ));
             }
             Event::Step(step) => {

@@ -1,5 +1,6 @@
 //! One file per verb: its arguments, and what it does.
 
+pub(crate) mod adapter;
 pub(crate) mod bench;
 pub(crate) mod build;
 pub(crate) mod complete;

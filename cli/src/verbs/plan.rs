@@ -1,7 +1,7 @@
 //! `lateen plan`: what running a model takes of memory, before it is loaded; what training takes is `plan_train.rs`.
 
 use crate::memory::{KvArguments, Machine, Planned, context_of, name_of};
-use crate::place::{WeightArguments, model_place, outline_model, stored_bytes};
+use crate::place::{AdapterArguments, WeightArguments, model_place, outline_model, stored_bytes};
 use crate::terminal::{put, put_json};
 use anyhow::Result;
 use super::plan_train;
@@ -32,6 +32,8 @@ pub(crate) struct Arguments {
     sequences: usize,
     #[command(flatten)]
     weights: WeightArguments,
+    #[command(flatten)]
+    adapter: AdapterArguments,
     #[command(flatten)]
     kv: KvArguments,
     /// Threads; all processors if not given
@@ -87,7 +89,8 @@ fn of_running(model: String, arguments: &Arguments) -> Result<()> {
     }
     let place = model_place(&model)?;
     let loading = arguments.weights.loading();
-    let outline = outline_model(&place, loading)?;
+    let mut outline = outline_model(&place, loading)?;
+    arguments.adapter.attach(&mut outline)?;
     let context = context_of(arguments.context, 0, &outline.config)?;
     let settings = PlanSettings {
         pass_tokens: arguments.pass_tokens,

@@ -16,9 +16,10 @@ use evaluate::table::{bytes_in_words, duration_in_words};
 use models::{Config, Loading, Model, TrainingPlan};
 use numeric::Format;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use train::{FrozenFormat, Lora, Method, TrainPrecision, TrainRecipe, estimate};
+use train::{FrozenFormat, LoraConfig, Method, TrainPrecision, TrainRecipe, estimate};
 
 /// Say what training will take of memory, time and money, without loading anything
 #[derive(Args)]
@@ -133,6 +134,14 @@ impl Origin {
         }
     }
 
+    /// The last names of its modules.
+    fn module_names(&self) -> Result<BTreeSet<String>> {
+        let outline = self.outline(&TrainRecipe::default())?;
+        let parameters = outline.parameters();
+        let names = parameters.iter().filter_map(|p| p.name.strip_suffix(".weight")?.rsplit('.').next());
+        Ok(names.map(str::to_owned).collect())
+    }
+
     fn config(&self) -> Result<Config> {
         match self {
             Self::Place(place) => Ok(outline_model(place, Loading::Stored)?.config),
@@ -146,7 +155,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         kernels::pool::set_threads(threads);
     }
     let (origin, mut recipe) = subject(&arguments)?;
-    arguments.change(&mut recipe)?;
+    let names = origin.module_names()?;
+    arguments.change(&mut recipe, &|name| names.iter().any(|known| known == name))?;
     recipe.check()?;
     let outline = |recipe: &TrainRecipe| origin.outline(recipe);
     let planned = PlannedTraining::of(&recipe, &outline)?;
@@ -225,7 +235,7 @@ fn origin(recipe: &Recipe, index: usize) -> Result<Origin> {
 
 impl Arguments {
     /// Puts what was asked for over what the recipe says.
-    fn change(&self, recipe: &mut TrainRecipe) -> Result<()> {
+    fn change(&self, recipe: &mut TrainRecipe, has: &dyn Fn(&str) -> bool) -> Result<()> {
         if let Some(length) = self.sequence_length {
             // As many sequences as before, where nothing else is asked.
             recipe.batch_tokens = recipe.batch_tokens / recipe.sequence_length * length;
@@ -243,25 +253,21 @@ impl Arguments {
             None => {}
         }
         if let Some(rank) = self.lora {
-            let targets = PROJECTIONS.map(String::from).to_vec();
-            recipe.method = Method::Lora(Lora { rank, alpha: 2.0 * rank as f32, targets, quantize: None });
+            // Which of these there are depends on the model.
+            let targets: Vec<&str> = PROJECTIONS.into_iter().filter(|name| has(name)).collect();
+            recipe.method = Method::Lora(LoraConfig::new(rank, 2.0 * rank as f32, &targets));
         }
         let frozen = self.quantize.map(|format| match format {
             Frozen::Nvfp4 => FrozenFormat::Nvfp4,
             Frozen::Mxfp4 => FrozenFormat::Mxfp4,
             Frozen::Q8_0 => FrozenFormat::Q8_0,
         });
-        match (&mut recipe.method, frozen) {
-            (_, None) => Ok(()),
-            (Method::Lora(lora), frozen) => {
-                lora.quantize = frozen;
-                Ok(())
-            }
-            (Method::Full, Some(_)) => {
-                let message = "--quantize freezes the base under adapters, and this trains the whole model";
-                Err(Problem::new(message, "add --lora 16, say").into())
-            }
+        recipe.quantize = frozen.or(recipe.quantize);
+        if recipe.quantize.is_some() && recipe.method == Method::Full {
+            let message = "--quantize freezes the base under adapters, and this trains the whole model";
+            return Err(Problem::new(message, "add --lora 16, say").into());
         }
+        Ok(())
     }
 
     fn findings(&self, origin: &Origin, recipe: &TrainRecipe, planned: &PlannedTraining) -> Result<Findings> {

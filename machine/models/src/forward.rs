@@ -36,8 +36,19 @@ pub fn layer<'w, E: Execute<'w>>(
     spans: &Spans,
     x: E::Value,
 ) -> E::Value {
-    let memories = states.iter_mut().map(|state| &mut state.layers[index]);
-    layer_with(e, &model.weights.layers[index], memories, spans, x)
+    layer_of(e, &model.weights.layers[index], index, states, spans, x)
+}
+
+/// As [`layer`], with its weights at hand.
+pub(crate) fn layer_of<'w, E: Execute<'w>>(
+    e: &mut E,
+    w: &'w LayerWeights,
+    index: usize,
+    states: &mut [State],
+    spans: &Spans,
+    x: E::Value,
+) -> E::Value {
+    layer_with(e, w, states.iter_mut().map(|state| &mut state.layers[index]), spans, x)
 }
 
 /// One layer: mix over tokens, then work on each token by itself, both beside the residual stream. `memories` is what

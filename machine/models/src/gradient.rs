@@ -35,6 +35,9 @@ pub struct GradientOptions {
     pub checkpoint_layers: bool,
     /// Coefficient of the routers' balance loss; 0 leaves it out.
     pub auxiliary_coefficient: f32,
+    /// Decides what adapters with dropout leave out: another number for each batch of a run. Without one they leave out
+    /// nothing.
+    pub dropout_seed: Option<u64>,
 }
 
 impl GradientOptions {
@@ -184,7 +187,7 @@ impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
             options,
             chunks: Chunk::cut_part(examples.lengths, options.chunk_tokens, (beside.start, beside.goes_on)),
             beside,
-            tape: Tape::new(options.precision, options.auxiliary_coefficient, gradients),
+            tape: Tape::new(options.precision, options.auxiliary_coefficient, gradients).dropping(options.dropout_seed),
             lowest: if embedding_trained { 0 } else { lowest },
             embedding_trained,
         }
@@ -219,8 +222,8 @@ impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
         found: Option<LayerState>,
         choices: Vec<Vec<u32>>,
     ) -> (Taped, Option<LayerState>) {
-        let Chunk { spans, goes_on, .. } = &self.chunks[chunk];
-        let mark = self.tape.begin(Segment { goes_on: *goes_on, choices });
+        let Chunk { rows, spans, goes_on } = &self.chunks[chunk];
+        let mark = self.tape.begin(Segment { first_token: rows.start, goes_on: *goes_on, choices });
         let mut memories = memories(self.model, index, &self.chunks[chunk], found, self.options.kv());
         let x = match self.input_wanted(index) {
             true => self.tape.input(input),

@@ -1,6 +1,7 @@
 //! A model in memory: opened from a directory or a GGUF file, started at random, saved as a directory that
 //! `transformers` loads.
 
+use crate::adapter::places;
 use crate::gguf::GgufSource;
 use crate::source::{Checkpoint, Imagined, Random, Taking};
 use crate::{Config, ModelError, ModelType, Quantization, Weights, store};
@@ -113,7 +114,7 @@ impl Model {
     /// not quantized. Vectors stay f32. Adapters must have been merged.
     pub fn save(&self, directory: &Path, plain: Format) -> Result<(), ModelError> {
         let parameters = self.parameters();
-        assert!(parameters.iter().all(|p| !p.name.contains(".lora_")), "merge adapters before the model is saved");
+        assert!(!self.has_adapters(), "merge adapters before the model is saved");
         if self.config.model_type == ModelType::Qwen3Next && self.weights.final_norm.offset == 0.0 {
             let problem = "it is laid out as in GGUF, which transformers would misread; save the model of the \
                            directory that the file was made from";
@@ -153,6 +154,13 @@ impl Model {
         self.weights.visit_mut(&mut |parameter| all.push(parameter));
         all.sort_by_key(|parameter| parameter.id);
         all
+    }
+
+    /// Whether anything is added to its weights.
+    pub fn has_adapters(&self) -> bool {
+        let mut any = false;
+        places::visit(&self.weights, &mut |_, slot| any |= slot.is_some());
+        any
     }
 
     /// Numbers ids from 0 in walking order: after parameters were added or dropped.

@@ -167,7 +167,7 @@ impl<'a> Rehearsal<'a> {
 
     fn run_cell(&mut self, index: usize, chunk: usize, input: Rehearsed) -> Taped {
         let Chunk { spans, goes_on, .. } = &self.chunks[chunk];
-        let mark = self.tape.begin(Segment { goes_on: *goes_on, choices: Vec::new() });
+        let mark = self.tape.begin(Segment { goes_on: *goes_on, ..Segment::default() });
         let x = self.tape.input(input, true);
         let w = &self.outline.weights.layers[index];
         let y = layer_with(&mut self.tape, w, std::iter::empty::<&mut LayerState>(), spans, x);

@@ -11,7 +11,7 @@ fn fixture(path: &str) -> PathBuf {
 }
 
 fn lora() -> adapter::LoraConfig {
-    adapter::LoraConfig { rank: 4, alpha: 8.0, targets: ["q_proj", "in_proj_qkvz", "experts"].map(String::from).to_vec() }
+    adapter::LoraConfig::new(4, 8.0, &["q_proj", "in_proj_qkvz", "experts"])
 }
 
 /// In a thread of its own, whose pool is empty: what the pool holds after a pass, and what the rehearsal says.
@@ -40,6 +40,7 @@ fn a_rehearsal_takes_what_the_pass_takes() {
         chunk_tokens,
         checkpoint_layers,
         auxiliary_coefficient: 0.0,
+        dropout_seed: None,
     };
     let frozen = Loading::Frozen(Quantization::to(Format::Nvfp4));
     for (path, loading, lengths, options) in [
@@ -76,6 +77,7 @@ fn a_sequence_costs_its_checkpoints_and_its_keys_and_nothing_else() {
         chunk_tokens: 1024,
         checkpoint_layers: true,
         auxiliary_coefficient: 0.0,
+        dropout_seed: None,
     };
     let plan = |tokens| {
         let settings = TrainingSettings { lengths: vec![tokens], options, threads: 2 };
@@ -109,6 +111,7 @@ fn adapters_on_a_frozen_base_need_no_gradients_of_it() {
         chunk_tokens: 512,
         checkpoint_layers: true,
         auxiliary_coefficient: 0.0,
+        dropout_seed: None,
     };
     let settings = TrainingSettings { lengths: vec![512], options, threads: 2 };
     let plan = TrainingPlan::of(&outline, frozen, &settings);

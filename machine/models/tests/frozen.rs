@@ -13,8 +13,11 @@ fn directory(case: &str) -> PathBuf {
 
 fn adapted(case: &str, loading: Loading) -> Model {
     let mut model = Model::open(&directory(case), loading).expect("it opens");
-    let names = ["q_proj", "k_proj", "o_proj", "in_proj_qkvz", "out_proj", "gate_proj", "up_proj", "down_proj"];
-    let config = adapter::LoraConfig { rank: 4, alpha: 8.0, targets: names.map(String::from).to_vec() };
+    let mut names = vec!["q_proj", "k_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+    if model.config.delta.is_some() {
+        names.extend(["in_proj_qkvz", "out_proj"]);
+    }
+    let config = adapter::LoraConfig::new(4, 8.0, &names);
     adapter::attach(&mut model, &config, 7).expect("it attaches");
     model.weights.visit_mut(&mut |parameter| {
         if parameter.name.ends_with("lora_B.weight") {
@@ -41,7 +44,9 @@ fn gradients(model: &Model, precision: Precision, chunk_tokens: usize) -> (Vec<f
     let targets: Vec<u32> = (1..=total).map(token).collect();
     let weights = vec![1.0 / total as f32; total];
     let examples = Examples { tokens: &tokens, lengths: &lengths, targets: &targets, weights: &weights };
-    let options = GradientOptions { precision, chunk_tokens, checkpoint_layers: true, auxiliary_coefficient: 0.0 };
+    let (checkpoint_layers, auxiliary_coefficient, dropout_seed) = (true, 0.0, None);
+    let options =
+        GradientOptions { precision, chunk_tokens, checkpoint_layers, auxiliary_coefficient, dropout_seed };
     let mut gradients = Gradients::default();
     (models::loss_and_gradients(model, &examples, &options, &mut gradients).losses, gradients)
 }

@@ -3,6 +3,7 @@
 
 use formats::TensorFile;
 use kernels::adamw::{self, AdamW};
+use models::adapter::{Export, Import, LoraConfig};
 use models::{Config, Examples, GradientOptions, KvFormat, Loading, Model, State, adapter};
 use ops::{Buffer, Execute, Gradients, Infer, Precision, Record, Routing};
 use serde_json::Value;
@@ -89,7 +90,7 @@ impl Packed {
 
 fn options(checkpoint_layers: bool) -> GradientOptions {
     let (precision, chunk_tokens) = (Precision::F32, models::CHUNK_TOKENS);
-    GradientOptions { precision, chunk_tokens, checkpoint_layers, auxiliary_coefficient: 0.0 }
+    GradientOptions { precision, chunk_tokens, checkpoint_layers, auxiliary_coefficient: 0.0, dropout_seed: None }
 }
 
 #[test]
@@ -148,7 +149,7 @@ fn routing_is_exact() {
     for name in ["qwen3_moe", "qwen3_next", "qwen3_next_odd"] {
         let case = Case::open(name);
         for (s, tokens) in case.sequences().iter().enumerate() {
-            let mut e = Infer { precision: Precision::F32, record: Choices::default() };
+            let mut e = Infer::recording(Precision::F32, Choices::default());
             models::hidden(
                 &mut e,
                 &case.model,
@@ -323,7 +324,7 @@ fn adapters_logits_merge_and_steps() {
         let mut case = Case::open(name);
         let directory = directory(name).join(adapter_name);
         let fixtures = TensorFile::open(directory.join("fixtures.safetensors")).expect("fixtures open");
-        adapter::load_peft(&mut case.model, &directory).expect("PEFT's adapter loads");
+        adapter::load_peft(&mut case.model, &directory, &Import::default()).expect("PEFT's adapter loads");
         let tokens = case.tokens("seq0.input_ids");
         let wanted = fixtures.get("seq0.logits").expect("logits").to_f32();
         let found = all_logits(&case.model, &tokens);
@@ -387,16 +388,18 @@ fn a_saved_model_is_the_same_model() {
             assert_eq!((&a.name, a.values()), (&b.name, b.values()));
         }
         let mut lora = case.model.clone();
-        let config = adapter::LoraConfig { rank: 2, alpha: 4.0, targets: vec!["o_proj".into(), "experts".into()] };
+        let has_experts = case.model.config.experts.is_some();
+        let targets: &[&str] = if has_experts { &["o_proj", "experts"] } else { &["o_proj"] };
+        let config = LoraConfig::new(2, 4.0, targets);
         adapter::attach(&mut lora, &config, 5).expect("it attaches");
         lora.weights.visit_mut(&mut |p| {
             if p.name.ends_with("lora_B.weight") {
                 p.matrix.as_f32_mut().iter_mut().enumerate().for_each(|(i, x)| *x = (i % 7) as f32 * 0.01);
             }
         });
-        adapter::save_peft(&lora, &config, &target.join("adapter")).expect("it saves");
+        adapter::save_peft(&lora, &target.join("adapter"), &Export::default()).expect("it saves");
         let mut loaded = case.model.clone();
-        adapter::load_peft(&mut loaded, &target.join("adapter")).expect("it loads");
+        adapter::load_peft(&mut loaded, &target.join("adapter"), &Import::default()).expect("it loads");
         let tokens = case.tokens("seq0.input_ids");
         let d = worst(&all_logits(&loaded, &tokens), &all_logits(&lora, &tokens));
         assert!(d == 0.0, "{name}: an adapter changed by {d} on its way through a file");

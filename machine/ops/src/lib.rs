@@ -16,6 +16,7 @@ pub mod delta_rule;
 mod execute;
 mod infer;
 pub mod linear;
+mod low_rank;
 pub mod moe;
 mod observe;
 mod parameter;

@@ -7,8 +7,8 @@
 use crate::buffer::{Block, Pool};
 use crate::cross_entropy::CHUNK_ROWS;
 use crate::{
-    AttentionShape, Columns, Conv, DeltaGates, DeltaState, Execute, KvCache, Linear, Moe, Norm, Rope, Spans, Teacher,
-    moe,
+    Adapter, AttentionShape, Columns, Conv, DeltaGates, DeltaState, Execute, KvCache, Linear, Moe, Norm, Rope, Spans,
+    Teacher, moe,
 };
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -142,9 +142,13 @@ impl Rehearse {
     fn mapped(&self, rows: usize, map: &Linear) -> Rehearsed {
         let y = self.value(rows, map.output_width());
         self.product(rows, &[map]);
-        let hidden = map.adapter.as_ref().map(|adapter| self.value(rows, adapter.a.matrix.rows));
-        drop(hidden);
+        drop(self.narrowed(rows, &map.adapter));
         y
+    }
+
+    /// What an adapter, if there is one, has between its factors.
+    fn narrowed(&self, rows: usize, adapter: &Option<Adapter>) -> Option<Rehearsed> {
+        adapter.as_ref().map(|adapter| self.value(rows, adapter.rank()))
     }
 
     /// Logits of so many rows of `hidden`, as the model's head gives them.
@@ -175,6 +179,7 @@ impl<'w> Execute<'w> for Rehearse {
     fn linears<const N: usize>(&mut self, x: &Rehearsed, maps: [&'w Linear; N]) -> [Rehearsed; N] {
         let outputs = maps.map(|map| self.value(x.rows, map.output_width()));
         self.product(x.rows, &maps);
+        maps.iter().for_each(|map| drop(self.narrowed(x.rows, &map.adapter)));
         outputs
     }
 
@@ -257,25 +262,26 @@ impl<'w> Execute<'w> for Rehearse {
             let logits = self.mapped(x.rows, &moe.router);
             self.like(&logits)
         };
-        let packed = moe.experts.iter().all(|e| [&e.gate, &e.up].iter().all(|map| map.weight.matrix.is_packed()));
-        // Packed experts pick their rows, and so does a single token's every expert.
-        let sorted = (!packed && x.rows > 1).then(|| self.value(rows, x.width));
+        let sorted = moe::is_sorted(x.rows, moe).then(|| self.value(rows, x.width));
         let pair = [&expert.gate, &expert.up].map(|map| self.value(rows, map.output_width()));
         self.product(x.rows, &[&expert.gate, &expert.up]);
-        drop(sorted);
+        let narrow = [0, 1].map(|bank| self.narrowed(rows, &moe.adapters[bank]));
+        drop((sorted, narrow));
         let weighted = self.like(&pair[0]);
+        let narrow = self.narrowed(rows, &moe.adapters[2]);
         if !moe.experts.iter().all(moe::adds) {
             let outputs = self.value(rows, expert.down.output_width());
             self.product(rows, &[&expert.down]);
             let sum = self.like(x);
-            drop((outputs, weighted, pair, probabilities));
+            drop((outputs, narrow, weighted, pair, probabilities));
             return sum;
         }
         drop(pair);
         let sum = self.like(x);
-        let outputs = (x.rows < moe::SUMMED_MIN).then(|| self.value(rows, x.width));
+        let has_outputs = x.rows < moe::SUMMED_MIN || narrow.is_some();
+        let outputs = has_outputs.then(|| self.value(rows, x.width));
         self.product(rows, &[&expert.down]);
-        drop((outputs, weighted, probabilities));
+        drop((outputs, narrow, weighted, probabilities));
         sum
     }
 

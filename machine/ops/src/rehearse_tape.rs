@@ -7,7 +7,7 @@
 use crate::cross_entropy::CHUNK_ROWS;
 use crate::rehearse::{Held, Rehearse, Rehearsed};
 use crate::{
-    AttentionShape, Columns, Conv, DeltaGates, DeltaState, Execute, KvCache, Linear, Mark, Moe, Norm, Rope, Segment,
+    Adapter, AttentionShape, Columns, Conv, DeltaGates, DeltaState, Execute, KvCache, Linear, Mark, Moe, Norm, Rope, Segment,
     Spans, Teacher, Var, tape,
 };
 use kernels::gated_delta::CHUNK;
@@ -62,7 +62,7 @@ impl RehearseTape {
 
     pub fn begin(&mut self, segment: Segment) -> Mark {
         self.segment = segment;
-        Mark::at(self.nodes.len())
+        Mark::at(self.nodes.len(), 0)
     }
 
     pub fn input(&mut self, value: Rehearsed, wanted: bool) -> Var {
@@ -197,8 +197,8 @@ impl RehearseTape {
     }
 }
 
-fn rank(map: &Linear) -> usize {
-    map.adapter.as_ref().map_or(0, |adapter| adapter.a.matrix.rows)
+fn rank(adapter: &Option<Adapter>) -> usize {
+    adapter.as_ref().map_or(0, Adapter::rank)
 }
 
 impl<'w> Execute<'w> for RehearseTape {
@@ -210,7 +210,7 @@ impl<'w> Execute<'w> for RehearseTape {
     }
 
     fn linear(&mut self, x: &Var, map: &'w Linear) -> Var {
-        let (rows, rank) = (self.rows(*x), rank(map));
+        let (rows, rank) = (self.rows(*x), rank(&map.adapter));
         let value = self.room.value(rows, map.output_width());
         let kept = if rank > 0 { vec![self.room.value(rows, rank)] } else { Vec::new() };
         let from = if self.wanted(&[*x]) { vec![*x] } else { Vec::new() };
@@ -303,7 +303,7 @@ impl<'w> Execute<'w> for RehearseTape {
     fn moe(&mut self, x: &Var, moe: &'w Moe) -> Var {
         let (tokens, expert, width) = (self.rows(*x), &moe.experts[0], moe.router.input_width());
         let (rows, inner) = (tokens * moe.top_k, expert.gate.output_width());
-        let ranks = [&expert.gate, &expert.up, &expert.down].map(rank);
+        let ranks = moe.adapters.each_ref().map(rank);
         let probabilities = {
             let logits = self.room.value(tokens, moe.experts.len());
             self.room.like(&logits)

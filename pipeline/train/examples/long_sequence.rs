@@ -9,7 +9,7 @@ use serde_json::json;
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use train::{FrozenFormat, Lora, Method, Run, Silent, Supervised, TrainPrecision, TrainRecipe};
+use train::{FrozenFormat, LoraConfig, Method, Run, Silent, Supervised, TrainPrecision, TrainRecipe};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -17,12 +17,7 @@ fn main() {
     let tokens: usize = tokens.parse().expect("a number of tokens");
     let has = |way: &str| ways.iter().any(|word| word == way);
     let targets = ["q_proj", "k_proj", "v_proj", "o_proj", "in_proj_qkvz", "out_proj", "experts"];
-    let lora = Lora {
-        rank: 16,
-        alpha: 32.0,
-        targets: targets.map(String::from).to_vec(),
-        quantize: has("nvfp4").then_some(FrozenFormat::Nvfp4),
-    };
+    let lora = LoraConfig::new(16, 32.0, &targets);
     let recipe = TrainRecipe {
         steps: Some(1),
         sequence_length: tokens,
@@ -30,6 +25,7 @@ fn main() {
         precision: if has("f32") { TrainPrecision::F32 } else { TrainPrecision::Bf16 },
         checkpoint_layers: true,
         method: if has("lora") { Method::Lora(lora) } else { Method::Full },
+        quantize: has("nvfp4").then_some(FrozenFormat::Nvfp4),
         ..TrainRecipe::default()
     };
     let outline = Model::outline(Path::new(path), recipe.loading()).expect("a model");

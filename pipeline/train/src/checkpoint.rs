@@ -1,6 +1,7 @@
 //! Checkpoints: everything a run needs to continue bit for bit as if it had never stopped.
 //!
-//! `checkpoints/step-00000100/` holds `state.json` and `tensors.safetensors`: the trained parameters and their moments.
+//! `checkpoints/step-00000100/` holds `state.json` and `tensors.safetensors`: the trained parameters and their moments;
+//! beside them, where adapters are trained, `adapter/` as PEFT reads it.
 //! It is written under another name and renamed when complete, and older ones are removed only after that, so that a
 //! crash at any moment leaves a whole checkpoint behind.
 
@@ -9,6 +10,7 @@ use crate::optimizer::{Moments, Optimizer};
 use crate::warnings::Watch;
 use formats::{DType, TensorFile, TensorPlan};
 use models::Model;
+use models::adapter::{self, Export};
 use ops::Parameter;
 use prepare::Cursor;
 use serde::{Deserialize, Serialize};
@@ -18,6 +20,7 @@ use std::path::{Path, PathBuf};
 const FOLDER: &str = "checkpoints";
 const STATE: &str = "state.json";
 const TENSORS: &str = "tensors.safetensors";
+const ADAPTER: &str = "adapter";
 const PARTIAL: &str = ".partial";
 const VERSION: u32 = 1;
 
@@ -100,6 +103,10 @@ pub fn save(run: &Path, state: &RunState, model: &Model, optimizer: &Optimizer, 
     remove(&partial)?;
     fs::create_dir_all(&partial).map_err(io("create", &partial))?;
     write_tensors(&partial.join(TENSORS), model, optimizer)?;
+    if model.has_adapters() {
+        // For others to load: what the run continues from are the tensors with their moments.
+        adapter::save_peft(model, &partial.join(ADAPTER), &Export::default())?;
+    }
     formats::write_json(partial.join(STATE), state)?;
     remove(&last)?;
     fs::rename(&partial, &last).map_err(io("rename", &partial))?;

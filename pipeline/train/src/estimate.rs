@@ -5,8 +5,10 @@
 
 use crate::optimizer::Optimizer;
 use crate::recipe::{Method, TrainRecipe};
-use crate::run::{gradient_options, lora_config};
+use crate::run::gradient_options;
+use models::adapter::LoraConfig;
 use models::{Config, Examples, FeedForwardKind, LayerConfig, Loading, MixerKind, Model, adapter, loss_and_gradients};
+use numeric::Format;
 use ops::Gradients;
 use std::time::Instant;
 
@@ -98,8 +100,7 @@ impl<'a> Trial<'a> {
             }
         }
         if let Method::Lora(lora) = &recipe.method {
-            // A kind of layer that has none of the targets learns nothing, and is timed so.
-            let _ = adapter::attach(&mut model, &lora_config(lora), 1);
+            adapt(&mut model, lora);
         }
         Self { model, recipe, gradients: Gradients::default() }
     }
@@ -129,6 +130,18 @@ impl<'a> Trial<'a> {
         let norm = optimizer.gradient_norm(&self.model, &self.gradients);
         optimizer.update(&mut self.model, &mut self.gradients, norm, 0.0);
         began.elapsed().as_secs_f64() / numbers.max(1) as f64
+    }
+}
+
+/// Attaches what the recipe trains in these layers. Targets that only other layers have are none here, and layers without
+/// any learn nothing.
+fn adapt(model: &mut Model, lora: &LoraConfig) {
+    let imagined = Model::imagined(model.config.clone(), Loading::F32, Format::F32);
+    let only = |targets: Vec<String>| LoraConfig { targets, patterns: Vec::new(), ..lora.clone() };
+    let is_here = |target: &&String| adapter::outline(&mut imagined.clone(), &only(vec![(*target).clone()])).is_ok();
+    let targets: Vec<String> = lora.targets.iter().filter(is_here).cloned().collect();
+    if adapter::attach(model, &only(targets), 1).is_err() {
+        model.weights.visit_mut(&mut |parameter| parameter.trained = false);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::error::TrainError;
 use crate::recipe::{Method, TrainRecipe};
-use crate::run::{gradient_options, lora_config};
+use crate::run::gradient_options;
 use models::{Model, TrainingPlan, TrainingSettings, adapter};
 
 /// The plan of a run over an outline that was made for [`TrainRecipe::loading`]. `lengths` are those of one micro-batch's
@@ -15,7 +15,7 @@ pub fn plan(
 ) -> Result<TrainingPlan, TrainError> {
     recipe.check()?;
     if let Method::Lora(lora) = &recipe.method {
-        adapter::outline(&mut outline, &lora_config(lora))?;
+        adapter::outline(&mut outline, lora)?;
     }
     let lengths = lengths.unwrap_or_else(|| vec![recipe.sequence_length; recipe.loader_settings().sequences]);
     let settings = TrainingSettings { lengths, options: gradient_options(recipe, &outline), threads };

@@ -2,6 +2,7 @@
 
 use crate::error::TrainError;
 use crate::schedule::Schedule;
+use models::adapter::LoraConfig;
 use models::{CHUNK_TOKENS, Loading, Quantization};
 use numeric::Format;
 use prepare::{LoaderSettings, Packing};
@@ -40,6 +41,9 @@ pub struct TrainRecipe {
     /// Weight of the router's balancing loss. 0 here, unlike the 0.001 that others add without saying so.
     pub auxiliary_coefficient: f32,
     pub method: Method,
+    /// The format that the base is frozen in while adapters learn (QLoRA). Unsaid, it stays f32.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantize: Option<FrozenFormat>,
     /// Steps between validations; 0 validates at the end only.
     pub evaluate_every: usize,
     /// Steps between checkpoints; 0 writes one at the end only (and on interruption).
@@ -65,19 +69,7 @@ pub enum Method {
     #[default]
     Full,
     /// A low-rank addition to the named modules; the rest stays as it is.
-    Lora(Lora),
-}
-
-/// `targets` are module names such as `q_proj`, or `experts` for every projection of every expert.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Lora {
-    pub rank: usize,
-    pub alpha: f32,
-    pub targets: Vec<String>,
-    /// The format that the base is frozen in while the adapters learn (QLoRA). Unsaid, it stays f32.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quantize: Option<FrozenFormat>,
+    Lora(LoraConfig),
 }
 
 /// What a base may be frozen in.
@@ -121,6 +113,7 @@ impl Default for TrainRecipe {
             checkpoint_layers: false,
             auxiliary_coefficient: 0.0,
             method: Method::Full,
+            quantize: None,
             evaluate_every: 0,
             save_every: 0,
             keep_last: 1,
@@ -172,21 +165,17 @@ impl TrainRecipe {
             );
         }
         match &self.method {
-            Method::Lora(lora) if lora.rank == 0 || lora.targets.is_empty() || lora.alpha <= 0.0 => {
-                wrong("a LoRA needs a rank of at least 1, an alpha above 0 and at least one target".into())
+            Method::Lora(lora) => lora.check().or_else(|error| wrong(format!("method.lora: {error}"))),
+            Method::Full if self.quantize.is_some() => {
+                wrong("quantize freezes the base under adapters, and all of the model is trained; add method.lora".into())
             }
-            _ => Ok(()),
+            Method::Full => Ok(()),
         }
     }
 
     /// How the model's weights come into memory.
     pub fn loading(&self) -> Loading {
-        match &self.method {
-            Method::Lora(Lora { quantize: Some(format), .. }) => {
-                Loading::Frozen(Quantization::to(format.format()))
-            }
-            _ => Loading::F32,
-        }
+        self.quantize.map_or(Loading::F32, |format| Loading::Frozen(Quantization::to(format.format())))
     }
 
     /// How the data becomes micro-batches.
@@ -224,6 +213,7 @@ impl TrainRecipe {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use models::adapter::LoraPattern;
 
     fn parse(text: &str) -> Result<TrainRecipe, toml::de::Error> {
         toml::from_str(text)
@@ -244,11 +234,24 @@ mod tests {
         let recipe = parse(text).expect("method.lora");
         assert!(matches!(&recipe.method, Method::Lora(lora) if lora.rank == 8 && lora.targets.len() == 2));
         assert_eq!(recipe.total_steps(100), 25);
-        assert!(parse("steps = 1\n[method.lora]\nrank = 8\nalpha = 1.0\ntargets = []\ndropout = 0.1").is_err());
         assert_eq!(recipe.loading(), Loading::F32);
-        let frozen = parse(&format!("{text}\nquantize = \"nvfp4\"")).expect("a frozen base");
+        let frozen = parse(&format!("quantize = \"nvfp4\"\n{text}")).expect("a frozen base");
         assert_eq!(frozen.loading(), Loading::Frozen(Quantization::to(Format::Nvfp4)));
-        assert!(parse(&format!("{text}\nquantize = \"int3\"")).is_err());
+        assert!(frozen.check().is_ok());
+        assert!(parse(&format!("quantize = \"int3\"\n{text}")).is_err());
+        let text = "steps = 1\n[method.lora]\nrank = 8\nalpha = 1.0\ntargets = [\"experts\", 'layers\\.[01]\\..*']\n\
+                    dropout = 0.1\nrank_stabilized = true\nshare_residual = true\n\
+                    [[method.lora.patterns]]\nmodules = \"down_proj\"\nrank = 2\n\
+                    [[method.lora.patterns]]\nmodules = \"experts\"\nrank = 4\nalpha = 2.5";
+        let recipe = parse(text).expect("all of its options");
+        recipe.check().expect("they are sound");
+        let Method::Lora(lora) = &recipe.method else { panic!("it is a LoRA") };
+        assert_eq!((lora.dropout, lora.rank_stabilized, lora.share_residual), (0.1, true, true));
+        let pattern = |modules: &str, rank, alpha| LoraPattern { modules: modules.into(), rank: Some(rank), alpha };
+        assert_eq!(lora.patterns, [pattern("down_proj", 2, None), pattern("experts", 4, Some(2.5))]);
+        let error =
+            parse("steps = 1\n[method.lora]\nrank = 8\nalpha = 1.0\ntargets = []\ndropuot = 0.1").expect_err("a typo");
+        assert!(error.to_string().contains("dropuot"), "{error}");
     }
 
     #[test]
@@ -261,7 +264,11 @@ mod tests {
             ("steps = 1\nbetas = [1.0, 0.9]", "betas"),
             ("steps = 1\nclip = -1.0", "negative"),
             ("steps = 1\nchunk_tokens = 0", "chunk_tokens"),
+            ("steps = 1\nquantize = \"q8_0\"", "add method.lora"),
             ("steps = 1\n[method.lora]\nrank = 0\nalpha = 1.0\ntargets = [\"q_proj\"]", "rank"),
+            ("steps = 1\n[method.lora]\nrank = 1\nalpha = 1.0\ntargets = []", "at least one target"),
+            ("steps = 1\n[method.lora]\nrank = 1\nalpha = 1.0\ntargets = [\"(q_proj\"]", "regular expression"),
+            ("steps = 1\n[method.lora]\nrank = 1\nalpha = 1.0\ndropout = 1.0\ntargets = [\"q_proj\"]", "dropout is 1"),
         ];
         for (text, wanted) in cases {
             let error = parse(text).expect("well-formed").check().expect_err(text).to_string();

@@ -5,13 +5,14 @@ use crate::event::{Begin, Ending, Event, Progress, Step, Validation};
 use crate::metrics::{METRICS, Metrics};
 use crate::objective::Objective;
 use crate::optimizer::Optimizer;
-use crate::recipe::{Lora, Method, TrainPrecision, TrainRecipe};
+use crate::recipe::{Method, TrainPrecision, TrainRecipe};
 use crate::report::{self, REPORT};
 use crate::schedule::Schedule;
 use crate::tally::{Tally, add_counts, shares};
 use crate::{Identity, RunState, checkpoint};
-use models::adapter::{self, LoraConfig};
+use models::adapter;
 use models::{Examples, FeedForwardKind, GradientOptions, Model, losses};
+use numeric::Rng;
 use ops::{Gradients, Precision};
 use prepare::{Batch, Cursor, Loader, Sample, fingerprint};
 use std::path::Path;
@@ -163,10 +164,11 @@ impl<'a, 'p> Session<'a, 'p> {
         let began = Instant::now();
         let batches: Vec<Batch> = (0..recipe.accumulation).map(|_| self.loader.next_batch()).collect();
         let weight: f64 = batches.iter().map(Batch::total_weight).sum();
-        let options = gradient_options(recipe, model);
         self.gradients.clear();
         let mut tally = Tally::default();
-        for batch in &batches {
+        for (index, batch) in batches.iter().enumerate() {
+            let dropout_seed = Some(dropout_seed(recipe.seed, self.state.step, index));
+            let options = GradientOptions { dropout_seed, ..gradient_options(recipe, model) };
             let measured =
                 objective.gradients(model, batch, weight.max(f64::MIN_POSITIVE), &options, &mut self.gradients);
             tally.add(batch, &measured.losses, &measured.expert_counts);
@@ -294,21 +296,23 @@ pub fn gradient_options(recipe: &TrainRecipe, model: &Model) -> GradientOptions 
         chunk_tokens: recipe.chunk_tokens,
         checkpoint_layers: recipe.checkpoint_layers,
         auxiliary_coefficient: recipe.auxiliary_coefficient / (layers.max(1) * recipe.accumulation) as f32,
+        dropout_seed: None,
     }
+}
+
+/// A number for each micro-batch of a run, the same in a run that was interrupted and resumed.
+fn dropout_seed(seed: u64, step: usize, micro_batch: usize) -> u64 {
+    Rng::new(seed).fork(step as u64).fork(micro_batch as u64).next_u64()
 }
 
 fn attach(recipe: &TrainRecipe, model: &mut Model) -> Result<(), TrainError> {
     let Method::Lora(lora) = &recipe.method else { return Ok(()) };
-    if model.parameters().iter().any(|parameter| parameter.name.contains(".lora_")) {
+    if model.has_adapters() {
         return Ok(());
     }
-    adapter::attach(model, &lora_config(lora), recipe.seed)?;
+    adapter::attach(model, lora, recipe.seed)?;
     Ok(())
 }
-
-/// A recipe's adapters, as models take them.
-pub fn lora_config(lora: &Lora) -> LoraConfig {
-    LoraConfig { rank: lora.rank, alpha: lora.alpha, targets: lora.targets.clone() }
 }
 
 fn check_samples(run: &Run<'_>, model: &Model) -> Result<(), TrainError> {

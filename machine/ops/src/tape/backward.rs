@@ -1,7 +1,8 @@
 //! The walk back: one match over what happened.
 
 use super::{Carried, Mark, Op, Tape, Var};
-use crate::{Buffer, Gradients, Linear, Norm, Precision, attention, causal_conv, columns, delta_rule, linear, moe};
+use crate::linear::Pass;
+use crate::{Buffer, Gradients, Linear, Norm, attention, causal_conv, columns, delta_rule, linear, moe};
 use kernels::rms_norm::{self, GatedGradients};
 use kernels::{rope, sigmoid_gate, swiglu};
 use std::collections::BTreeMap;
@@ -32,7 +33,7 @@ struct Walk<'g> {
     adjoints: Adjoints,
     gradients: &'g mut Gradients,
     carried: &'g mut Carried,
-    precision: Precision,
+    pass: Pass,
     auxiliary_coefficient: f32,
     batch: Option<&'g (usize, BTreeMap<usize, Vec<u64>>)>,
 }
@@ -41,7 +42,7 @@ impl<'w> Tape<'w, '_> {
     /// Adds every trained parameter's gradient of all losses on the tape, plus, for each `(var, adjoint)` of `seeds`,
     /// of `⟨var, adjoint⟩`. Returns the gradient of `input` if one is named.
     pub fn backward(mut self, seeds: Vec<(Var, Buffer)>, input: Option<Var>) -> Option<Buffer> {
-        self.unwind(Mark::at(0), seeds, input, &mut Carried::default())
+        self.unwind(Mark::at(0, 0), seeds, input, &mut Carried::default())
     }
 
     /// The same for the last segment alone, from its end to `mark`, which is gone then. `carried` comes with what the
@@ -54,10 +55,10 @@ impl<'w> Tape<'w, '_> {
         input: Option<Var>,
         carried: &mut Carried,
     ) -> Option<Buffer> {
-        let Tape { precision, auxiliary_coefficient, ref mut nodes, ref mut gradients, ref batch, .. } = *self;
+        let pass = Pass { first_token: mark.first_token(), ..self.pass() };
+        let Tape { auxiliary_coefficient, ref mut nodes, ref mut gradients, ref batch, .. } = *self;
         let adjoints = Adjoints((0..nodes.len()).map(|_| None).collect());
-        let mut walk =
-            Walk { adjoints, gradients, carried, precision, auxiliary_coefficient, batch: batch.as_ref() };
+        let mut walk = Walk { adjoints, gradients, carried, pass, auxiliary_coefficient, batch: batch.as_ref() };
         seeds.into_iter().for_each(|(var, adjoint)| walk.adjoints.add(var, adjoint));
         let mut found = None;
         while nodes.len() > mark.nodes() {
@@ -93,7 +94,7 @@ impl Walk<'_> {
             Op::Embedding { table, tokens } => self.embedding(table, &tokens, &dy),
             Op::Linear { x, map, hidden } => {
                 let mut dx = wanted(x).then(|| self.adjoints.take(x, value(x)));
-                linear::backward(dx.as_mut(), &dy, value(x), &hidden, map, self.precision, self.gradients);
+                linear::backward(dx.as_mut(), &dy, value(x), &hidden, map, self.pass, self.gradients);
                 dx.into_iter().for_each(|dx| self.adjoints.put(x, dx));
             }
             Op::Columns { x, columns } => self.touch(x, value, |dx| columns::backward(dx, &dy, columns)),
@@ -172,7 +173,7 @@ impl Walk<'_> {
                 };
                 let (tokens, counts) = self.batch.and_then(of_batch).unwrap_or_else(own);
                 let balance = moe::balance(self.auxiliary_coefficient, &counts, tokens);
-                moe::backward(&mut dx, dy, value(x), &saved, moe, (self.precision, &balance), self.gradients);
+                moe::backward(&mut dx, dy, value(x), &saved, moe, (self.pass, &balance), self.gradients);
                 self.adjoints.put(x, dx);
             }
             _ => unreachable!("the other operations are undone in step"),

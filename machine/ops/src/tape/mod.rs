@@ -9,7 +9,7 @@ mod segment;
 pub use segment::{Carried, Mark, Segment};
 
 use crate::cross_entropy::{Target, Wanted};
-use crate::linear::Hidden;
+use crate::linear::{Hidden, Pass};
 use crate::{
     AttentionShape, Buffer, Columns, Conv, DeltaGates, DeltaState, Execute, Gradients, KvCache, Linear, Moe, Norm,
     Parameter, Precision, Rope, Spans, Teacher, attention, causal_conv, columns, cross_entropy, delta_rule, infer,
@@ -117,6 +117,7 @@ struct Node<'w> {
 /// Remembers one forward pass.
 pub struct Tape<'w, 'g> {
     precision: Precision,
+    dropout_seed: Option<u64>,
     /// Coefficient of the routers' balance loss; 0 leaves it out.
     auxiliary_coefficient: f32,
     nodes: Vec<Node<'w>>,
@@ -135,6 +136,7 @@ impl<'w, 'g> Tape<'w, 'g> {
     pub fn new(precision: Precision, auxiliary_coefficient: f32, gradients: &'g mut Gradients) -> Self {
         Self {
             precision,
+            dropout_seed: None,
             auxiliary_coefficient,
             nodes: Vec::new(),
             gradients,
@@ -143,6 +145,15 @@ impl<'w, 'g> Tape<'w, 'g> {
             mixtures: 0,
             batch: None,
         }
+    }
+
+    /// What adapters leave out is decided by this seed; without one they leave out nothing.
+    pub fn dropping(self, seed: Option<u64>) -> Self {
+        Self { dropout_seed: seed, ..self }
+    }
+
+    fn pass(&self) -> Pass {
+        Pass { precision: self.precision, dropout_seed: self.dropout_seed, first_token: self.segment.first_token }
     }
 
     /// A value from outside; its gradient is what [`Tape::backward`] returns when asked for it.
@@ -197,7 +208,7 @@ impl<'w> Execute<'w> for Tape<'w, '_> {
     }
 
     fn linear(&mut self, x: &Var, map: &'w Linear) -> Var {
-        let (value, hidden) = linear::forward(self.value(*x), map, self.precision);
+        let (value, hidden) = linear::forward(self.value(*x), map, self.pass());
         let wanted = self.wanted(*x) || any_trained(map);
         self.push(value, Op::Linear { x: *x, map, hidden }, wanted)
     }
@@ -287,7 +298,7 @@ impl<'w> Execute<'w> for Tape<'w, '_> {
     fn moe(&mut self, x: &Var, moe: &'w Moe) -> Var {
         let chosen = self.segment.choices.get(self.mixtures).map(Vec::as_slice);
         self.mixtures += 1;
-        let moe::Outcome { output, saved, .. } = moe::forward(self.value(*x), moe, self.precision, chosen);
+        let moe::Outcome { output, saved, .. } = moe::forward(self.value(*x), moe, self.pass(), chosen);
         if self.batch.is_none() {
             self.expert_counts.push((moe.layer, saved.routing.counts()));
         }

@@ -12,6 +12,9 @@ use std::collections::BTreeMap;
 /// How a segment stands among others. Of its spans only the first may continue a sequence that began before.
 #[derive(Debug, Clone, Default)]
 pub struct Segment {
+    /// Where in its batch the segment's first token stands: what adapters leave out depends on the token, not on how a
+    /// batch is cut.
+    pub first_token: usize,
     /// The last span's sequence goes on after the segment: its keys and values are kept.
     pub goes_on: bool,
     /// The experts that its mixtures chose when they were first run, `[T, top_k]` each, in order. Choices are never made
@@ -19,17 +22,24 @@ pub struct Segment {
     pub choices: Vec<Vec<u32>>,
 }
 
-/// Where a segment begins.
+/// Where a segment begins, on the tape and in its batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark(usize);
+pub struct Mark {
+    nodes: usize,
+    first_token: usize,
+}
 
 impl Mark {
-    pub(crate) fn at(nodes: usize) -> Self {
-        Self(nodes)
+    pub(crate) fn at(nodes: usize, first_token: usize) -> Self {
+        Self { nodes, first_token }
     }
 
     pub(crate) fn nodes(self) -> usize {
-        self.0
+        self.nodes
+    }
+
+    pub(crate) fn first_token(self) -> usize {
+        self.first_token
     }
 }
 
@@ -61,7 +71,7 @@ impl Tape<'_, '_> {
     pub fn begin(&mut self, segment: Segment) -> Mark {
         self.segment = segment;
         self.mixtures = 0;
-        Mark(self.nodes.len())
+        Mark::at(self.nodes.len(), self.segment.first_token)
     }
 
     /// Takes a value off the tape, which keeps its shape alone: one that came from outside, or a sum that no operation
@@ -79,12 +89,12 @@ impl Tape<'_, '_> {
             Op::Moe { saved, .. } => Some(saved.routing.indices.clone()),
             _ => None,
         };
-        self.nodes[mark.0..].iter().filter_map(|node| of(&node.op)).collect()
+        self.nodes[mark.nodes..].iter().filter_map(|node| of(&node.op)).collect()
     }
 
     /// Forgets all from `mark` on.
     pub fn forget(&mut self, mark: Mark) {
-        self.nodes.truncate(mark.0);
+        self.nodes.truncate(mark.nodes);
     }
 
     /// All of a batch of so many tokens was run: what is run from now on was run before. The balance of the routers is
