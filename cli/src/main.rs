@@ -17,6 +17,7 @@ mod shipped;
 mod speech;
 mod stages;
 mod terminal;
+mod training_memory;
 mod verbs;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +35,7 @@ struct Program {
 enum Verb {
     Build(verbs::build::Arguments),
     Train(verbs::train::Arguments),
+    Adapter(verbs::adapter::Arguments),
     Compress(verbs::compress::Arguments),
     Evaluate(verbs::evaluate::Arguments),
     Bench(verbs::bench::Arguments),
@@ -51,6 +53,7 @@ impl Verb {
         match self {
             Self::Build(arguments) => verbs::build::run(arguments),
             Self::Train(arguments) => verbs::train::run(arguments),
+            Self::Adapter(arguments) => verbs::adapter::run(arguments),
             Self::Compress(arguments) => verbs::compress::run(arguments),
             Self::Evaluate(arguments) => verbs::evaluate::run(arguments),
             Self::Bench(arguments) => verbs::bench::run(arguments),

@@ -93,7 +93,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    fn here() -> Self {
+    pub(crate) fn here() -> Self {
         let memory = System::new().map(|mut system| {
             system.refresh_memory();
             (system.total_memory(), system.available_memory())
@@ -104,6 +104,11 @@ impl Machine {
             Some((limit, free)) if limit < total => Self { total, available: available.min(free), limit: Some(limit) },
             _ => Self { total, available, limit: None },
         }
+    }
+
+    /// Whether so many bytes are available.
+    pub(crate) fn has(&self, bytes: usize) -> bool {
+        bytes as u64 <= self.available
     }
 
     pub(crate) fn in_words(&self) -> String {
@@ -201,7 +206,7 @@ impl Planned {
     }
 
     pub(crate) fn fits(&self) -> bool {
-        self.plan.total() as u64 <= self.machine.available
+        self.machine.has(self.plan.total())
     }
 
     /// Tokens of a sequence with which it fits; 0 where no context is short enough.

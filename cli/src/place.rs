@@ -7,6 +7,7 @@ use crate::memory::Planned;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use formats::{Gguf, Tensors};
+use models::adapter::{self, ExpertLayout, Import};
 use models::{Loading, Model, ModelError, PlanSettings, Quantization};
 use numeric::Format;
 use std::path::{Path, PathBuf};
@@ -144,13 +145,63 @@ impl WeightArguments {
     }
 }
 
+/// An adapter that a model is run with, without being merged.
+#[derive(Args, Clone, Default)]
+pub(crate) struct AdapterArguments {
+    /// Run the model with this adapter, a folder in PEFT's layout; the weights stay as they are
+    #[arg(long, value_name = "FOLDER")]
+    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    layout: LayoutArguments,
+}
+
+/// How an adapter of fused experts lies in its file, where that is not plain.
+#[derive(Args, Clone, Copy, Default)]
+pub(crate) struct LayoutArguments {
+    /// How the adapter's fused experts are laid out, if their shapes and PEFT's version do not tell
+    #[arg(long, value_name = "LAYOUT")]
+    expert_layout: Option<LayoutName>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LayoutName {
+    #[value(name = "peft-0.19")]
+    Peft19,
+    #[value(name = "peft-0.18")]
+    Peft18,
+    #[value(name = "expert-major")]
+    ExpertMajor,
+}
+
+impl LayoutArguments {
+    pub(crate) fn import(self) -> Import {
+        let layout = |name| match name {
+            LayoutName::Peft19 => ExpertLayout::Peft19,
+            LayoutName::Peft18 => ExpertLayout::Peft18,
+            LayoutName::ExpertMajor => ExpertLayout::ExpertMajor,
+        };
+        Import { expert_layout: self.expert_layout.map(layout) }
+    }
+}
+
+impl AdapterArguments {
+    /// Adds the adapter to a model, or to its outline.
+    pub(crate) fn attach(&self, model: &mut Model) -> Result<()> {
+        let Some(folder) = &self.adapter else { return Ok(()) };
+        let reading = || format!("cannot use the adapter in {}", folder.display());
+        adapter::load_peft(model, folder, &self.layout.import()).with_context(reading)?;
+        Ok(())
+    }
+}
+
 /// A model that was looked at and is not loaded yet, with what turns text into its tokens.
 pub(crate) struct Outlined {
     /// The folder, or the GGUF file.
     pub(crate) place: PathBuf,
-    /// Without numbers.
+    /// Without numbers, but for the adapter's.
     pub(crate) model: Model,
     pub(crate) loading: Loading,
+    adapter: AdapterArguments,
     pub(crate) tokenizer: Tokenizer,
     template: Template,
 }
@@ -168,7 +219,14 @@ impl Outlined {
             );
             return Err(Problem::new(message, "copy tokenizer.json from the model that this one was made from").into());
         }
-        Ok(Self { place, model, loading, tokenizer, template })
+        Ok(Self { place, model, loading, adapter: AdapterArguments::default(), tokenizer, template })
+    }
+
+    /// As [`Self::look`], to be run with an adapter.
+    pub(crate) fn look_with(name: &str, loading: Loading, adapter: &AdapterArguments) -> Result<Self> {
+        let mut outlined = Self::look(name, loading)?;
+        adapter.attach(&mut outlined.model)?;
+        Ok(Self { adapter: adapter.clone(), ..outlined })
     }
 
     pub(crate) fn renderer(&self) -> Renderer<'_> {
@@ -187,8 +245,9 @@ impl Outlined {
     }
 
     fn open(self) -> Result<Speaking> {
-        let Self { place, loading, tokenizer, template, .. } = self;
-        let model = open_model(&place, loading)?;
+        let Self { place, loading, adapter, tokenizer, template, .. } = self;
+        let mut model = open_model(&place, loading)?;
+        adapter.attach(&mut model)?;
         Ok(Speaking { place, model, tokenizer, template })
     }
 }

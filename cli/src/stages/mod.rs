@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// What a recipe starts from that does not say.
-const BASE: &str = "base";
+pub(crate) const BASE: &str = "base";
 
 /// A recipe with the folder that it fills.
 pub(crate) struct Build<'a> {
@@ -59,7 +59,7 @@ impl<'a> Build<'a> {
 
     /// `runs/<recipe>/<nn>-<stage>`.
     pub(crate) fn directory(&self, index: usize) -> PathBuf {
-        self.folder.join(format!("{:02}-{}", index + 1, self.recipe.stages[index].name))
+        stage_directory(self.recipe, index)
     }
 
     /// Models of the stages before `index`, in order.
@@ -94,6 +94,11 @@ impl<'a> Build<'a> {
         }
         Ok(())
     }
+}
+
+/// Where a build of the recipe puts this stage.
+pub(crate) fn stage_directory(recipe: &Recipe, index: usize) -> PathBuf {
+    Path::new(RUNS).join(&recipe.name).join(format!("{:02}-{}", index + 1, recipe.stages[index].name))
 }
 
 /// The folder of an earlier stage, or of any model.

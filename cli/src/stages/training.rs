@@ -3,13 +3,16 @@
 use super::watching::{Preparing, SystemRoots, Training as Watched};
 use super::{Job, save_model};
 use crate::failure::Problem;
-use crate::place::{open_model, open_text};
+use crate::place::{open_model, open_text, outline_model};
 use crate::recipe::{Pretrain, SaveFormat, Training};
 use crate::terminal::say;
+use crate::training_memory::PlannedTraining;
 use anyhow::{Context, Result};
+use evaluate::table::count_in_words;
 use formats::SHARD_BYTES_MAX;
-use models::adapter::{self, LoraConfig};
+use models::adapter::{self, Export, Import};
 use models::{Config, Loading, Model};
+use numeric::Format;
 use prepare::{DataRecipe, Dataset, Fit};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -31,6 +34,12 @@ pub(super) fn pretrain(job: &Job<'_>, work: &Pretrain) -> Result<Value> {
     job.check_interrupt()?;
     config.set_extra("eos_token_id", json!(tokenizer.end_tokens()));
     config.set_extra("pad_token_id", json!(tokenizer.pad_token()));
+    if work.train.loading() != Loading::F32 {
+        let message = format!("the stage {:?} begins with no model that could be frozen", job.stage.name);
+        return Err(Problem::new(message, "remove quantize from its method").into());
+    }
+    let outline = |recipe: &TrainRecipe| Ok(Model::imagined(config.clone(), recipe.loading(), Format::F32));
+    PlannedTraining::of(&work.train, &outline)?.check(&job.stage.name, &work.train, &outline)?;
     let model = Model::random(config, work.train.seed);
     Lesson { job, data: &work.data, recipe: &work.train, save: work.save }.teach(model, &tokenizer, &template)
 }
@@ -56,9 +65,26 @@ fn new_text(job: &Job<'_>, work: &Pretrain, size: usize) -> Result<(Tokenizer, T
 
 pub(super) fn continue_training(job: &Job<'_>, work: &Training) -> Result<Value> {
     let from = job.source()?;
-    let model = open_model(from, Loading::F32)?;
+    let outline = |recipe: &TrainRecipe| outline_model(from, recipe.loading());
+    PlannedTraining::of(&work.train, &outline)?.check(&job.stage.name, &work.train, &outline)?;
+    let model = open_model(from, work.train.loading())?;
     let (tokenizer, template) = open_text(from)?;
     Lesson { job, data: &work.data, recipe: &work.train, save: work.save }.teach(model, &tokenizer, &template)
+}
+
+/// What will be trained, before it takes hours: a target that was meant and not written costs them all.
+fn describe_adapters(model: &Model) {
+    let found = adapter::summary(model);
+    let share = 100.0 * found.parameters as f64 / found.base_parameters.max(1) as f64;
+    let kinds: Vec<&str> = found.kinds.iter().map(|kind| kind.kind.as_str()).collect();
+    let size = count_in_words(found.parameters as u64);
+    say(&format!("  adapters of {size} parameters ({share:.1} % of the model): {}", kinds.join(", ")));
+    if found.expert_weights > 0 && found.adapted_expert_weights == 0 {
+        let weights = found.expert_weights;
+        say(&format!(
+            "  warning: none of the {weights} weights of routed experts has an adapter; targets = [\"experts\", …] adds them"
+        ));
+    }
 }
 
 /// One training run of a stage.
@@ -84,6 +110,10 @@ impl Lesson<'_> {
             result_bytes: &self.result_bytes(&model),
             cancelled: job.build.cancelled,
         };
+        if let Method::Lora(lora) = &self.recipe.method {
+            adapter::attach(&mut model, lora, self.recipe.seed)?;
+            describe_adapters(&model);
+        }
         let mut watched = Watched::new(&job.stage.name, job.build.dashboard, renderer, job.build.cancelled);
         let summary = train::train(&run, &mut model, &mut Supervised, &mut watched)?;
         drop(watched);
@@ -94,9 +124,15 @@ impl Lesson<'_> {
             let early = if summary.ending == Ending::StoppedEarly { "it ended early: " } else { "" };
             say(&format!("  {early}the result is the model of step {}, validation loss {:.4}", best.step, best.loss));
         }
-        if let Method::Lora(lora) = &self.recipe.method {
-            let config = LoraConfig { rank: lora.rank, alpha: lora.alpha, targets: lora.targets.clone() };
-            adapter::save_peft(&model, &config, &job.directory.join("adapter"))?;
+        if model.has_adapters() {
+            let (base, folder) = (job.from.as_deref().and_then(Path::to_str), job.directory.join("adapter"));
+            adapter::save_peft(&model, &folder, &Export { base, ..Export::default() })?;
+            if self.recipe.quantize.is_some() {
+                // What was learnt goes onto the weights that the frozen ones were rounded from.
+                drop(model);
+                model = open_model(job.source()?, Loading::F32)?;
+                adapter::load_peft(&mut model, &folder, &Import::default())?;
+            }
             adapter::merge(&mut model);
         }
         save_model(&model, tokenizer, template, &job.directory, self.save)?;

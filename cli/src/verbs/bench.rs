@@ -2,7 +2,7 @@
 
 use crate::memory::{KvArguments, Planned, name_of};
 use crate::peer::{self, Peer};
-use crate::place::{WeightArguments, model_place, open_model, outline_model, stored_bytes};
+use crate::place::{AdapterArguments, WeightArguments, model_place, open_model, outline_model, stored_bytes};
 use crate::record;
 use crate::terminal::{forget_peak_memory, peak_memory_bytes, put, put_json, say};
 use anyhow::{Context, Result, bail};
@@ -36,6 +36,8 @@ pub(crate) struct Arguments {
     pass_tokens: usize,
     #[command(flatten)]
     weights: WeightArguments,
+    #[command(flatten)]
+    adapter: AdapterArguments,
     #[command(flatten)]
     kv: KvArguments,
     /// Threads; all processors if not given
@@ -87,9 +89,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     };
     let place = model_place(&arguments.model)?;
     let stored_bytes = stored_bytes(&place)?;
-    check(&settings, &place, arguments.weights.loading())?;
+    check(&settings, &place, arguments.weights.loading(), &arguments.adapter)?;
     let start = Instant::now();
-    let model = open_model(&place, arguments.weights.loading())?;
+    let mut model = open_model(&place, arguments.weights.loading())?;
+    arguments.adapter.attach(&mut model)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let mut peak = None;
     let mut bandwidth = || {
@@ -117,8 +120,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
 }
 
 /// Refuses what does not fit before anything is loaded.
-fn check(settings: &BenchSettings, place: &Path, loading: Loading) -> Result<()> {
-    let outline = outline_model(place, loading)?;
+fn check(settings: &BenchSettings, place: &Path, loading: Loading, adapter: &AdapterArguments) -> Result<()> {
+    let mut outline = outline_model(place, loading)?;
+    adapter.attach(&mut outline)?;
     let one = PlanSettings::one(settings.tokens_max(), settings.kv, kernels::pool::threads());
     // What stands before is kept for the next repetition.
     let settings = PlanSettings { pass_tokens: settings.pass_tokens, spare_states: 1, ..one };

@@ -3,7 +3,7 @@
 use crate::failure::{Interrupted, Problem};
 use crate::interrupt;
 use crate::memory::{ContextArguments, KvArguments};
-use crate::place::{Outlined, WeightArguments};
+use crate::place::{AdapterArguments, Outlined, WeightArguments};
 use crate::speech::{SamplingArguments, speak};
 use crate::terminal::{put, put_json};
 use anyhow::{Context, Result};
@@ -43,6 +43,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     weights: WeightArguments,
     #[command(flatten)]
+    adapter: AdapterArguments,
+    #[command(flatten)]
     kv: KvArguments,
     #[command(flatten)]
     context: ContextArguments,
@@ -54,7 +56,7 @@ const COMPLETION_TOKENS: usize = 128;
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let (prefix, suffix) = sides(&arguments)?;
-    let outlined = Outlined::look(&arguments.model, arguments.weights.loading())?;
+    let outlined = Outlined::look_with(&arguments.model, arguments.weights.loading(), &arguments.adapter)?;
     let cancel = interrupt::listen("")?;
     let order = if arguments.suffix_first { FillOrder::SuffixFirst } else { FillOrder::PrefixFirst };
     let prompt = outlined.renderer().fill_prompt(&prefix, &suffix, order)?;

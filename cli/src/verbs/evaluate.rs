@@ -4,7 +4,9 @@ use super::prepare::{KindName, SplitName};
 use crate::failure::{Interrupted, Problem};
 use crate::interrupt;
 use crate::memory::{KvName, Planned};
-use crate::place::{Outlined, Speaking, WeightArguments, model_place, open_model, outline_model, sandbox};
+use crate::place::{
+    AdapterArguments, Outlined, Speaking, WeightArguments, model_place, open_model, outline_model, sandbox,
+};
 use crate::stages::write_page;
 use crate::terminal::{Meter, put, put_json, say};
 use anyhow::{Context, Result};
@@ -68,6 +70,8 @@ pub(crate) struct Arguments {
     parity: Option<PathBuf>,
     #[command(flatten)]
     weights: WeightArguments,
+    #[command(flatten)]
+    adapter: AdapterArguments,
     /// How keys and values of earlier tokens are kept; if not given f32 for comparisons, f16 for tasks and speed. The
     /// teacher keeps f32
     #[arg(long, value_name = "FORMAT")]
@@ -179,7 +183,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         // A reference may be for a model without any text files.
         return compare_logits(&arguments, path);
     }
-    let outlined = Outlined::look(&arguments.model, arguments.weights.loading())?;
+    let outlined = Outlined::look_with(&arguments.model, arguments.weights.loading(), &arguments.adapter)?;
     // Read before anything is loaded: a file that cannot be measured is told at once.
     let samples =
         arguments.perplexity.as_deref().map(|path| samples_of_file(&arguments, &outlined, path)).transpose()?;
@@ -322,7 +326,8 @@ fn samples_of_records(outlined: &Outlined, path: &Path) -> Result<Vec<Sample>> {
 }
 
 fn compare_logits(arguments: &Arguments, path: &Path) -> Result<()> {
-    let model = open_model(&model_place(&arguments.model)?, arguments.weights.loading_or(Loading::Stored))?;
+    let mut model = open_model(&model_place(&arguments.model)?, arguments.weights.loading_or(Loading::Stored))?;
+    arguments.adapter.attach(&mut model)?;
     let file = TensorFile::open(path)?;
     let (mut sequences, mut logits) = (Vec::new(), Vec::new());
     for index in 0.. {

@@ -1,14 +1,16 @@
 //! `lateen inspect`: what a model is made of, and what it computes, as numbers that other programs can check.
 
 use crate::failure::Problem;
-use crate::place::{model_place, open_model};
+use crate::place::{AdapterArguments, model_place, open_model};
 use crate::terminal::{put, put_json, say};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use evaluate::Table;
 use evaluate::table::{bytes_in_words, count_in_words};
 use formats::{DType, Gguf, GgufTensor, TensorPlan, Tensors};
-use models::{Config, Examples, FeedForwardKind, GradientOptions, KvFormat, Loading, MixerKind, Model, State};
+use models::{
+    CHUNK_TOKENS, Config, Examples, FeedForwardKind, GradientOptions, KvFormat, Loading, MixerKind, Model, State,
+};
 use ops::{Gradients, Infer, Precision};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -52,6 +54,8 @@ struct Numbers {
     /// The safetensors file to write
     #[arg(long)]
     out: PathBuf,
+    #[command(flatten)]
+    adapter: AdapterArguments,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
@@ -256,7 +260,8 @@ fn read_tokens(path: &Path, model: &Model) -> Result<Vec<Vec<u32>>> {
 }
 
 fn write_logits(numbers: &Numbers) -> Result<()> {
-    let model = open_model(&model_place(&numbers.model)?, Loading::Stored)?;
+    let mut model = open_model(&model_place(&numbers.model)?, Loading::Stored)?;
+    numbers.adapter.attach(&mut model)?;
     let sequences = read_tokens(&numbers.tokens, &model)?;
     let mut plan = TensorPlan::new();
     for (index, sequence) in sequences.iter().enumerate() {
@@ -286,6 +291,7 @@ fn logits_of(model: &Model, sequence: &[u32]) -> Vec<f32> {
 
 fn write_gradients(numbers: &Numbers) -> Result<()> {
     let mut model = open_model(&model_place(&numbers.model)?, Loading::F32)?;
+    numbers.adapter.attach(&mut model)?;
     model.parameters_mut().into_iter().for_each(|parameter| parameter.trained = true);
     let sequences = read_tokens(&numbers.tokens, &model)?;
     let (gradients, loss) = gradients_of(&model, &sequences)?;
@@ -326,7 +332,13 @@ fn gradients_of(model: &Model, sequences: &[Vec<u32>]) -> Result<(Gradients, f64
     }
     let tokens = sequences.concat();
     let examples = Examples { tokens: &tokens, lengths: &lengths, targets: &targets, weights: &weights };
-    let options = GradientOptions { precision: Precision::F32, checkpoint_layers: false, auxiliary_coefficient: 0.0 };
+    let options = GradientOptions {
+        precision: Precision::F32,
+        chunk_tokens: CHUNK_TOKENS,
+        checkpoint_layers: false,
+        auxiliary_coefficient: 0.0,
+        dropout_seed: None,
+    };
     let mut gradients = Gradients::default();
     let record = models::loss_and_gradients(model, &examples, &options, &mut gradients);
     // A row of weight 0 has loss 0.

@@ -1,5 +1,6 @@
 //! One file per verb: its arguments, and what it does.
 
+pub(crate) mod adapter;
 pub(crate) mod bench;
 pub(crate) mod build;
 pub(crate) mod complete;
@@ -8,6 +9,7 @@ pub(crate) mod doctor;
 pub(crate) mod evaluate;
 pub(crate) mod inspect;
 pub(crate) mod plan;
+pub(crate) mod plan_train;
 pub(crate) mod prepare;
 pub(crate) mod run;
 pub(crate) mod sandbox_worker;

@@ -1,10 +1,11 @@
-//! `lateen plan`: what running a model takes of memory, before it is loaded.
+//! `lateen plan`: what running a model takes of memory, before it is loaded; what training takes is `plan_train.rs`.
 
+use super::plan_train;
 use crate::memory::{KvArguments, Machine, Planned, context_of, name_of};
-use crate::place::{WeightArguments, model_place, outline_model, stored_bytes};
+use crate::place::{AdapterArguments, WeightArguments, model_place, outline_model, stored_bytes};
 use crate::terminal::{put, put_json};
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, Subcommand};
 use evaluate::Table;
 use evaluate::table::bytes_in_words;
 use models::{Plan, PlanSettings};
@@ -12,9 +13,13 @@ use serde::Serialize;
 
 /// Say what running a model takes of memory, and whether it fits, without loading it
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// A model folder, a GGUF file, a run, or the name of a fixture
-    model: String,
+    #[arg(required = true)]
+    model: Option<String>,
     /// Tokens of one sequence, prompt and answer together; if not given 8192, or what the model can take if that is
     /// less
     #[arg(long, value_name = "TOKENS")]
@@ -28,6 +33,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     weights: WeightArguments,
     #[command(flatten)]
+    adapter: AdapterArguments,
+    #[command(flatten)]
     kv: KvArguments,
     /// Threads; all processors if not given
     #[arg(long)]
@@ -35,6 +42,12 @@ pub(crate) struct Arguments {
     /// Machine-readable
     #[arg(long)]
     json: bool,
+}
+
+/// What else can be planned.
+#[derive(Subcommand)]
+enum Other {
+    Train(plan_train::Arguments),
 }
 
 /// From 1 to 65536: more is a slip of the hand.
@@ -62,13 +75,22 @@ struct Findings {
     context_max: usize,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(mut arguments: Arguments) -> Result<()> {
+    match (arguments.other.take(), arguments.model.take()) {
+        (Some(Other::Train(arguments)), _) => plan_train::run(arguments),
+        (None, Some(model)) => of_running(model, &arguments),
+        (None, None) => unreachable!("the arguments ask for a model"),
+    }
+}
+
+fn of_running(model: String, arguments: &Arguments) -> Result<()> {
     if let Some(threads) = arguments.threads {
         kernels::pool::set_threads(threads);
     }
-    let place = model_place(&arguments.model)?;
+    let place = model_place(&model)?;
     let loading = arguments.weights.loading();
-    let outline = outline_model(&place, loading)?;
+    let mut outline = outline_model(&place, loading)?;
+    arguments.adapter.attach(&mut outline)?;
     let context = context_of(arguments.context, 0, &outline.config)?;
     let settings = PlanSettings {
         pass_tokens: arguments.pass_tokens,
@@ -77,7 +99,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     };
     let planned = Planned::of(&outline, loading, settings);
     let findings = Findings {
-        model: arguments.model,
+        model,
         context: settings.context,
         kv: name_of(settings.kv),
         pass_tokens: settings.pass_tokens,

@@ -3,7 +3,7 @@
 use crate::failure::{Interrupted, Problem};
 use crate::interrupt;
 use crate::memory::{ContextArguments, KvArguments};
-use crate::place::{Outlined, Speaking, WeightArguments};
+use crate::place::{AdapterArguments, Outlined, Speaking, WeightArguments};
 use crate::speech::{Said, SamplingArguments, speak};
 use crate::terminal::{put, say};
 use anyhow::{Context, Result};
@@ -39,6 +39,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     weights: WeightArguments,
     #[command(flatten)]
+    adapter: AdapterArguments,
+    #[command(flatten)]
     kv: KvArguments,
     #[command(flatten)]
     context: ContextArguments,
@@ -51,7 +53,7 @@ const ANSWER_TOKENS: usize = 1024;
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let prompt = prompt_of(&arguments)?;
     let began = Instant::now();
-    let outlined = Outlined::look(&arguments.model, arguments.weights.loading())?;
+    let outlined = Outlined::look_with(&arguments.model, arguments.weights.loading(), &arguments.adapter)?;
     let settings = settings(&arguments, &outlined, prompt.as_deref())?;
     let planned = outlined.planned(settings);
     let speaking = outlined.open_within(&planned)?;

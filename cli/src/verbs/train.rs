@@ -85,7 +85,7 @@ fn train_stage(arguments: &Arguments, recipe: &Path) -> Result<()> {
     Ok(())
 }
 
-fn only_training(recipe: &Recipe) -> Result<usize> {
+pub(crate) fn only_training(recipe: &Recipe) -> Result<usize> {
     let training: Vec<usize> = (0..recipe.stages.len()).filter(|&i| recipe.stages[i].work.is_training()).collect();
     match training.as_slice() {
         [only] => Ok(*only),

@@ -99,7 +99,8 @@ fn delta_speed() {
         time(&format!("delta backward, {name}"), || {
             let [dq, dk, dv, dg, dbeta] = gradients.each_mut();
             let gradients = gated_delta::Gradients { dq, dk, dv, dg, dbeta };
-            gated_delta::backward_packed(gradients, &dout, inputs, &chunk_states, &SPANS, &shape);
+            states.fill(0.0);
+            gated_delta::backward_packed(gradients, &dout, inputs, &chunk_states, &mut states, &SPANS, &shape);
         });
     }
 }
@@ -168,9 +169,9 @@ fn elementwise_speed() {
         conv1d::forward_packed(&mut y, &mut pre, &x, &weight, &mut tails, &SPANS, 4);
     });
     let (mut dx, mut dweight) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
-    let saved = conv1d::Saved { pre: &pre, x: &x, initial_tail: &tails };
+    let (saved, mut dtails) = (conv1d::Saved { pre: &pre, x: &x, initial_tail: &tails }, vec![0.0; tails.len()]);
     time("conv1d backward, 512 channels", || {
-        conv1d::backward_packed(&mut dx, &mut dweight, &y, saved, &weight, &SPANS, 4);
+        conv1d::backward_packed([&mut dx, &mut dweight, &mut dtails], &y, saved, &weight, &SPANS, 4);
     });
     let (a, b, a_log, dt_bias) = (random(TOKENS * 8), random(TOKENS * 8), random(8), random(8));
     let rates = delta_gate::Rates { a_log: &a_log, dt_bias: &dt_bias };

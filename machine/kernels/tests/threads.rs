@@ -26,7 +26,7 @@ fn assert_same_bits(run: impl Fn() -> Vec<Vec<f32>> + Sync) {
 
 #[test]
 fn attention_in_any_number_of_threads() {
-    let (spans, tokens) = ([300, 7, 141, 65], 513);
+    let (spans, tokens) = ([1300, 7, 141, 65], 1513);
     let shape = attention::Shape { query_heads: 4, kv_heads: 2, head_dim: 37, scale: 0.2 };
     let [q, k, v] = [(1, 4), (2, 2), (3, 2)].map(|(seed, heads)| random(seed, tokens * heads * 37));
     let inputs = attention::Inputs { q: &q, k: &k, v: &v };
@@ -75,8 +75,9 @@ fn gated_delta_in_any_number_of_threads() {
         let mut gradients = [&k, &k, &v, &g, &beta].map(|x| vec![0.0; x.len()]);
         let [dq, dk, dv, dg, dbeta] = gradients.each_mut();
         let into = gated_delta::Gradients { dq, dk, dv, dg, dbeta };
-        gated_delta::backward_packed(into, &v, inputs, &chunk_states, &spans, &shape);
-        [vec![out, states], gradients.to_vec()].concat()
+        let mut dstates = states.clone();
+        gated_delta::backward_packed(into, &v, inputs, &chunk_states, &mut dstates, &spans, &shape);
+        [vec![out, states, dstates], gradients.to_vec()].concat()
     });
 }
 
@@ -95,10 +96,10 @@ fn sums_over_rows_in_any_number_of_threads() {
     let (channels, tokens) = (193, rows);
     let (kernels, tail) = (random(4, channels * 4), vec![0.0; 3 * channels]);
     assert_same_bits(|| {
-        let (mut dx, mut dweight) = (vec![0.0; x.len()], vec![0.0; kernels.len()]);
+        let (mut dx, mut dweight, mut dtail) = (vec![0.0; x.len()], vec![0.0; kernels.len()], tail.clone());
         let saved = conv1d::Saved { pre: &gate, x: &x, initial_tail: &tail };
-        conv1d::backward_packed(&mut dx, &mut dweight, &gate, saved, &kernels, &[tokens], 4);
-        vec![dx, dweight]
+        conv1d::backward_packed([&mut dx, &mut dweight, &mut dtail], &gate, saved, &kernels, &[tokens], 4);
+        vec![dx, dweight, dtail]
     });
     let heads = 193;
     let (a_log, dt_bias) = (random(5, heads), random(6, heads));

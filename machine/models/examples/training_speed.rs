@@ -3,7 +3,7 @@
 //!
 //! `cargo run --release -p models --example training_speed [-- MODEL]`
 
-use models::{Config, Examples, GradientOptions, KvFormat, Loading, Model, State};
+use models::{CHUNK_TOKENS, Config, Examples, GradientOptions, KvFormat, Loading, Model, State};
 use numeric::Format;
 use ops::{Gradients, Infer, Precision};
 use std::io::Write;
@@ -43,7 +43,9 @@ fn main() {
 fn train(model: &Model, tokens: &[u32], precision: Precision, checkpoint_layers: bool) -> f64 {
     let weights = vec![1.0 / tokens.len() as f32; tokens.len()];
     let examples = Examples { tokens, lengths: &LENGTHS, targets: tokens, weights: &weights };
-    let options = GradientOptions { precision, checkpoint_layers, auxiliary_coefficient: 0.001 };
+    let (chunk_tokens, dropout_seed) = (CHUNK_TOKENS, None);
+    let options =
+        GradientOptions { precision, chunk_tokens, checkpoint_layers, auxiliary_coefficient: 0.001, dropout_seed };
     let mut gradients = Gradients::default();
     let mut seconds: Vec<f64> = (0..6)
         .map(|_| {

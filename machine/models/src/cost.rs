@@ -2,7 +2,7 @@
 
 use crate::weights::{DeltaInput, Mixer};
 use crate::{FeedForward, Model};
-use ops::{Expert, KvFormat, Linear};
+use ops::{Adapter, Expert, KvFormat, Linear, Parameter};
 use serde::Serialize;
 
 /// Bytes that one decoded token reads, and of the state also writes.
@@ -23,7 +23,17 @@ impl TokenBytes {
 }
 
 fn linear(map: &Linear) -> usize {
-    map.weight.matrix.bytes() + map.bias.as_ref().map_or(0, |bias| bias.matrix.bytes())
+    let bias = map.bias.as_ref().map_or(0, |bias| bias.matrix.bytes());
+    map.weight.matrix.bytes() + bias + map.adapter.as_ref().map_or(0, |adapter| adapted(adapter, 1, 1))
+}
+
+/// Of the factors that belong to each of so many experts, those of the ones that are visited.
+fn adapted(adapter: &Adapter, experts: usize, visited: usize) -> usize {
+    let of = |factor: &Parameter| match factor.shape.len() {
+        3 => factor.matrix.bytes() / experts * visited,
+        _ => factor.matrix.bytes(),
+    };
+    of(&adapter.a) + of(&adapter.b)
 }
 
 fn expert(expert: &Expert) -> usize {
@@ -54,7 +64,10 @@ impl Model {
                 FeedForward::Dense(dense) => expert(dense),
                 FeedForward::Moe(moe) => {
                     let bank: usize = moe.routed.experts.iter().map(expert).sum();
-                    let visited = bank / moe.routed.experts.len() * moe.routed.top_k;
+                    let (experts, top_k) = (moe.routed.experts.len(), moe.routed.top_k);
+                    let adapters = moe.routed.adapters.iter().flatten();
+                    let visited = bank / experts * top_k
+                        + adapters.map(|adapter| adapted(adapter, experts, top_k)).sum::<usize>();
                     let shared = moe.shared.as_ref().map_or(0, |shared| expert(&shared.expert) + linear(&shared.gate));
                     linear(&moe.routed.router) + visited + shared
                 }

@@ -22,6 +22,8 @@ pub enum ModelError {
     AlreadyQuantized { wanted: Format },
     #[error("adapter: {0}")]
     Adapter(String),
+    #[error("stopped before the end; nothing was left behind")]
+    Cancelled,
     #[error(transparent)]
     Formats(#[from] FormatsError),
 }

@@ -2,7 +2,7 @@
 
 use crate::state::{caches, deltas};
 use crate::weights::{LayerWeights, Mixer};
-use crate::{FeedForward, Model, State, attention, delta_net, feed_forward};
+use crate::{FeedForward, LayerState, Model, State, attention, delta_net, feed_forward};
 use ops::{Buffer, Execute, Infer, Record, Spans};
 
 /// Hidden states after the final norm, `[T, H]`. `tokens` are the new tokens of all sequences, one after the other, and
@@ -27,7 +27,7 @@ pub fn embed<'w, E: Execute<'w>>(e: &mut E, model: &'w Model, tokens: &[u32]) ->
     e.embedding(&model.weights.embedding, tokens)
 }
 
-/// One layer: mix over tokens, then work on each token by itself, both beside the residual stream.
+/// A layer of sequences that have a state.
 pub fn layer<'w, E: Execute<'w>>(
     e: &mut E,
     model: &'w Model,
@@ -36,11 +36,34 @@ pub fn layer<'w, E: Execute<'w>>(
     spans: &Spans,
     x: E::Value,
 ) -> E::Value {
-    let w: &'w LayerWeights = &model.weights.layers[index];
+    layer_of(e, &model.weights.layers[index], index, states, spans, x)
+}
+
+/// As [`layer`], with its weights at hand.
+pub(crate) fn layer_of<'w, E: Execute<'w>>(
+    e: &mut E,
+    w: &'w LayerWeights,
+    index: usize,
+    states: &mut [State],
+    spans: &Spans,
+    x: E::Value,
+) -> E::Value {
+    layer_with(e, w, states.iter_mut().map(|state| &mut state.layers[index]), spans, x)
+}
+
+/// One layer: mix over tokens, then work on each token by itself, both beside the residual stream. `memories` is what
+/// this layer remembers of each sequence.
+pub(crate) fn layer_with<'w, 'm, E: Execute<'w>>(
+    e: &mut E,
+    w: &'w LayerWeights,
+    memories: impl Iterator<Item = &'m mut LayerState>,
+    spans: &Spans,
+    x: E::Value,
+) -> E::Value {
     let h = e.rms_norm(&x, &w.input_norm);
     let h = match &w.mixer {
-        Mixer::Attention(attention) => attention::run(e, attention, &mut caches(states, index), spans, &h),
-        Mixer::Delta(delta) => delta_net::run(e, delta, &mut deltas(states, index), spans, &h),
+        Mixer::Attention(attention) => attention::run(e, attention, &mut caches(memories), spans, &h),
+        Mixer::Delta(delta) => delta_net::run(e, delta, &mut deltas(memories), spans, &h),
     };
     let x = e.add(&x, &h);
     let h = e.rms_norm(&x, &w.post_norm);

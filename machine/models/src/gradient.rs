@@ -1,8 +1,19 @@
-//! Loss and gradients of packed sequences.
+//! Loss and gradients of packed sequences, chunk by chunk and layer by layer.
+//!
+//! Every chunk of tokens goes through a layer before the next layer begins, so that one layer's states are alive at a
+//! time: what a delta layer remembers, and an attention layer's keys and values. On the way back the chunks of a layer
+//! are taken from the last to the first, and what the later ones ask of the state is handed to the earlier ones. A chunk
+//! in a layer, a cell, either stays on the tape or is run again from its input; with one chunk and every cell on the tape
+//! this is the plain forward and backward pass.
 
-use crate::forward::{embed, finish, hidden, layer};
-use crate::{KvFormat, Model, State};
-use ops::{Buffer, Execute, Gradients, Infer, Precision, Spans, Tape};
+use crate::chunk::Chunk;
+use crate::forward::{embed, finish, layer_with};
+use crate::kept::Kept;
+use crate::{Alone, Beside, KvFormat, LayerState, Model};
+use ops::{Buffer, Carried, Execute, Gradients, Infer, Mark, Precision, Segment, Tape, Var};
+
+/// Tokens that usually go through a layer at a time: enough for products to be fast.
+pub const CHUNK_TOKENS: usize = 4096;
 
 /// Packed sequences. `targets[i]` is the token to predict at `tokens[i]`; a weight of 0 leaves it out.
 #[derive(Debug, Clone, Copy)]
@@ -18,15 +29,24 @@ pub struct Examples<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct GradientOptions {
     pub precision: Precision,
+    /// Tokens that go through a layer at a time, at most; longer batches are cut, and sequences with them.
+    pub chunk_tokens: usize,
     /// Keep only each layer's input and run the layer again on the way back: less memory, a third more work.
     pub checkpoint_layers: bool,
     /// Coefficient of the routers' balance loss; 0 leaves it out.
     pub auxiliary_coefficient: f32,
+    /// Decides what adapters with dropout leave out: another number for each batch of a run. Without one they leave out
+    /// nothing.
+    pub dropout_seed: Option<u64>,
 }
 
 impl GradientOptions {
-    fn tape<'w, 'g>(&self, gradients: &'g mut Gradients) -> Tape<'w, 'g> {
-        Tape::new(self.precision, self.auxiliary_coefficient, gradients)
+    /// How keys and values of sequences that are cut are kept.
+    pub(crate) fn kv(&self) -> KvFormat {
+        match self.precision {
+            Precision::F32 => KvFormat::F32,
+            Precision::Bf16 => KvFormat::F16,
+        }
     }
 }
 
@@ -48,72 +68,260 @@ pub fn loss_and_gradients(
     options: &GradientOptions,
     gradients: &mut Gradients,
 ) -> Record {
-    match options.checkpoint_layers {
-        true => checkpointed(model, examples, options, gradients),
-        false => whole(model, examples, options, gradients),
+    let beside = Beside { start: 0, goes_on: false, neighbours: &mut Alone };
+    loss_and_gradients_beside(model, examples, options, gradients, beside)
+}
+
+/// The same for a part of a batch, whose other parts are elsewhere. What is known of experts is of the whole batch.
+pub fn loss_and_gradients_beside(
+    model: &Model,
+    examples: &Examples,
+    options: &GradientOptions,
+    gradients: &mut Gradients,
+    beside: Beside,
+) -> Record {
+    let mut pass = Pass::new(model, examples, options, gradients, beside);
+    let mut streams = pass.embedded();
+    let cells: Vec<Vec<Cell>> =
+        (0..model.weights.layers.len()).map(|index| pass.forward(index, &mut streams)).collect();
+    pass.tape.turn(examples.tokens.len(), |numbers| pass.beside.neighbours.sum(numbers));
+    let expert_counts = pass.tape.batch_counts().map(<[u64]>::to_vec).collect();
+    let router_entropies = pass.tape.router_entropies();
+    let (losses, mut dstreams) = pass.losses(streams);
+    for (index, cells) in cells.into_iter().enumerate().rev() {
+        pass.backward(index, cells, &mut dstreams);
     }
+    pass.embeddings_backward(dstreams);
+    Record { losses, expert_counts, router_entropies }
 }
 
 /// Losses alone, in f32.
-pub fn losses(model: &Model, examples: &Examples) -> Vec<f32> {
+pub fn losses(model: &Model, examples: &Examples, chunk_tokens: usize) -> Vec<f32> {
     let mut e = Infer::new(Precision::F32);
-    let mut states = fresh(model, examples);
-    let h = hidden(&mut e, model, &mut states, examples.tokens, examples.lengths);
-    e.cross_entropy(&h, model.weights.head(), examples.targets, examples.weights)
+    let chunks = Chunk::cut(examples.lengths, chunk_tokens);
+    let mut streams: Vec<Buffer> =
+        chunks.iter().map(|chunk| embed(&mut e, model, &examples.tokens[chunk.rows.clone()])).collect();
+    for index in 0..model.weights.layers.len() {
+        let mut passed = None;
+        for (chunk, stream) in chunks.iter().zip(&mut streams) {
+            let mut memories = memories(model, index, chunk, passed, KvFormat::F32);
+            let x = std::mem::replace(stream, Buffer::zeros(0, 1));
+            *stream = layer_with(&mut e, &model.weights.layers[index], memories.iter_mut(), &chunk.spans, x);
+            passed = memories.pop().filter(|_| chunk.goes_on);
+        }
+    }
+    let mut losses = Vec::with_capacity(examples.tokens.len());
+    for (chunk, stream) in chunks.iter().zip(streams) {
+        let (h, rows) = (finish(&mut e, model, &stream), chunk.rows.clone());
+        let (targets, weights) = (&examples.targets[rows.clone()], &examples.weights[rows]);
+        losses.extend(e.cross_entropy(&h, model.weights.head(), targets, weights));
+    }
+    losses
 }
 
-fn fresh(model: &Model, examples: &Examples) -> Vec<State> {
-    vec![State::empty(&model.config, KvFormat::F32); examples.lengths.len()]
+/// What a layer remembers of each sequence of a chunk: of the first what was passed on, if it began before.
+fn memories(model: &Model, index: usize, chunk: &Chunk, passed: Option<LayerState>, kv: KvFormat) -> Vec<LayerState> {
+    let mixer = model.config.layers[index].mixer;
+    let fresh = || LayerState::empty(&model.config, mixer, kv);
+    let first = match chunk.continues() {
+        true => passed.expect("the chunk before has passed on what it knew of a sequence that goes on"),
+        false => fresh(),
+    };
+    std::iter::once(first).chain(std::iter::repeat_with(fresh)).take(chunk.spans.lengths.len()).collect()
 }
 
-fn counts(tape: &Tape) -> Vec<Vec<u64>> {
-    tape.expert_counts().iter().map(|(_, counts)| counts.clone()).collect()
+/// A chunk in a layer, between the way there and the way back.
+enum Cell {
+    /// Where it stands on the tape.
+    Taped(Taped),
+    /// All that it takes to run it again.
+    Again { input: Kept, found: Option<LayerState>, choices: Vec<Vec<u32>> },
 }
 
-fn whole(model: &Model, examples: &Examples, options: &GradientOptions, gradients: &mut Gradients) -> Record {
-    let mut states = fresh(model, examples);
-    let mut tape = options.tape(gradients);
-    let h = hidden(&mut tape, model, &mut states, examples.tokens, examples.lengths);
-    let losses = tape.cross_entropy(&h, model.weights.head(), examples.targets, examples.weights);
-    let (expert_counts, router_entropies) = (counts(&tape), tape.router_entropies().to_vec());
-    tape.backward(Vec::new(), None);
-    Record { losses, expert_counts, router_entropies }
+#[derive(Clone, Copy)]
+struct Taped {
+    mark: Mark,
+    x: Var,
+    y: Var,
 }
 
-/// Forward once, keeping each layer's input; then back, layer by layer, each run again on a tape of its own.
-fn checkpointed(model: &Model, examples: &Examples, options: &GradientOptions, gradients: &mut Gradients) -> Record {
-    let mut states = fresh(model, examples);
-    let spans = Spans { lengths: examples.lengths.to_vec(), starts: vec![0; examples.lengths.len()] };
-    let n_layers = model.weights.layers.len();
+/// The number in `model.layers.3.…`.
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
+}
 
-    let mut infer = Infer::new(options.precision);
-    let mut inputs: Vec<Buffer> = vec![embed(&mut infer, model, examples.tokens)];
-    for index in 0..n_layers {
-        let x = inputs[index].clone();
-        inputs.push(layer(&mut infer, model, index, &mut states, &spans, x));
+/// One forward and backward pass.
+struct Pass<'a, 'g, 'n> {
+    model: &'a Model,
+    examples: &'a Examples<'a>,
+    options: &'a GradientOptions,
+    chunks: Vec<Chunk>,
+    beside: Beside<'n>,
+    tape: Tape<'a, 'g>,
+    /// The lowest layer below which nothing is trained; the number of layers if that is all of them.
+    lowest: usize,
+    embedding_trained: bool,
+}
+
+impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
+    fn new(
+        model: &'a Model,
+        examples: &'a Examples<'a>,
+        options: &'a GradientOptions,
+        gradients: &'g mut Gradients,
+        beside: Beside<'n>,
+    ) -> Self {
+        let n_layers = model.weights.layers.len();
+        let (mut embedding_trained, mut lowest) = (false, n_layers);
+        for parameter in model.parameters().into_iter().filter(|parameter| parameter.trained) {
+            match layer_of(&parameter.name) {
+                Some(index) => lowest = lowest.min(index),
+                None => embedding_trained |= parameter.name.starts_with("model.embed_tokens."),
+            }
+        }
+        Self {
+            model,
+            examples,
+            options,
+            chunks: Chunk::cut_part(examples.lengths, options.chunk_tokens, (beside.start, beside.goes_on)),
+            beside,
+            tape: Tape::new(options.precision, options.auxiliary_coefficient, gradients).dropping(options.dropout_seed),
+            lowest: if embedding_trained { 0 } else { lowest },
+            embedding_trained,
+        }
     }
 
-    let mut tape = options.tape(gradients);
-    let x = tape.input(inputs.pop().expect("the last layer's output"));
-    let h = finish(&mut tape, model, &x);
-    let losses = tape.cross_entropy(&h, model.weights.head(), examples.targets, examples.weights);
-    let mut dx = tape.backward(Vec::new(), Some(x));
-
-    let (mut expert_counts, mut router_entropies) = (Vec::new(), Vec::new());
-    let mut states = fresh(model, examples);
-    for index in (0..n_layers).rev() {
-        let mut tape = options.tape(gradients);
-        let x = tape.input(inputs.pop().expect("one input per layer"));
-        let y = layer(&mut tape, model, index, &mut states, &spans, x);
-        expert_counts.extend(counts(&tape));
-        router_entropies.extend_from_slice(tape.router_entropies());
-        dx = tape.backward(dx.map(|dy| (y, dy)).into_iter().collect(), Some(x));
+    fn tokens(&self, chunk: usize) -> &'a [u32] {
+        &self.examples.tokens[self.chunks[chunk].rows.clone()]
     }
-    expert_counts.reverse();
-    router_entropies.reverse();
 
-    let mut tape = options.tape(gradients);
-    let x = embed(&mut tape, model, examples.tokens);
-    tape.backward(dx.map(|dy| (x, dy)).into_iter().collect(), None);
-    Record { losses, expert_counts, router_entropies }
+    /// The residual streams before the first layer, chunk by chunk.
+    fn embedded(&mut self) -> Vec<Buffer> {
+        let mut streams = Vec::with_capacity(self.chunks.len());
+        for chunk in 0..self.chunks.len() {
+            let (mark, tokens) = (self.tape.begin(Segment::default()), self.tokens(chunk));
+            let x = embed(&mut self.tape, self.model, tokens);
+            streams.push(self.tape.take(x));
+            self.tape.forget(mark);
+        }
+        streams
+    }
+
+    /// Whether anyone wants the gradient of what goes into a layer.
+    fn input_wanted(&self, index: usize) -> bool {
+        self.embedding_trained || self.lowest < index
+    }
+
+    /// Runs a cell, and gives what it knows of the sequence that goes on.
+    fn run(
+        &mut self,
+        (index, chunk): (usize, usize),
+        input: Buffer,
+        found: Option<LayerState>,
+        choices: Vec<Vec<u32>>,
+    ) -> (Taped, Option<LayerState>) {
+        let Chunk { rows, spans, goes_on } = &self.chunks[chunk];
+        let mark = self.tape.begin(Segment { first_token: rows.start, goes_on: *goes_on, choices });
+        let mut memories = memories(self.model, index, &self.chunks[chunk], found, self.options.kv());
+        let x = match self.input_wanted(index) {
+            true => self.tape.input(input),
+            false => self.tape.fixed_input(input),
+        };
+        let y = layer_with(&mut self.tape, &self.model.weights.layers[index], memories.iter_mut(), spans, x);
+        (Taped { mark, x, y }, memories.pop().filter(|_| *goes_on))
+    }
+
+    /// All chunks through one layer, which turns their streams into those after it.
+    fn forward(&mut self, index: usize, streams: &mut [Buffer]) -> Vec<Cell> {
+        let begun = self.chunks.first().is_some_and(Chunk::continues);
+        let mut passed: Option<LayerState> = begun.then(|| self.beside.neighbours.found(index));
+        let mut cells = Vec::with_capacity(streams.len());
+        // What lies below all that is trained is never walked back.
+        let (again, walked) = (self.options.checkpoint_layers, index >= self.lowest);
+        for (chunk, stream) in streams.iter_mut().enumerate() {
+            let found = passed.take();
+            let kept = found.clone().filter(|_| again && walked);
+            let input = std::mem::replace(stream, Buffer::zeros(0, 1));
+            let (taped, left) = self.run((index, chunk), input, found, Vec::new());
+            passed = left;
+            *stream = self.tape.take(taped.y);
+            if again && walked {
+                let choices = self.tape.choices(taped.mark);
+                let input = Kept::new(self.tape.take(taped.x), self.options.precision);
+                cells.push(Cell::Again { input, found: kept, choices });
+            } else if walked {
+                cells.push(Cell::Taped(taped));
+            }
+            if again || !walked {
+                self.tape.forget(taped.mark);
+            }
+        }
+        if let Some(left) = passed {
+            self.beside.neighbours.leave(index, left);
+        }
+        cells
+    }
+
+    /// Losses of all tokens, and the gradients of the last layer's streams; none where no token counts.
+    fn losses(&mut self, streams: Vec<Buffer>) -> (Vec<f32>, Vec<Option<Buffer>>) {
+        let mut losses = Vec::with_capacity(self.examples.tokens.len());
+        let mut dstreams = Vec::with_capacity(streams.len());
+        for (chunk, stream) in streams.into_iter().enumerate() {
+            let rows = self.chunks[chunk].rows.clone();
+            let (targets, weights) = (&self.examples.targets[rows.clone()], &self.examples.weights[rows]);
+            if weights.iter().all(|&weight| weight == 0.0) {
+                losses.resize(losses.len() + weights.len(), 0.0);
+                dstreams.push(None);
+                continue;
+            }
+            let mark = self.tape.begin(Segment::default());
+            let x = self.tape.input(stream);
+            let h = finish(&mut self.tape, self.model, &x);
+            losses.extend(self.tape.cross_entropy(&h, self.model.weights.head(), targets, weights));
+            dstreams.push(self.tape.unwind(mark, Vec::new(), Some(x), &mut Carried::default()));
+        }
+        (losses, dstreams)
+    }
+
+    /// All chunks back through one layer, from the last to the first.
+    fn backward(&mut self, index: usize, cells: Vec<Cell>, dstreams: &mut [Option<Buffer>]) {
+        let goes_on = self.beside.goes_on && !cells.is_empty();
+        let mut carried = if goes_on { self.beside.neighbours.asked(index) } else { Carried::default() };
+        let begun = self.chunks.first().is_some_and(Chunk::continues) && !cells.is_empty();
+        for (chunk, cell) in cells.into_iter().enumerate().rev() {
+            let dy = dstreams[chunk].take();
+            let (rows, width) = (self.chunks[chunk].rows.len(), self.model.config.hidden_size);
+            // Nobody asks anything of these tokens: neither a loss, nor later tokens, nor the balance of routers.
+            if dy.is_none() && carried.is_empty() && self.options.auxiliary_coefficient == 0.0 {
+                if let Cell::Taped(taped) = cell {
+                    self.tape.forget(taped.mark);
+                }
+                continue;
+            }
+            let taped = match cell {
+                Cell::Taped(taped) => taped,
+                Cell::Again { input, found, choices } => {
+                    self.run((index, chunk), input.into_stream(), found, choices).0
+                }
+            };
+            let dy = dy.unwrap_or_else(|| Buffer::zeros(rows, width));
+            let dx = self.tape.unwind(taped.mark, vec![(taped.y, dy)], Some(taped.x), &mut carried);
+            dstreams[chunk] = dx.filter(|_| self.input_wanted(index));
+        }
+        if begun {
+            self.beside.neighbours.ask(index, carried);
+        }
+    }
+
+    fn embeddings_backward(&mut self, dstreams: Vec<Option<Buffer>>) {
+        if !self.embedding_trained {
+            return;
+        }
+        for (chunk, dstream) in dstreams.into_iter().enumerate() {
+            let Some(dstream) = dstream else { continue };
+            let (mark, tokens) = (self.tape.begin(Segment::default()), self.tokens(chunk));
+            let x = embed(&mut self.tape, self.model, tokens);
+            self.tape.unwind(mark, vec![(x, dstream)], None, &mut Carried::default());
+        }
+    }
 }

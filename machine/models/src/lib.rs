@@ -5,6 +5,7 @@
 
 pub mod adapter;
 mod attention;
+mod chunk;
 mod config;
 mod cost;
 mod delta_net;
@@ -13,8 +14,11 @@ mod feed_forward;
 mod forward;
 mod gguf;
 mod gradient;
+mod kept;
 mod model;
+mod neighbours;
 mod plan;
+mod plan_training;
 mod quantization;
 mod source;
 mod state;
@@ -27,10 +31,14 @@ pub use config::{
 pub use cost::TokenBytes;
 pub use error::ModelError;
 pub use forward::{embed, finish, hidden, layer, logits};
-pub use gradient::{Examples, GradientOptions, Record, loss_and_gradients, losses};
+pub use gradient::{
+    CHUNK_TOKENS, Examples, GradientOptions, Record, loss_and_gradients, loss_and_gradients_beside, losses,
+};
 pub use model::{Loading, Model};
+pub use neighbours::{Alone, Beside, Neighbours};
 pub use ops::KvFormat;
 pub use plan::{Plan, PlanSettings};
+pub use plan_training::{TrainingPlan, TrainingSettings};
 pub use quantization::Quantization;
 pub use state::{LayerState, State};
 pub use weights::{

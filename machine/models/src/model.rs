@@ -1,8 +1,9 @@
 //! A model in memory: opened from a directory or a GGUF file, started at random, saved as a directory that
 //! `transformers` loads.
 
+use crate::adapter::places;
 use crate::gguf::GgufSource;
-use crate::source::{Checkpoint, Random, Taking};
+use crate::source::{Checkpoint, Imagined, Random, Taking};
 use crate::{Config, ModelError, ModelType, Quantization, Weights, store};
 use formats::Gguf;
 use formats::safetensors::Tensors;
@@ -21,6 +22,10 @@ pub enum Loading {
     Packed,
     /// As `Packed`, with plain weights rounded first, each when it is read; what is quantized stays as it is stored.
     Quantized(Quantization),
+    /// Plain weights rounded to blocks, each when it is read, and not laid out for running: the frozen base under
+    /// adapters that are trained (QLoRA; Dettmers et al. 2023). Products widen them a tile at a time, there and back.
+    /// Routers and what is read value by value are f32; what is quantized stays as it is stored.
+    Frozen(Quantization),
     /// All f32: for training.
     F32,
 }
@@ -59,6 +64,14 @@ impl Model {
         let tensors = Tensors::open(path)?;
         let weights = Weights::bind(&config, &mut Checkpoint::new(&tensors, loading, Taking::Outlines))?;
         Self { config, weights }.rounded_as(loading)
+    }
+
+    /// The outline of a model of which there is only a config, stored in `stored`: for planning what a stage will do with
+    /// what another has yet to make.
+    pub fn imagined(config: Config, loading: Loading, stored: Format) -> Self {
+        let bound = Weights::bind(&config, &mut Imagined::new(loading, stored));
+        let weights = bound.expect("nothing is read, so nothing is refused");
+        Self { config, weights }
     }
 
     /// Takes the model out of a GGUF file. Its tensors are all looked at before the first is copied.
@@ -101,7 +114,7 @@ impl Model {
     /// not quantized. Vectors stay f32. Adapters must have been merged.
     pub fn save(&self, directory: &Path, plain: Format) -> Result<(), ModelError> {
         let parameters = self.parameters();
-        assert!(parameters.iter().all(|p| !p.name.contains(".lora_")), "merge adapters before the model is saved");
+        assert!(!self.has_adapters(), "merge adapters before the model is saved");
         if self.config.model_type == ModelType::Qwen3Next && self.weights.final_norm.offset == 0.0 {
             let problem = "it is laid out as in GGUF, which transformers would misread; save the model of the \
                            directory that the file was made from";
@@ -141,6 +154,13 @@ impl Model {
         self.weights.visit_mut(&mut |parameter| all.push(parameter));
         all.sort_by_key(|parameter| parameter.id);
         all
+    }
+
+    /// Whether anything is added to its weights.
+    pub fn has_adapters(&self) -> bool {
+        let mut any = false;
+        places::visit(&self.weights, &mut |_, slot| any |= slot.is_some());
+        any
     }
 
     /// Numbers ids from 0 in walking order: after parameters were added or dropped.

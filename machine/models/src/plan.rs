@@ -7,16 +7,16 @@ use ops::{KvFormat, Parameter, Rehearse, Spans};
 use serde::Serialize;
 
 /// What a thread keeps for its products and tiles: packed factors of plain weights, a tile of attention.
-const THREAD_BYTES: usize = 2 << 20;
+pub(crate) const THREAD_BYTES: usize = 2 << 20;
 
 /// The program itself, with what it maps of its own file.
-const PROGRAM_BYTES: usize = 12 << 20;
+pub(crate) const PROGRAM_BYTES: usize = 12 << 20;
 
 /// Of the weights, what stays empty at the ends of large pages: found 0.8 % on three models of 2 to 7 GB.
-const PAGE_ENDS: usize = 128;
+pub(crate) const PAGE_ENDS: usize = 128;
 
 /// What one parameter takes beside its numbers: its name, its shape, its place in the model.
-const PARAMETER_BYTES: usize = 384;
+pub(crate) const PARAMETER_BYTES: usize = 384;
 
 /// How a model is to be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,10 +64,7 @@ impl Plan {
     pub fn of(outline: &Model, loading: Loading, settings: &PlanSettings) -> Self {
         let parameters = outline.parameters();
         let weights = outline.bytes();
-        // What is read stands beside what it becomes; where it is widened first, that form does too.
-        let widened = if matches!(loading, Loading::Quantized(_) | Loading::F32) { 2 * size_of::<f32>() } else { 0 };
-        let beside = |p: &Parameter| p.matrix.bytes().max(widened * p.matrix.rows * p.matrix.columns);
-        let largest = parameters.iter().copied().map(beside).max().unwrap_or(0);
+        let largest = largest_beside(&parameters, loading);
         let (cache, recurrent) = state_bytes(outline, settings);
         let names = parameters.len() * PARAMETER_BYTES;
         Self {
@@ -98,6 +95,15 @@ impl Plan {
         let running = self.cache.saturating_add(self.recurrent).saturating_add(self.forward);
         running.max(self.loading).saturating_add(self.weights + self.program)
     }
+}
+
+/// What the largest weight takes beside itself while it is read: that which it becomes, and where it is widened first,
+/// that form too.
+pub(crate) fn largest_beside(parameters: &[&Parameter], loading: Loading) -> usize {
+    let widens = matches!(loading, Loading::Quantized(_) | Loading::Frozen(_) | Loading::F32);
+    let widened = if widens { 2 * size_of::<f32>() } else { 0 };
+    let beside = |p: &Parameter| p.matrix.bytes().max(widened * p.matrix.rows * p.matrix.columns);
+    parameters.iter().copied().map(beside).max().unwrap_or(0)
 }
 
 /// Of the caches, and of the rest of the states.

@@ -1,7 +1,7 @@
 //! Where a model's parameters come from: a checkpoint, or a random start.
 
 use crate::model::Loading;
-use crate::{ModelError, ModelType, store};
+use crate::{ModelError, ModelType, Quantization, store};
 use formats::Tensor;
 use formats::safetensors::Tensors;
 use numeric::{Format, Matrix, Rng};
@@ -83,6 +83,28 @@ impl Source for Random {
         let values = (0..rows * columns).map(|_| Self::value(&mut rng, columns, initial)).collect();
         self.next += 1;
         Ok(named(self.next - 1, name, shape, Matrix::from_f32(rows, columns, values)))
+    }
+}
+
+/// A model of which there is no file yet: what a config says, as it would come into memory.
+pub(crate) struct Imagined {
+    loading: Loading,
+    /// The format of what is not read value by value.
+    stored: Format,
+    next: usize,
+}
+
+impl Imagined {
+    pub(crate) fn new(loading: Loading, stored: Format) -> Self {
+        Self { loading, stored, next: 0 }
+    }
+}
+
+impl Source for Imagined {
+    fn parameter(&mut self, name: String, shape: &[usize], _: Initial) -> Result<Parameter, ModelError> {
+        let matrix = self.loading.outline(&name, shape, self.stored);
+        self.next += 1;
+        Ok(named(self.next - 1, name, shape, matrix))
     }
 }
 
@@ -202,38 +224,55 @@ impl Loading {
     /// Whether the tensor of this name, shape and format is laid out for the kernels.
     pub(crate) fn packs(self, name: &str, shape: &[usize], format: Format) -> bool {
         // Rounded activations would send tokens to other experts.
-        let decides = name.ends_with(".mlp.gate.weight") || name.ends_with("shared_expert_gate.weight");
-        matches!(self, Self::Packed | Self::Quantized(_)) && shape.len() == 2 && !decides && format.packs()
+        matches!(self, Self::Packed | Self::Quantized(_)) && shape.len() == 2 && !decides(name) && format.packs()
+    }
+
+    /// To what a plain tensor of this name and shape is rounded.
+    fn rounding(self, name: &str, shape: &[usize]) -> Option<Quantization> {
+        match self {
+            Self::Quantized(quantization) if shape.len() == 2 => Some(quantization),
+            Self::Frozen(quantization) if shape.len() == 2 && !decides(name) => Some(quantization),
+            _ => None,
+        }
+    }
+
+    /// Whether the tensor of this name and shape is f32 in memory unless it is laid out for the kernels.
+    fn widens(self, name: &str, shape: &[usize]) -> bool {
+        // Norms, gates and the convolution are read value by value everywhere: they are always f32.
+        shape.len() != 2 || self == Self::F32 || (matches!(self, Self::Frozen(_)) && decides(name))
     }
 
     /// The outline of what [`Self::of`] makes of a tensor that is stored in this format.
     pub(crate) fn outline(self, name: &str, shape: &[usize], stored: Format) -> Matrix {
         let (rows, columns) = rows_and_columns(shape);
-        let by_value = shape.len() != 2;
-        let is_plain = matches!(stored, Format::F32 | Format::Bf16 | Format::F16);
-        let format = match self {
-            Self::Quantized(quantization) if !by_value && is_plain => quantization.format(name, columns),
+        let format = match self.rounding(name, shape) {
+            Some(quantization) if is_plain(stored) => quantization.format(name, columns),
             _ => stored,
         };
         let is_packed = self.packs(name, shape, format);
-        let is_widened = by_value || self == Self::F32;
-        Matrix::outline(rows, columns, if is_widened && !is_packed { Format::F32 } else { format }, is_packed)
+        let is_widened = self.widens(name, shape) && !is_packed;
+        Matrix::outline(rows, columns, if is_widened { Format::F32 } else { format }, is_packed)
     }
 
     /// The matrix of the tensor of this name and shape as it is kept in memory.
     pub(crate) fn of(self, name: &str, shape: &[usize], matrix: Matrix) -> Result<Matrix, ModelError> {
-        // Norms, gates and the convolution are read value by value everywhere: they are always f32.
-        let by_value = shape.len() != 2;
-        let is_plain = matches!(matrix.format(), Format::F32 | Format::Bf16 | Format::F16);
-        let matrix = match self {
-            Self::Quantized(quantization) if !by_value && is_plain => quantization.round(name, matrix)?,
+        let matrix = match self.rounding(name, shape) {
+            Some(quantization) if is_plain(matrix.format()) => quantization.round(name, matrix)?,
             _ => matrix,
         };
-        Ok(match self {
-            _ if self.packs(name, shape, matrix.format()) => kernels::pack::matrix(matrix),
-            Self::Stored | Self::Packed | Self::Quantized(_) if !by_value => matrix,
-            _ if matrix.format() == Format::F32 => matrix,
-            _ => Matrix::from_f32(matrix.rows, matrix.columns, matrix.to_f32()),
+        Ok(match self.packs(name, shape, matrix.format()) {
+            true => kernels::pack::matrix(matrix),
+            false if !self.widens(name, shape) || matrix.format() == Format::F32 => matrix,
+            false => Matrix::from_f32(matrix.rows, matrix.columns, matrix.to_f32()),
         })
     }
+}
+
+/// Whether the weight of this name decides where tokens go.
+fn decides(name: &str) -> bool {
+    name.ends_with(".mlp.gate.weight") || name.ends_with("shared_expert_gate.weight")
+}
+
+fn is_plain(format: Format) -> bool {
+    matches!(format, Format::F32 | Format::Bf16 | Format::F16)
 }

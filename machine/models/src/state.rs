@@ -22,15 +22,8 @@ pub struct State {
 impl State {
     /// `kv` is how keys and values are kept.
     pub fn empty(config: &Config, kv: KvFormat) -> Self {
-        let layer = |mixer| match mixer {
-            MixerKind::Attention => LayerState::Attention(KvCache::empty(kv)),
-            MixerKind::Delta => {
-                let delta = config.delta.as_ref().expect("a config with delta layers describes them");
-                let shape = delta.shape();
-                LayerState::Delta(DeltaState::empty(&shape, shape.channels(), delta.kernel))
-            }
-        };
-        Self { position: 0, kv, layers: config.layers.iter().map(|config| layer(config.mixer)).collect() }
+        let layers = config.layers.iter().map(|layer| LayerState::empty(config, layer.mixer, kv)).collect();
+        Self { position: 0, kv, layers }
     }
 
     /// As if it had seen so many tokens, with random keys and values: what comes after them takes the time and memory
@@ -64,32 +57,47 @@ impl State {
 
     /// Bytes that it holds.
     pub fn bytes(&self) -> usize {
-        let of_layer = |layer: &LayerState| match layer {
-            LayerState::Attention(cache) => cache.bytes(),
-            LayerState::Delta(state) => size_of::<f32>() * (state.tail.len() + state.matrix.len()),
-        };
-        self.layers.iter().map(of_layer).sum()
+        self.layers.iter().map(LayerState::bytes).sum()
+    }
+}
+
+impl LayerState {
+    pub(crate) fn empty(config: &Config, mixer: MixerKind, kv: KvFormat) -> Self {
+        match mixer {
+            MixerKind::Attention => Self::Attention(KvCache::empty(kv)),
+            MixerKind::Delta => {
+                let delta = config.delta.as_ref().expect("a config with delta layers describes them");
+                let shape = delta.shape();
+                Self::Delta(DeltaState::empty(&shape, shape.channels(), delta.kernel))
+            }
+        }
+    }
+
+    /// Bytes that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Attention(cache) => cache.bytes(),
+            Self::Delta(state) => size_of::<f32>() * (state.tail.len() + state.matrix.len()),
+        }
     }
 }
 
 /// The caches of one attention layer, one per sequence.
-pub(crate) fn caches(states: &mut [State], layer: usize) -> Vec<&mut KvCache> {
-    states
-        .iter_mut()
-        .map(|state| match &mut state.layers[layer] {
+pub(crate) fn caches<'a>(memories: impl Iterator<Item = &'a mut LayerState>) -> Vec<&'a mut KvCache> {
+    memories
+        .map(|memory| match memory {
             LayerState::Attention(cache) => cache,
-            LayerState::Delta(_) => unreachable!("layer {layer} is an attention layer"),
+            LayerState::Delta(_) => unreachable!("an attention layer keeps keys and values"),
         })
         .collect()
 }
 
 /// The delta states of one delta layer, one per sequence.
-pub(crate) fn deltas(states: &mut [State], layer: usize) -> Vec<&mut DeltaState> {
-    states
-        .iter_mut()
-        .map(|state| match &mut state.layers[layer] {
+pub(crate) fn deltas<'a>(memories: impl Iterator<Item = &'a mut LayerState>) -> Vec<&'a mut DeltaState> {
+    memories
+        .map(|memory| match memory {
             LayerState::Delta(delta) => delta,
-            LayerState::Attention(_) => unreachable!("layer {layer} is a delta layer"),
+            LayerState::Attention(_) => unreachable!("a delta layer keeps a delta state"),
         })
         .collect()
 }

@@ -3,6 +3,7 @@
 use crate::source::{Initial, Source};
 use crate::{AttentionConfig, Config, DeltaConfig, FeedForwardKind, MixerKind, ModelError};
 use ops::{AttentionShape, Columns, Conv, DeltaGates, DeltaShape, Expert, Linear, Moe, Norm, Parameter, Rope};
+use std::ops::Range;
 
 #[derive(Debug, Clone)]
 pub struct Weights {
@@ -87,16 +88,34 @@ pub struct SharedExpert {
 impl Weights {
     /// Takes every tensor of `config`'s model from `source`, which checks it.
     pub(crate) fn bind(config: &Config, source: &mut impl Source) -> Result<Self, ModelError> {
+        Self::bind_layers(config, source, 0..config.layers.len())
+    }
+
+    /// As [`Self::bind`], but of the layers only these: a model that is larger than memory is walked through in pieces.
+    pub(crate) fn bind_layers(
+        config: &Config,
+        source: &mut impl Source,
+        layers: Range<usize>,
+    ) -> Result<Self, ModelError> {
         let (width, vocabulary) = (config.hidden_size, config.vocab_size);
         let mut b = Binder { config, source };
         let embedding = b.linear("model.embed_tokens", [vocabulary, width], false)?;
-        let layers = (0..config.layers.len()).map(|index| b.layer(index)).collect::<Result<_, _>>()?;
+        let layers = layers.map(|index| b.layer(index)).collect::<Result<_, _>>()?;
         let final_norm = b.norm("model.norm", width)?;
         let separate_head = match config.tied_embeddings {
             true => None,
             false => Some(b.linear("lm_head", [vocabulary, width], false)?),
         };
         Ok(Self { embedding, layers, final_norm, separate_head })
+    }
+
+    /// Layer `index` alone.
+    pub(crate) fn bind_layer(
+        config: &Config,
+        source: &mut impl Source,
+        index: usize,
+    ) -> Result<LayerWeights, ModelError> {
+        Binder { config, source }.layer(index)
     }
 
     pub fn head(&self) -> &Linear {
@@ -230,7 +249,8 @@ impl<S: Source> Binder<'_, S> {
         let router = self.linear(&format!("{name}.gate"), [count, width], false)?;
         let bank = (0..count).map(|expert| self.expert(&format!("{name}.experts.{expert}"), experts.width));
         let bank = bank.collect::<Result<Vec<_>, _>>()?;
-        let routed = Moe { layer, router, experts: bank, top_k: experts.top_k, normalize: experts.normalize };
+        let (top_k, normalize) = (experts.top_k, experts.normalize);
+        let routed = Moe { layer, router, experts: bank, adapters: [None, None, None], top_k, normalize };
         let shared = match experts.shared_width {
             0 => None,
             inner => Some(SharedExpert {
@@ -244,15 +264,15 @@ impl<S: Source> Binder<'_, S> {
 
 /// Where q, k, v, z, b and a stand in the fused projections, which are grouped by key head: `[q | k | v… | z…]` and
 /// `[b… | a…]`, with as many value heads in each group as share that key head.
-struct DeltaColumns {
-    qkv: Columns,
-    z: Columns,
+pub(crate) struct DeltaColumns {
+    pub(crate) qkv: Columns,
+    pub(crate) z: Columns,
     b: Columns,
     a: Columns,
 }
 
 impl DeltaColumns {
-    fn of(shape: &DeltaShape) -> Self {
+    pub(crate) fn of(shape: &DeltaShape) -> Self {
         let DeltaShape { key_heads, value_heads, key_dim, value_dim } = *shape;
         let shared = value_heads / key_heads;
         let values = shared * value_dim;
@@ -335,6 +355,10 @@ macro_rules! walk {
                             linear(&$($mutable)? w.routed.router, visit);
                             for routed in w.routed.experts.$iter() {
                                 expert(routed, visit);
+                            }
+                            for adapter in w.routed.adapters.$iter().flatten() {
+                                visit(&$($mutable)? adapter.a);
+                                visit(&$($mutable)? adapter.b);
                             }
                             if let Some(shared) = &$($mutable)? w.shared {
                                 expert(&$($mutable)? shared.expert, visit);

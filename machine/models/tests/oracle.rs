@@ -3,6 +3,7 @@
 
 use formats::TensorFile;
 use kernels::adamw::{self, AdamW};
+use models::adapter::{Export, Import, LoraConfig};
 use models::{Config, Examples, GradientOptions, KvFormat, Loading, Model, State, adapter};
 use ops::{Buffer, Execute, Gradients, Infer, Precision, Record, Routing};
 use serde_json::Value;
@@ -88,7 +89,8 @@ impl Packed {
 }
 
 fn options(checkpoint_layers: bool) -> GradientOptions {
-    GradientOptions { precision: Precision::F32, checkpoint_layers, auxiliary_coefficient: 0.0 }
+    let (precision, chunk_tokens) = (Precision::F32, models::CHUNK_TOKENS);
+    GradientOptions { precision, chunk_tokens, checkpoint_layers, auxiliary_coefficient: 0.0, dropout_seed: None }
 }
 
 #[test]
@@ -147,7 +149,7 @@ fn routing_is_exact() {
     for name in ["qwen3_moe", "qwen3_next", "qwen3_next_odd"] {
         let case = Case::open(name);
         for (s, tokens) in case.sequences().iter().enumerate() {
-            let mut e = Infer { precision: Precision::F32, record: Choices::default() };
+            let mut e = Infer::recording(Precision::F32, Choices::default());
             models::hidden(
                 &mut e,
                 &case.model,
@@ -165,12 +167,11 @@ fn routing_is_exact() {
     }
 }
 
-fn check_gradients(name: &str, checkpoint_layers: bool) {
+fn check_gradients(name: &str, options: &GradientOptions) {
     let case = Case::open(name);
     let packed = Packed::of(&case.sequences());
     let mut gradients = Gradients::default();
-    let record =
-        models::loss_and_gradients(&case.model, &packed.examples(), &options(checkpoint_layers), &mut gradients);
+    let record = models::loss_and_gradients(&case.model, &packed.examples(), options, &mut gradients);
     let wanted = case.meta["loss"].as_f64().expect("loss");
     let loss = packed.loss(&record.losses);
     assert!((loss - wanted).abs() < 1e-5 * wanted, "{name}: loss {loss}, want {wanted}");
@@ -186,12 +187,22 @@ fn check_gradients(name: &str, checkpoint_layers: bool) {
 
 #[test]
 fn gradients_of_packed_sequences() {
-    CASES.iter().for_each(|name| check_gradients(name, false));
+    CASES.iter().for_each(|name| check_gradients(name, &options(false)));
 }
 
 #[test]
 fn gradients_with_layer_checkpoints() {
-    CASES.iter().for_each(|name| check_gradients(name, true));
+    CASES.iter().for_each(|name| check_gradients(name, &options(true)));
+}
+
+/// Chunks that divide neither the batch nor its sequences, from a few tokens to all but one.
+#[test]
+fn gradients_chunk_by_chunk() {
+    for name in CASES {
+        for (chunk_tokens, checkpoint_layers) in [(7, true), (32, false), (59, true), (113, true), (164, false)] {
+            check_gradients(name, &GradientOptions { chunk_tokens, ..options(checkpoint_layers) });
+        }
+    }
 }
 
 /// Losses before and after each of the recorded optimizer steps.
@@ -313,7 +324,7 @@ fn adapters_logits_merge_and_steps() {
         let mut case = Case::open(name);
         let directory = directory(name).join(adapter_name);
         let fixtures = TensorFile::open(directory.join("fixtures.safetensors")).expect("fixtures open");
-        adapter::load_peft(&mut case.model, &directory).expect("PEFT's adapter loads");
+        adapter::load_peft(&mut case.model, &directory, &Import::default()).expect("PEFT's adapter loads");
         let tokens = case.tokens("seq0.input_ids");
         let wanted = fixtures.get("seq0.logits").expect("logits").to_f32();
         let found = all_logits(&case.model, &tokens);
@@ -377,16 +388,18 @@ fn a_saved_model_is_the_same_model() {
             assert_eq!((&a.name, a.values()), (&b.name, b.values()));
         }
         let mut lora = case.model.clone();
-        let config = adapter::LoraConfig { rank: 2, alpha: 4.0, targets: vec!["o_proj".into(), "experts".into()] };
+        let has_experts = case.model.config.experts.is_some();
+        let targets: &[&str] = if has_experts { &["o_proj", "experts"] } else { &["o_proj"] };
+        let config = LoraConfig::new(2, 4.0, targets);
         adapter::attach(&mut lora, &config, 5).expect("it attaches");
         lora.weights.visit_mut(&mut |p| {
             if p.name.ends_with("lora_B.weight") {
                 p.matrix.as_f32_mut().iter_mut().enumerate().for_each(|(i, x)| *x = (i % 7) as f32 * 0.01);
             }
         });
-        adapter::save_peft(&lora, &config, &target.join("adapter")).expect("it saves");
+        adapter::save_peft(&lora, &target.join("adapter"), &Export::default()).expect("it saves");
         let mut loaded = case.model.clone();
-        adapter::load_peft(&mut loaded, &target.join("adapter")).expect("it loads");
+        adapter::load_peft(&mut loaded, &target.join("adapter"), &Import::default()).expect("it loads");
         let tokens = case.tokens("seq0.input_ids");
         let d = worst(&all_logits(&loaded, &tokens), &all_logits(&lora, &tokens));
         assert!(d == 0.0, "{name}: an adapter changed by {d} on its way through a file");

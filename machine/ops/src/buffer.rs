@@ -94,6 +94,11 @@ impl Buffer {
         Self { rows, width, values }
     }
 
+    /// What stands for a value that is no longer there: its shape.
+    pub(crate) fn gone(rows: usize, width: usize) -> Self {
+        Self { rows, width, values: AlignedVec::default() }
+    }
+
     pub fn zeros(rows: usize, width: usize) -> Self {
         let mut buffer = Self::unwritten(rows, width);
         buffer.for_each_row(|_, values| values.fill(0.0));

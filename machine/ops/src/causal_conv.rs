@@ -32,18 +32,32 @@ pub(crate) fn forward(x: &Buffer, conv: &Conv, spans: &Spans, states: &mut [&mut
     (y, before_silu)
 }
 
-/// Adds to dx and to the gradient of the weight. The spans started with empty tails.
+/// What backward needs besides x.
+pub(crate) struct Saved {
+    pub(crate) before_silu: Buffer,
+    /// What the first span found before it, `[kernel − 1, channels]`; empty where its sequence began with it. The others
+    /// began with theirs.
+    pub(crate) tail: Vec<f32>,
+}
+
+/// Adds to dx and to the gradient of the weight. `carried` comes with what later tokens ask of the last span's tail, and is
+/// left with what these tokens ask of the one that the first span found; empty for nothing.
 pub(crate) fn backward(
     dx: &mut Buffer,
     dy: &Buffer,
-    (x, before_silu): (&Buffer, &Buffer),
-    conv: &Conv,
-    spans: &Spans,
+    (x, saved): (&Buffer, &Saved),
+    (conv, spans): (&Conv, &Spans),
+    carried: &mut Vec<f32>,
     gradients: &mut Gradients,
 ) {
     let (weight, kernel_size) = (conv.weight.values(), conv.weight.matrix.columns);
-    let tails = vec![0.0; spans.lengths.len() * (kernel_size - 1) * x.width];
-    let saved = kernel::Saved { pre: before_silu, x, initial_tail: &tails };
+    let tail_len = (kernel_size - 1) * x.width;
+    let mut tails = vec![0.0; spans.lengths.len() * tail_len];
+    let mut dtails = tails.clone();
+    tails[..saved.tail.len()].copy_from_slice(&saved.tail);
+    let last = dtails.len() - carried.len();
+    dtails[last..].copy_from_slice(carried);
+    let given = kernel::Saved { pre: &saved.before_silu, x, initial_tail: &tails };
     let mut forgotten = Vec::new();
     let dweight = match conv.weight.trained {
         true => gradients.entry(&conv.weight),
@@ -52,5 +66,7 @@ pub(crate) fn backward(
             &mut forgotten
         }
     };
-    kernel::backward_packed(dx, dweight, dy, saved, weight, &spans.lengths, kernel_size);
+    kernel::backward_packed([dx, dweight, &mut dtails], dy, given, weight, &spans.lengths, kernel_size);
+    carried.clear();
+    carried.extend_from_slice(&dtails[..saved.tail.len()]);
 }

@@ -27,6 +27,11 @@ impl Columns {
         Self { input_width, width, ranges: joined }
     }
 
+    /// The chosen columns, in order.
+    pub fn indices(&self) -> impl Iterator<Item = usize> {
+        self.ranges.iter().cloned().flatten()
+    }
+
     /// How many there are.
     pub(crate) fn width(&self) -> usize {
         self.width

@@ -7,7 +7,7 @@ use crate::{Buffer, Gradients, Linear, Precision, Teacher, linear};
 use kernels::cross_entropy as kernel;
 
 /// Rows of logits alive at once.
-const CHUNK_ROWS: usize = 256;
+pub(crate) const CHUNK_ROWS: usize = 256;
 
 /// What the hidden states are compared with.
 #[derive(Clone, Copy)]

@@ -92,32 +92,37 @@ pub(crate) fn forward(
     output
 }
 
-/// All spans from empty states: what a tape runs.
-pub(crate) fn forward_fresh(
+/// As [`forward`], in chunks whatever the lengths, and with what backward needs.
+pub(crate) fn forward_saved(
     qkv: &Buffer,
     (b, a): (&Buffer, &Buffer),
     gates: &DeltaGates,
     spans: &Spans,
+    states: &mut [&mut DeltaState],
 ) -> (Buffer, Saved) {
-    assert!(spans.all_fresh(), "a tape starts its sequences at their first token");
     let mut saved = inputs(qkv, b, a, gates);
     let shape = &gates.shape;
     let mut output = Buffer::unwritten(saved.v.rows, saved.v.width);
-    let mut states = vec![0.0; spans.lengths.len() * shape.state_len()];
+    let mut matrices = Vec::with_capacity(states.len() * shape.state_len());
+    states.iter().for_each(|state| matrices.extend_from_slice(&state.matrix));
     let mut chunk_states = Vec::new();
-    kernel::chunked_packed(&mut output, saved.read(), &mut states, &mut chunk_states, &spans.lengths, shape);
+    kernel::chunked_packed(&mut output, saved.read(), &mut matrices, &mut chunk_states, &spans.lengths, shape);
+    for (state, matrix) in states.iter_mut().zip(matrices.chunks_exact(shape.state_len())) {
+        state.matrix.copy_from_slice(matrix);
+    }
     saved.chunk_states = chunk_states;
     (output, saved)
 }
 
-/// Adds to the gradients of qkv, b, a and of the gates' parameters.
+/// Adds to the gradients of qkv, b, a and of the gates' parameters. `carried` comes with what later tokens ask of the last
+/// span's state, and is left with what these tokens ask of the one that the first span found; empty for nothing.
 pub(crate) fn backward(
     [dqkv, db, da]: [&mut Buffer; 3],
     doutput: &Buffer,
     (qkv, b, a): (&Buffer, &Buffer, &Buffer),
     saved: &Saved,
-    gates: &DeltaGates,
-    spans: &Spans,
+    (gates, spans): (&DeltaGates, &Spans),
+    carried: &mut Vec<f32>,
     gradients: &mut Gradients,
 ) {
     let shape = &gates.shape;
@@ -125,7 +130,14 @@ pub(crate) fn backward(
     let Saved { q, k, v, g, beta, chunk_states } = saved;
     let [mut dq, mut dk, mut dv, mut dg, mut dbeta] = [q, k, v, g, beta].map(|x| Buffer::zeros(x.rows, x.width));
     let adjoints = kernel::Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, dg: &mut dg, dbeta: &mut dbeta };
-    kernel::backward_packed(adjoints, doutput, saved.read(), chunk_states, &spans.lengths, shape);
+    let mut dstates = vec![0.0; spans.lengths.len() * shape.state_len()];
+    let last = dstates.len() - carried.len();
+    dstates[last..].copy_from_slice(carried);
+    kernel::backward_packed(adjoints, doutput, saved.read(), chunk_states, &mut dstates, &spans.lengths, shape);
+    carried.clear();
+    if spans.starts.first().is_some_and(|&start| start > 0) {
+        carried.extend_from_slice(&dstates[..shape.state_len()]);
+    }
     let backward_norm = |dy: &Buffer, from: usize, scale: f32| {
         let raw = columns::forward(qkv, &part(qkv, from, widths.keys));
         let mut dx = Buffer::zeros(raw.rows, raw.width);

@@ -1,6 +1,7 @@
 //! The executor that forgets; with a recorder it also counts.
 
 use crate::cross_entropy::Target;
+use crate::linear::Pass;
 use crate::{
     AttentionShape, Buffer, Columns, Conv, DeltaGates, DeltaState, Execute, KvCache, Linear, Moe, Norm, Precision,
     Rope, Routing, Spans, Teacher, attention, causal_conv, columns, cross_entropy, delta_rule, linear, moe,
@@ -32,11 +33,23 @@ impl Record for Forget {
 pub struct Infer<R = Forget> {
     pub precision: Precision,
     pub record: R,
+    /// Decides what adapters leave out, where a tape will run the same again; without one nothing is left out.
+    pub dropout_seed: Option<u64>,
 }
 
 impl Infer {
     pub fn new(precision: Precision) -> Self {
-        Self { precision, record: Forget }
+        Self::recording(precision, Forget)
+    }
+}
+
+impl<R> Infer<R> {
+    pub fn recording(precision: Precision, record: R) -> Self {
+        Self { precision, record, dropout_seed: None }
+    }
+
+    fn pass(&self) -> Pass {
+        Pass { precision: self.precision, dropout_seed: self.dropout_seed, first_token: 0 }
     }
 }
 
@@ -48,11 +61,11 @@ impl<'w, R: Record> Execute<'w> for Infer<R> {
     }
 
     fn linear(&mut self, x: &Buffer, map: &'w Linear) -> Buffer {
-        linear::forward(x, map, self.precision).0
+        linear::forward(x, map, self.pass()).0
     }
 
     fn linears<const N: usize>(&mut self, x: &Buffer, maps: [&'w Linear; N]) -> [Buffer; N] {
-        linear::forward_each(x, maps, self.precision)
+        linear::forward_each(x, maps, self.pass())
     }
 
     fn columns(&mut self, x: &Buffer, columns: &'w Columns) -> Buffer {
@@ -118,9 +131,9 @@ impl<'w, R: Record> Execute<'w> for Infer<R> {
 
     fn moe(&mut self, x: &Buffer, moe: &'w Moe) -> Buffer {
         if !R::LOOKS {
-            return moe::infer(x, moe, self.precision);
+            return moe::infer(x, moe, self.pass());
         }
-        let outcome = moe::forward(x, moe, self.precision);
+        let outcome = moe::forward(x, moe, self.pass(), None);
         self.record.experts(moe, x, &outcome.saved.routing, &outcome.expert_outputs);
         outcome.output
     }

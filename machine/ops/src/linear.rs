@@ -1,41 +1,67 @@
-//! Linear maps, alone or one per group of rows: y = x·Wᵀ + bias + scale·(x·Aᵀ)·Bᵀ.
+//! Linear maps, alone or one per group of rows: y = x·Wᵀ + bias + adapter.
 //!
 //! Rows of x are sorted by group; group g uses `maps[g]` and the rows `offsets[g]..offsets[g + 1]`. A plain linear map
-//! is one group. An adapter is never multiplied out: its two thin products are grouped like the base's.
+//! is one group. What an adapter adds is in `low_rank.rs`.
 
+use crate::low_rank::{LowRank, Rows};
 use crate::{Adapter, Buffer, Gradients, Linear, Parameter, Precision};
 use kernels::gemm;
 use numeric::MatrixView;
 use std::ops::Range;
 
+/// How a pass computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pass {
+    /// Of products.
+    pub(crate) precision: Precision,
+    /// Decides which numbers dropout leaves out; without one it leaves out none.
+    pub(crate) dropout_seed: Option<u64>,
+    /// Where in its batch the pass's first token stands.
+    pub(crate) first_token: usize,
+}
+
+impl From<Precision> for Pass {
+    fn from(precision: Precision) -> Self {
+        Self { precision, dropout_seed: None, first_token: 0 }
+    }
+}
+
 /// Maps and the rows that each of them takes.
 #[derive(Clone, Copy)]
 pub(crate) struct Grouped<'a> {
     pub(crate) maps: &'a [&'a Linear],
-    pub(crate) offsets: &'a [usize],
-    pub(crate) precision: Precision,
+    /// Of all of them together.
+    pub(crate) adapter: Option<&'a Adapter>,
+    pub(crate) rows: Rows<'a>,
+    pub(crate) pass: Pass,
 }
 
-/// What backward needs besides x: `scale · x·Aᵀ` where there are adapters.
+/// What backward needs besides x: `scale · drop(x)·Aᵀ` where there is an adapter.
 pub(crate) type Hidden = Option<Buffer>;
 
-impl Grouped<'_> {
+impl<'a> Grouped<'a> {
+    /// One map for all rows; `offsets` says how many.
+    fn one(map: &'a [&'a Linear; 1], offsets: &'a [usize; 2], pass: Pass) -> Self {
+        Self { maps: map, adapter: map[0].adapter.as_ref(), rows: Rows { offsets, tokens: &[] }, pass }
+    }
+
+    fn low_rank(&self) -> Option<LowRank<'a>> {
+        self.adapter.map(|adapter| LowRank { adapter, rows: self.rows, pass: self.pass })
+    }
+
     pub(crate) fn forward(&self, x: &Buffer) -> (Buffer, Hidden) {
         let mut y = Buffer::unwritten(x.rows, self.maps[0].output_width());
         assert_eq!(x.width, self.maps[0].input_width(), "{} takes another width", self.maps[0].weight.name);
-        let weights: Vec<&Parameter> = self.maps.iter().map(|map| &map.weight).collect();
-        self.multiply_transposed(&mut y, x, &weights, false);
+        let views: Vec<MatrixView> = self.maps.iter().map(|map| map.weight.matrix.view()).collect();
+        gemm::grouped_multiply_transposed(&mut y, x, &views, self.rows.offsets, false, self.pass.precision);
         self.add_biases(&mut y);
-        let hidden = self.adapters().map(|adapters| {
-            let a: Vec<&Parameter> = adapters.iter().map(|adapter| &adapter.a).collect();
-            let b: Vec<&Parameter> = adapters.iter().map(|adapter| &adapter.b).collect();
-            let mut hidden = Buffer::unwritten(x.rows, a[0].matrix.rows);
-            self.multiply_transposed(&mut hidden, x, &a, false);
-            hidden.iter_mut().for_each(|value| *value *= adapters[0].scale);
-            self.multiply_transposed(&mut y, &hidden, &b, true);
-            hidden
-        });
+        let hidden = self.adapt(&mut y, x);
         (y, hidden)
+    }
+
+    /// Adds what the adapter, if there is one, makes of x to what the maps made of it.
+    pub(crate) fn adapt(&self, y: &mut Buffer, x: &Buffer) -> Hidden {
+        self.low_rank().map(|low_rank| low_rank.forward(y, x))
     }
 
     /// Adds to `dx` (where one is wanted) and to the gradients of the trained parameters.
@@ -52,35 +78,18 @@ impl Grouped<'_> {
         self.accumulate_biases(dy, gradients);
         let mut dx = dx;
         if let Some(dx) = dx.as_deref_mut() {
-            self.multiply(dx, dy, &weights);
+            let views: Vec<MatrixView> = weights.iter().map(|weight| weight.matrix.view()).collect();
+            gemm::grouped_multiply(dx, dy, &views, self.rows.offsets, true, self.pass.precision);
         }
-        if let (Some(adapters), Some(hidden)) = (self.adapters(), hidden) {
-            let a: Vec<&Parameter> = adapters.iter().map(|adapter| &adapter.a).collect();
-            let b: Vec<&Parameter> = adapters.iter().map(|adapter| &adapter.b).collect();
-            self.accumulate_outer(dy, hidden, &b, gradients);
-            let mut dhidden = Buffer::zeros(hidden.rows, hidden.width);
-            self.multiply(&mut dhidden, dy, &b);
-            dhidden.iter_mut().for_each(|value| *value *= adapters[0].scale);
-            self.accumulate_outer(&dhidden, x, &a, gradients);
-            if let Some(dx) = dx {
-                self.multiply(dx, &dhidden, &a);
-            }
+        if let (Some(low_rank), Some(hidden)) = (self.low_rank(), hidden) {
+            low_rank.backward(dx, dy, x, hidden, gradients);
         }
-    }
-
-    fn adapters(&self) -> Option<Vec<&Adapter>> {
-        let adapters: Vec<&Adapter> = self.maps.iter().filter_map(|map| map.adapter.as_ref()).collect();
-        assert!(
-            adapters.is_empty() || adapters.len() == self.maps.len(),
-            "either all maps of a bank have adapters or none"
-        );
-        (!adapters.is_empty()).then_some(adapters)
     }
 
     fn add_biases(&self, y: &mut Buffer) {
         for (group, map) in self.maps.iter().enumerate() {
             let Some(bias) = &map.bias else { continue };
-            for row in self.offsets[group]..self.offsets[group + 1] {
+            for row in self.rows.offsets[group]..self.rows.offsets[group + 1] {
                 y.row_mut(row).iter_mut().zip(bias.values()).for_each(|(y, bias)| *y += bias);
             }
         }
@@ -90,25 +99,9 @@ impl Grouped<'_> {
         for (group, map) in self.maps.iter().enumerate() {
             let Some(bias) = map.bias.as_ref().filter(|bias| bias.trained) else { continue };
             let gradient = gradients.entry(bias);
-            for row in self.offsets[group]..self.offsets[group + 1] {
+            for row in self.rows.offsets[group]..self.rows.offsets[group + 1] {
                 gradient.iter_mut().zip(dy.row(row)).for_each(|(sum, dy)| *sum += dy);
             }
-        }
-    }
-
-    fn multiply_transposed(&self, y: &mut Buffer, x: &Buffer, weights: &[&Parameter], accumulate: bool) {
-        let views: Vec<MatrixView> = weights.iter().map(|weight| weight.matrix.view()).collect();
-        match views[..] {
-            [only] => gemm::multiply_transposed(y, x, only, accumulate, self.precision),
-            _ => gemm::grouped_multiply_transposed(y, x, &views, self.offsets, accumulate, self.precision),
-        }
-    }
-
-    fn multiply(&self, dx: &mut Buffer, dy: &Buffer, weights: &[&Parameter]) {
-        let views: Vec<MatrixView> = weights.iter().map(|weight| weight.matrix.view()).collect();
-        match views[..] {
-            [only] => gemm::multiply(dx, dy, only, true, self.precision),
-            _ => gemm::grouped_multiply(dx, dy, &views, self.offsets, true, self.precision),
         }
     }
 
@@ -118,27 +111,27 @@ impl Grouped<'_> {
             return;
         }
         if let [only] = weights {
-            return gemm::accumulate_outer(gradients.entry(only), dy, x, dy.width, x.width, self.precision);
+            return gemm::accumulate_outer(gradients.entry(only), dy, x, dy.width, x.width, self.pass.precision);
         }
         let mut taken: Vec<Vec<f32>> = weights.iter().map(|weight| gradients.take(weight)).collect();
         let mut slices: Vec<&mut [f32]> = taken.iter_mut().map(Vec::as_mut_slice).collect();
-        gemm::grouped_accumulate_outer(&mut slices, dy, x, dy.width, x.width, self.offsets, self.precision);
+        gemm::grouped_accumulate_outer(&mut slices, dy, x, dy.width, x.width, self.rows.offsets, self.pass.precision);
         for (weight, gradient) in weights.iter().zip(taken) {
             gradients.put(weight, gradient);
         }
     }
 }
 
-/// Several maps of one x, in one go for the threads; adapters are applied map by map.
-pub(crate) fn forward_each<const N: usize>(x: &Buffer, maps: [&Linear; N], precision: Precision) -> [Buffer; N] {
-    if maps.iter().any(|map| map.adapter.is_some()) {
-        return maps.map(|map| forward(x, map, precision).0);
-    }
+/// Several maps of one x, in one go for the threads; adapters then add to them map by map.
+pub(crate) fn forward_each<const N: usize>(x: &Buffer, maps: [&Linear; N], pass: Pass) -> [Buffer; N] {
     let mut outputs = maps.map(|map| Buffer::unwritten(x.rows, map.output_width()));
     let products = outputs.iter_mut().zip(&maps).map(|(y, map)| gemm::Map { y, x, weight: map.weight.matrix.view() });
-    gemm::multiply_each(products.collect(), precision);
+    gemm::multiply_each(products.collect(), pass.precision);
     for (y, map) in outputs.iter_mut().zip(&maps) {
-        Grouped { maps: &[map], offsets: &[0, x.rows], precision }.add_biases(y);
+        let (map, offsets) = ([*map], [0, x.rows]);
+        let grouped = Grouped::one(&map, &offsets, pass);
+        grouped.add_biases(y);
+        grouped.adapt(y, x);
     }
     outputs
 }
@@ -150,7 +143,7 @@ fn groups<'a>(
 ) -> impl Iterator<Item = (&'a Linear, Range<usize>, &'a mut [f32])> {
     banks.into_iter().zip(outputs).flat_map(|(bank, output)| {
         let (mut rest, width) = (&mut output[..], bank.maps[0].output_width());
-        let groups = bank.maps.iter().zip(bank.offsets.windows(2)).map(move |(&map, rows)| {
+        let groups = bank.maps.iter().zip(bank.rows.offsets.windows(2)).map(move |(&map, rows)| {
             let y;
             (y, rest) = std::mem::take(&mut rest).split_at_mut((rows[1] - rows[0]) * width);
             (map, rows[0]..rows[1], y)
@@ -159,7 +152,7 @@ fn groups<'a>(
     })
 }
 
-/// Two banks of packed maps without adapters, in one go for the threads: sorted row r is row `chosen[r]` of x.
+/// Two banks of packed maps, without their adapters, in one go for the threads: sorted row r is row `chosen[r]` of x.
 pub(crate) fn forward_pair_chosen(x: &Buffer, chosen: &[u32], banks: [&Grouped; 2]) -> [Buffer; 2] {
     let mut outputs = banks.map(|bank| Buffer::unwritten(chosen.len(), bank.maps[0].output_width()));
     let products = groups(banks, &mut outputs);
@@ -169,26 +162,23 @@ pub(crate) fn forward_pair_chosen(x: &Buffer, chosen: &[u32], banks: [&Grouped; 
     outputs
 }
 
-/// Two banks of maps of the same rows, in one go for the threads. With a single token every group reads that token, and
-/// `x` is it; else `x` has its rows sorted.
-pub(crate) fn forward_pair(x: &Buffer, banks: [&Grouped; 2]) -> [(Buffer, Hidden); 2] {
-    if banks.iter().any(|bank| bank.adapters().is_some()) {
-        return banks.map(|bank| bank.forward(x));
-    }
-    let rows = *banks[0].offsets.last().expect("offsets begin with 0");
+/// Two banks of maps of the same rows, without their adapters, in one go for the threads. With a single token every
+/// group reads that token, and `x` is it; else `x` has its rows sorted.
+pub(crate) fn forward_pair(x: &Buffer, banks: [&Grouped; 2]) -> [Buffer; 2] {
+    let rows = *banks[0].rows.offsets.last().expect("offsets begin with 0");
     let mut outputs = banks.map(|bank| Buffer::unwritten(rows, bank.maps[0].output_width()));
     let products = groups(banks, &mut outputs).map(|(map, rows, y)| {
         let from = if x.rows == 1 { 0..1 } else { rows };
         gemm::Map { y, x: &x[from.start * x.width..from.end * x.width], weight: map.weight.matrix.view() }
     });
-    gemm::multiply_each(products.collect(), banks[0].precision);
+    gemm::multiply_each(products.collect(), banks[0].pass.precision);
     banks.into_iter().zip(&mut outputs).for_each(|(bank, output)| bank.add_biases(output));
-    outputs.map(|output| (output, None))
+    outputs
 }
 
 /// One map for all rows.
-pub(crate) fn forward(x: &Buffer, map: &Linear, precision: Precision) -> (Buffer, Hidden) {
-    Grouped { maps: &[map], offsets: &[0, x.rows], precision }.forward(x)
+pub(crate) fn forward(x: &Buffer, map: &Linear, pass: impl Into<Pass>) -> (Buffer, Hidden) {
+    Grouped::one(&[map], &[0, x.rows], pass.into()).forward(x)
 }
 
 pub(crate) fn backward(
@@ -197,8 +187,8 @@ pub(crate) fn backward(
     x: &Buffer,
     hidden: &Hidden,
     map: &Linear,
-    precision: Precision,
+    pass: impl Into<Pass>,
     gradients: &mut Gradients,
 ) {
-    Grouped { maps: &[map], offsets: &[0, x.rows], precision }.backward(dx, dy, x, hidden, gradients);
+    Grouped::one(&[map], &[0, x.rows], pass.into()).backward(dx, dy, x, hidden, gradients);
 }

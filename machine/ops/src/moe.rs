@@ -4,8 +4,9 @@
 //! the same, and the gradient of the weight is the inner product of two rows that backward has anyway.
 
 use crate::buffer::add;
-use crate::linear::{Grouped, Hidden};
-use crate::{Buffer, Gradients, Linear, Moe, Precision, linear};
+use crate::linear::{Grouped, Hidden, Pass};
+use crate::low_rank::{LowRank, Rows};
+use crate::{Adapter, Buffer, Gradients, Linear, Moe, Precision, linear};
 use kernels::{gemm, router, swiglu};
 
 /// Where each row went.
@@ -23,6 +24,9 @@ pub struct Routing {
     pub slots: Vec<u32>,
     /// For each place in `indices`, its sorted row.
     rows: Vec<u32>,
+    /// The token of each sorted row.
+    tokens: Vec<u32>,
+    router_hidden: Hidden,
 }
 
 /// What backward needs besides x.
@@ -42,18 +46,22 @@ pub(crate) struct Outcome {
 }
 
 impl Routing {
-    pub(crate) fn of(x: &Buffer, moe: &Moe) -> Self {
-        // The router decides in full precision: a rounded logit would send tokens elsewhere.
-        let (logits, _) = linear::forward(x, &moe.router, Precision::F32);
+    /// `chosen` is what an earlier pass over the same rows decided, and stays decided; else the router decides.
+    pub(crate) fn of(x: &Buffer, moe: &Moe, pass: Pass, chosen: Option<&[u32]>) -> Self {
+        let (logits, router_hidden) = linear::forward(x, &moe.router, exactly(pass));
         let (experts, top_k) = (moe.experts.len(), moe.top_k);
         let mut indices = vec![0u32; x.rows * top_k];
         let mut weights = vec![0.0; x.rows * top_k];
         let mut probabilities = Buffer::unwritten(x.rows, experts);
         router::forward(&mut indices, &mut weights, &mut probabilities, &logits, &shape(moe));
+        if let Some(chosen) = chosen {
+            keep_choices((&mut indices, &mut weights), chosen, &probabilities, moe);
+        }
         let (offsets, slots) = sort_by_expert(&indices, experts);
         let mut rows = vec![0; slots.len()];
         slots.iter().enumerate().for_each(|(row, &slot)| rows[slot as usize] = row as u32);
-        Self { indices, weights, probabilities, offsets, slots, rows }
+        let tokens = slots.iter().map(|slot| slot / top_k as u32).collect();
+        Self { indices, weights, probabilities, offsets, slots, rows, tokens, router_hidden }
     }
 
     pub fn count(&self, expert: usize) -> usize {
@@ -74,20 +82,22 @@ impl Routing {
         (sum / f64::from(tokens.max(1))) as f32
     }
 
-    /// The token of each sorted row.
-    fn tokens(&self, top_k: usize) -> Vec<u32> {
-        self.slots.iter().map(|slot| slot / top_k as u32).collect()
-    }
-
-    fn token(&self, sorted_row: usize, top_k: usize) -> usize {
-        self.slots[sorted_row] as usize / top_k
+    /// Of every expert.
+    pub fn counts(&self) -> Vec<u64> {
+        self.offsets.windows(2).map(|pair| (pair[1] - pair[0]) as u64).collect()
     }
 
     /// Copies rows of x to their sorted places, once per chosen expert.
-    fn gather(&self, x: &Buffer, top_k: usize) -> Buffer {
+    fn gather(&self, x: &Buffer) -> Buffer {
         let mut sorted = Buffer::unwritten(self.slots.len(), x.width);
-        sorted.for_each_row(|row, to| to.copy_from_slice(x.row(self.token(row, top_k))));
+        sorted.for_each_row(|row, to| to.copy_from_slice(x.row(self.tokens[row] as usize)));
         sorted
+    }
+
+    /// One bank of experts over the sorted rows.
+    fn bank<'a>(&'a self, maps: &'a [&'a Linear], adapter: &'a Option<Adapter>, pass: Pass) -> Grouped<'a> {
+        let rows = Rows { offsets: &self.offsets, tokens: &self.tokens };
+        Grouped { maps, adapter: adapter.as_ref(), rows, pass }
     }
 
     /// Adds sorted rows back to their tokens, each token's in the order of its choices.
@@ -97,6 +107,29 @@ impl Routing {
             rows.iter().for_each(|&row| add(sum, sorted.row(row as usize)));
         });
     }
+}
+
+/// Where rounding made the router decide otherwise than before: what was chosen before, at today's probabilities.
+fn keep_choices((indices, weights): (&mut [u32], &mut [f32]), chosen: &[u32], probabilities: &Buffer, moe: &Moe) {
+    assert_eq!(chosen.len(), indices.len(), "the choices are of other rows");
+    let found = indices.chunks_exact_mut(moe.top_k).zip(weights.chunks_exact_mut(moe.top_k));
+    for (row, ((indices, weights), chosen)) in found.zip(chosen.chunks_exact(moe.top_k)).enumerate() {
+        if indices == chosen {
+            continue;
+        }
+        indices.copy_from_slice(chosen);
+        let probabilities = probabilities.row(row);
+        weights.iter_mut().zip(chosen).for_each(|(weight, &expert)| *weight = probabilities[expert as usize]);
+        if moe.normalize {
+            let sum: f32 = weights.iter().sum();
+            weights.iter_mut().for_each(|weight| *weight /= sum);
+        }
+    }
+}
+
+/// The router decides in full precision: a rounded logit would send tokens elsewhere.
+fn exactly(pass: Pass) -> Pass {
+    Pass { precision: Precision::F32, ..pass }
 }
 
 /// A counting sort: offsets per expert and, in that order, the slots.
@@ -127,20 +160,19 @@ fn banks(moe: &Moe) -> [Vec<&Linear>; 3] {
 
 /// Whether an expert's products can be added to where they belong.
 pub(crate) fn adds(expert: &crate::Expert) -> bool {
-    let down = &expert.down;
-    down.weight.matrix.is_packed() && down.adapter.is_none() && down.bias.is_none()
+    expert.down.weight.matrix.is_packed() && expert.down.bias.is_none()
 }
 
 /// The mixture's output alone: of many tokens, packed experts add theirs straight to where they belong.
-pub(crate) fn infer(x: &Buffer, moe: &Moe, precision: Precision) -> Buffer {
+pub(crate) fn infer(x: &Buffer, moe: &Moe, pass: Pass) -> Buffer {
     if !moe.experts.iter().all(adds) {
-        return forward(x, moe, precision).output;
+        return forward(x, moe, pass, None).output;
     }
-    let Activated { routing, weighted, .. } = activate(x, moe, precision);
+    let Activated { routing, weighted, .. } = activate(x, moe, pass, None);
     let mut output = Buffer::zeros(x.rows, x.width);
     if x.rows < SUMMED_MIN {
         let down: Vec<&Linear> = moe.experts.iter().map(|expert| &expert.down).collect();
-        let outputs = Grouped { maps: &down, offsets: &routing.offsets, precision }.forward(&weighted).0;
+        let outputs = routing.bank(&down, &moe.adapters[2], pass).forward(&weighted).0;
         // In the experts' order, as below: the same sum for one token and for many.
         output.for_each_row(|token, sum| {
             let mut rows = routing.rows[token * moe.top_k..(token + 1) * moe.top_k].to_vec();
@@ -149,20 +181,40 @@ pub(crate) fn infer(x: &Buffer, moe: &Moe, precision: Precision) -> Buffer {
         });
         return output;
     }
-    let tokens = routing.tokens(moe.top_k);
     let weights: Vec<_> = moe.experts.iter().map(|expert| expert.down.weight.matrix.view()).collect();
-    gemm::add_packed_products(&mut output, &weighted, &weights, &routing.offsets, &tokens);
+    gemm::add_packed_products(&mut output, &weighted, &weights, &routing.offsets, &routing.tokens);
+    if let Some(adapter) = &moe.adapters[2] {
+        add_adapted(&mut output, &weighted, adapter, &routing, (moe.top_k, pass));
+    }
     output
+}
+
+/// Adds what the down projections' adapter makes of the sorted rows to their tokens.
+fn add_adapted(output: &mut Buffer, weighted: &Buffer, adapter: &Adapter, routing: &Routing, how: (usize, Pass)) {
+    let (top_k, pass) = how;
+    let rows = Rows { offsets: &routing.offsets, tokens: &routing.tokens };
+    let low_rank = LowRank { adapter, rows, pass };
+    let hidden = low_rank.narrow(weighted);
+    if adapter.b.shape.len() == 2 {
+        // All share what leads out, so the narrow rows can be added first.
+        let mut sums = Buffer::zeros(output.rows, hidden.width);
+        routing.scatter(&mut sums, &hidden, top_k);
+        let rows = Rows { offsets: &[0, output.rows], tokens: &[] };
+        return LowRank { rows, ..low_rank }.widen(output, &sums);
+    }
+    let mut outputs = Buffer::zeros(weighted.rows, output.width);
+    low_rank.widen(&mut outputs, &hidden);
+    routing.scatter(output, &outputs, top_k);
 }
 
 /// From this many tokens on, writing every expert's outputs costs more than reading weights in pieces.
 pub(crate) const SUMMED_MIN: usize = 16;
 
-pub(crate) fn forward(x: &Buffer, moe: &Moe, precision: Precision) -> Outcome {
-    let Activated { routing, pair: [(gate, gate_hidden), (up, up_hidden)], weighted } = activate(x, moe, precision);
+/// `chosen` as in [`Routing::of`].
+pub(crate) fn forward(x: &Buffer, moe: &Moe, pass: Pass, chosen: Option<&[u32]>) -> Outcome {
+    let Activated { routing, pair: [(gate, gate_hidden), (up, up_hidden)], weighted } = activate(x, moe, pass, chosen);
     let down: Vec<&Linear> = moe.experts.iter().map(|expert| &expert.down).collect();
-    let (expert_outputs, down_hidden) =
-        Grouped { maps: &down, offsets: &routing.offsets, precision }.forward(&weighted);
+    let (expert_outputs, down_hidden) = routing.bank(&down, &moe.adapters[2], pass).forward(&weighted);
     let mut output = Buffer::zeros(x.rows, x.width);
     routing.scatter(&mut output, &expert_outputs, moe.top_k);
     let saved = Saved { routing, gate, up, weighted, hidden: [gate_hidden, up_hidden, down_hidden] };
@@ -177,22 +229,32 @@ struct Activated {
     weighted: Buffer,
 }
 
-fn activate(x: &Buffer, moe: &Moe, precision: Precision) -> Activated {
-    let routing = Routing::of(x, moe);
+/// Whether the gate and up projections take their rows as they are: packed experts pick theirs, and one token is what
+/// all its experts read. Adapters want them sorted.
+pub(crate) fn is_sorted(tokens: usize, moe: &Moe) -> bool {
+    let is_packed = moe.experts.iter().all(|e| [&e.gate, &e.up].iter().all(|map| map.weight.matrix.is_packed()));
+    moe.adapters[..2].iter().any(Option::is_some) || !(is_packed || tokens == 1)
+}
+
+fn activate(x: &Buffer, moe: &Moe, pass: Pass, chosen: Option<&[u32]>) -> Activated {
+    let routing = Routing::of(x, moe, pass, chosen);
     let banks = banks(moe);
-    let grouped = |bank: usize| Grouped { maps: &banks[bank], offsets: &routing.offsets, precision };
-    let has_adapters = banks[..2].iter().any(|bank| bank[0].adapter.is_some());
+    let grouped = [0, 1].map(|bank| routing.bank(&banks[bank], &moe.adapters[bank], pass));
+    let pair = [&grouped[0], &grouped[1]];
     let packed = banks[..2].iter().flatten().all(|map| map.weight.matrix.is_packed());
-    let pair = [&grouped(0), &grouped(1)];
-    let pair = match x.rows {
-        // Nothing is sorted: the experts' products pick their rows.
-        _ if packed && !has_adapters => {
-            linear::forward_pair_chosen(x, &routing.tokens(moe.top_k), pair).map(|rows| (rows, None))
-        }
-        // One token is what all its experts read.
-        1 if !has_adapters => linear::forward_pair(x, pair),
-        _ => linear::forward_pair(&routing.gather(x, moe.top_k), pair),
+    let sorted = is_sorted(x.rows, moe).then(|| routing.gather(x));
+    let outputs = match &sorted {
+        _ if packed => linear::forward_pair_chosen(x, &routing.tokens, pair),
+        None => linear::forward_pair(x, pair),
+        Some(_) if x.rows == 1 => linear::forward_pair(x, pair),
+        Some(sorted) => linear::forward_pair(sorted, pair),
     };
+    let mut bank = grouped.iter();
+    let pair = outputs.map(|mut output| {
+        let bank = bank.next().expect("two banks, two outputs");
+        let hidden = sorted.as_ref().and_then(|sorted| bank.adapt(&mut output, sorted));
+        (output, hidden)
+    });
     let [(gate, _), (up, _)] = &pair;
     let mut weighted = Buffer::unwritten(gate.rows, gate.width);
     let weights: Vec<f32> = routing.slots.iter().map(|&slot| routing.weights[slot as usize]).collect();
@@ -200,24 +262,30 @@ fn activate(x: &Buffer, moe: &Moe, precision: Precision) -> Activated {
     Activated { routing, pair, weighted }
 }
 
-/// Adds to dx and the gradients. `auxiliary_coefficient` adds the gradient of
-/// `coefficient · E · Σₑ fₑ·Pₑ` (Switch Transformer's balance loss; fₑ the share of tokens that chose e, Pₑ its mean
-/// probability, both over this batch and layer), divided over the batch's tokens.
+/// What the balance loss `coefficient · E · Σₑ fₑ·Pₑ` asks of every token's probabilities (Switch Transformer; fₑ the share
+/// of `tokens` that chose e, Pₑ its mean probability, both over the whole batch and one layer).
+pub(crate) fn balance(coefficient: f32, counts: &[u64], tokens: usize) -> Vec<f32> {
+    let factor = coefficient * counts.len() as f32 / (tokens as f32 * tokens as f32);
+    counts.iter().map(|&count| factor * count as f32).collect()
+}
+
+/// Adds to dx and the gradients. `pass`: the precision of products, and what a loss on the routers asks of each token's
+/// probabilities, `[E]`.
 pub(crate) fn backward(
     dx: &mut Buffer,
     dy: &Buffer,
     x: &Buffer,
     saved: &Saved,
     moe: &Moe,
-    pass: (Precision, f32),
+    how: (Pass, &[f32]),
     gradients: &mut Gradients,
 ) {
-    let (precision, auxiliary_coefficient) = pass;
+    let pass = how.0;
     let Saved { routing, gate, up, weighted, hidden } = saved;
     let banks = banks(moe);
-    let grouped = |bank: usize| Grouped { maps: &banks[bank], offsets: &routing.offsets, precision };
+    let grouped = |bank: usize| routing.bank(&banks[bank], &moe.adapters[bank], pass);
 
-    let dy_sorted = routing.gather(dy, moe.top_k);
+    let dy_sorted = routing.gather(dy);
     let mut dactivated = Buffer::zeros(weighted.rows, weighted.width);
     grouped(2).backward(Some(&mut dactivated), &dy_sorted, weighted, &hidden[2], gradients);
     drop(dy_sorted);
@@ -239,12 +307,12 @@ pub(crate) fn backward(
     let mut dup = Buffer::zeros(up.rows, up.width);
     swiglu::backward(&mut dgate, &mut dup, &dactivated, gate, up);
 
-    let sorted = routing.gather(x, moe.top_k);
+    let sorted = routing.gather(x);
     let mut dsorted = Buffer::zeros(sorted.rows, sorted.width);
     grouped(0).backward(Some(&mut dsorted), &dgate, &sorted, &hidden[0], gradients);
     grouped(1).backward(Some(&mut dsorted), &dup, &sorted, &hidden[1], gradients);
     routing.scatter(dx, &dsorted, moe.top_k);
-    backward_router(dx, &dweights, x, routing, moe, auxiliary_coefficient, gradients);
+    backward_router(dx, &dweights, x, routing, moe, how, gradients);
 }
 
 fn backward_router(
@@ -253,15 +321,12 @@ fn backward_router(
     x: &Buffer,
     routing: &Routing,
     moe: &Moe,
-    auxiliary_coefficient: f32,
+    (pass, dprobabilities): (Pass, &[f32]),
     gradients: &mut Gradients,
 ) {
-    let experts = moe.experts.len();
-    let balance = auxiliary_coefficient * experts as f32 / (x.rows as f32 * x.rows as f32);
-    let dprobabilities: Vec<f32> = (0..experts).map(|expert| balance * routing.count(expert) as f32).collect();
-    let mut dlogits = Buffer::zeros(x.rows, experts);
+    let mut dlogits = Buffer::zeros(x.rows, moe.experts.len());
     let made =
         router::Routing { probabilities: &routing.probabilities, indices: &routing.indices, weights: &routing.weights };
-    router::backward(&mut dlogits, dweights, &dprobabilities, made, &shape(moe));
-    linear::backward(Some(dx), &dlogits, x, &None, &moe.router, Precision::F32, gradients);
+    router::backward(&mut dlogits, dweights, dprobabilities, made, &shape(moe));
+    linear::backward(Some(dx), &dlogits, x, &routing.router_hidden, &moe.router, exactly(pass), gradients);
 }

@@ -25,7 +25,7 @@ pub type Observe = Infer<Statistics>;
 
 impl Observe {
     pub fn observing(precision: Precision) -> Self {
-        Self { precision, record: Statistics::default() }
+        Self::recording(precision, Statistics::default())
     }
 }
 

@@ -23,20 +23,48 @@ impl Parameter {
     }
 }
 
-/// `y = x·Wᵀ (+ bias) (+ scale · (x·Aᵀ)·Bᵀ)`, with W in any format.
+/// `y = x·Wᵀ (+ bias) (+ adapter)`, with W in any format.
 #[derive(Debug, Clone)]
 pub struct Linear {
     pub weight: Parameter,
     pub bias: Option<Parameter>,
+    /// A map in a bank of experts has none: the bank's stands in [`Moe::adapters`].
     pub adapter: Option<Adapter>,
 }
 
-/// A low-rank addition to a linear map: A is `[rank, in]`, B is `[out, rank]`, `scale` is alpha / rank.
+/// A low-rank addition `scale · drop(x)·Aᵀ·Bᵀ` to a linear map, or to every map of a bank.
 #[derive(Debug, Clone)]
 pub struct Adapter {
+    /// `[rank, in]`. In a bank `[E, rank, in]`, or `[rank, in]` where all experts share it.
     pub a: Parameter,
+    /// `[out, rank]`. In a bank `[E, out, rank]`, or `[out, rank]` where all experts share it.
     pub b: Parameter,
-    pub scale: f32,
+    pub alpha: f32,
+    /// Whether alpha is divided by the root of the rank and not by the rank (rsLoRA; Kalajdzievski 2023).
+    pub rank_stabilized: bool,
+    /// Share of x's numbers that training leaves out.
+    pub dropout: f32,
+}
+
+impl Adapter {
+    pub fn rank(&self) -> usize {
+        self.b.matrix.columns
+    }
+
+    /// What the product is multiplied with.
+    pub fn scale(&self) -> f32 {
+        let rank = self.rank() as f32;
+        self.alpha / if self.rank_stabilized { rank.sqrt() } else { rank }
+    }
+
+    /// The factors of one map, row by row; `expert` is 0 where there is no bank.
+    pub fn factors(&self, expert: usize) -> [&[f32]; 2] {
+        [&self.a, &self.b].map(|factor| {
+            let expert = if factor.shape.len() == 3 { expert } else { 0 };
+            let len = factor.shape[factor.shape.len() - 2..].iter().product::<usize>();
+            &factor.values()[expert * len..(expert + 1) * len]
+        })
+    }
 }
 
 impl Linear {
@@ -91,6 +119,8 @@ pub struct Moe {
     pub layer: usize,
     pub router: Linear,
     pub experts: Vec<Expert>,
+    /// Of the experts' gate, up and down projections.
+    pub adapters: [Option<Adapter>; 3],
     pub top_k: usize,
     pub normalize: bool,
 }

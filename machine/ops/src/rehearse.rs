@@ -5,17 +5,16 @@
 //! Legend: T tokens, H hidden width, I inner width of an expert, E experts. All sizes are in numbers of four bytes.
 
 use crate::buffer::{Block, Pool};
+use crate::cross_entropy::CHUNK_ROWS;
 use crate::{
-    AttentionShape, Columns, Conv, DeltaGates, DeltaState, Execute, KvCache, Linear, Moe, Norm, Rope, Spans, Teacher,
-    moe,
+    Adapter, AttentionShape, Columns, Conv, DeltaGates, DeltaState, Execute, KvCache, Linear, Moe, Norm, Rope, Spans,
+    Teacher, moe,
 };
 use std::cell::RefCell;
 use std::rc::Rc;
 
 /// Columns of activations that are rounded together, and numbers that their bytes, scales and sums take at most.
 const ROUNDED_RUN: (usize, usize) = (256, 88);
-/// Rows of logits that a loss has at a time, as in `cross_entropy.rs`.
-const LOGITS_ROWS: usize = 256;
 /// Numbers on a cache line: blocks are whole lines.
 const LINE: usize = 16;
 /// Keys that one task of decoding takes; each keeps sums of its own.
@@ -35,7 +34,7 @@ impl Block for Size {
 #[derive(Default)]
 struct Room {
     pool: Pool<Size>,
-    /// In values that are alive.
+    /// In values that are alive, and in memory that is no value.
     live: usize,
     most: usize,
 }
@@ -61,10 +60,22 @@ impl Room {
 
 /// A `[T, width]` value that is nowhere.
 pub struct Rehearsed {
-    rows: usize,
-    width: usize,
+    pub(crate) rows: usize,
+    pub(crate) width: usize,
     size: Size,
     room: Rc<RefCell<Room>>,
+}
+
+/// Memory that is held and is no value: it goes back to the system.
+pub struct Held {
+    numbers: usize,
+    room: Rc<RefCell<Room>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.room.borrow_mut().live -= self.numbers;
+    }
 }
 
 impl Drop for Rehearsed {
@@ -90,17 +101,32 @@ impl Rehearse {
         self.room.borrow().pool.held()
     }
 
-    fn value(&self, rows: usize, width: usize) -> Rehearsed {
+    pub(crate) fn value(&self, rows: usize, width: usize) -> Rehearsed {
         let size = self.room.borrow_mut().take(rows * width);
         Rehearsed { rows, width, size, room: Rc::clone(&self.room) }
     }
 
-    fn like(&self, x: &Rehearsed) -> Rehearsed {
+    pub(crate) fn like(&self, x: &Rehearsed) -> Rehearsed {
         self.value(x.rows, x.width)
     }
 
-    fn note(&self, scratch: usize) {
+    /// So much is needed for a moment.
+    pub(crate) fn note(&self, scratch: usize) {
         self.room.borrow_mut().note(scratch);
+    }
+
+    /// Holds so many bytes until they are dropped.
+    pub fn hold(&self, bytes: usize) -> Held {
+        let numbers = bytes.div_ceil(size_of::<f32>());
+        let mut room = self.room.borrow_mut();
+        room.live += numbers;
+        room.note(0);
+        Held { numbers, room: Rc::clone(&self.room) }
+    }
+
+    /// Bytes that are held now.
+    pub fn bytes_now(&self) -> usize {
+        size_of::<f32>() * self.room.borrow().live
     }
 
     /// The product's output exists; `rows` of x are rounded for it if the weights want that.
@@ -116,9 +142,13 @@ impl Rehearse {
     fn mapped(&self, rows: usize, map: &Linear) -> Rehearsed {
         let y = self.value(rows, map.output_width());
         self.product(rows, &[map]);
-        let hidden = map.adapter.as_ref().map(|adapter| self.value(rows, adapter.a.matrix.rows));
-        drop(hidden);
+        drop(self.narrowed(rows, &map.adapter));
         y
+    }
+
+    /// What an adapter, if there is one, has between its factors.
+    fn narrowed(&self, rows: usize, adapter: &Option<Adapter>) -> Option<Rehearsed> {
+        adapter.as_ref().map(|adapter| self.value(rows, adapter.rank()))
     }
 
     /// Logits of so many rows of `hidden`, as the model's head gives them.
@@ -129,7 +159,7 @@ impl Rehearse {
 
     /// A batch's losses, a chunk of logits at a time.
     fn losses(&self, hidden: &Rehearsed, head: &Linear) {
-        let rows = hidden.rows.min(LOGITS_ROWS);
+        let rows = hidden.rows.min(CHUNK_ROWS);
         let chunk = self.value(rows, hidden.width);
         drop(self.mapped(chunk.rows, head));
     }
@@ -149,6 +179,7 @@ impl<'w> Execute<'w> for Rehearse {
     fn linears<const N: usize>(&mut self, x: &Rehearsed, maps: [&'w Linear; N]) -> [Rehearsed; N] {
         let outputs = maps.map(|map| self.value(x.rows, map.output_width()));
         self.product(x.rows, &maps);
+        maps.iter().for_each(|map| drop(self.narrowed(x.rows, &map.adapter)));
         outputs
     }
 
@@ -231,25 +262,26 @@ impl<'w> Execute<'w> for Rehearse {
             let logits = self.mapped(x.rows, &moe.router);
             self.like(&logits)
         };
-        let packed = moe.experts.iter().all(|e| [&e.gate, &e.up].iter().all(|map| map.weight.matrix.is_packed()));
-        // Packed experts pick their rows, and so does a single token's every expert.
-        let sorted = (!packed && x.rows > 1).then(|| self.value(rows, x.width));
+        let sorted = moe::is_sorted(x.rows, moe).then(|| self.value(rows, x.width));
         let pair = [&expert.gate, &expert.up].map(|map| self.value(rows, map.output_width()));
         self.product(x.rows, &[&expert.gate, &expert.up]);
-        drop(sorted);
+        let narrow = [0, 1].map(|bank| self.narrowed(rows, &moe.adapters[bank]));
+        drop((sorted, narrow));
         let weighted = self.like(&pair[0]);
+        let narrow = self.narrowed(rows, &moe.adapters[2]);
         if !moe.experts.iter().all(moe::adds) {
             let outputs = self.value(rows, expert.down.output_width());
             self.product(rows, &[&expert.down]);
             let sum = self.like(x);
-            drop((outputs, weighted, pair, probabilities));
+            drop((outputs, narrow, weighted, pair, probabilities));
             return sum;
         }
         drop(pair);
         let sum = self.like(x);
-        let outputs = (x.rows < moe::SUMMED_MIN).then(|| self.value(rows, x.width));
+        let has_outputs = x.rows < moe::SUMMED_MIN || narrow.is_some();
+        let outputs = has_outputs.then(|| self.value(rows, x.width));
         self.product(rows, &[&expert.down]);
-        drop((outputs, weighted, probabilities));
+        drop((outputs, narrow, weighted, probabilities));
         sum
     }
 

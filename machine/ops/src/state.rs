@@ -90,8 +90,4 @@ impl Spans {
             Some(*at - len..*at)
         })
     }
-
-    pub fn all_fresh(&self) -> bool {
-        self.starts.iter().all(|&start| start == 0)
-    }
 }

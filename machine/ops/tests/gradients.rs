@@ -43,8 +43,18 @@ impl World {
     }
 
     fn adapted(&mut self, outputs: usize, inputs: usize, rank: usize) -> Linear {
-        let adapter = Adapter { a: self.parameter(rank, inputs), b: self.parameter(outputs, rank), scale: 0.7 };
+        let (a, b) = (self.parameter(rank, inputs), self.parameter(outputs, rank));
+        let adapter = Adapter { a, b, alpha: 0.7 * rank as f32, rank_stabilized: false, dropout: 0.4 };
         Linear { adapter: Some(adapter), ..self.linear(outputs, inputs) }
+    }
+
+    /// Of a bank of so many experts, if it is its own factor for each.
+    fn factor(&mut self, experts: Option<usize>, rows: usize, columns: usize) -> Parameter {
+        let mut factor = self.parameter(experts.unwrap_or(1) * rows, columns);
+        if let Some(experts) = experts {
+            factor.shape = vec![experts, rows, columns];
+        }
+        factor
     }
 }
 
@@ -57,11 +67,25 @@ fn check<W>(
     run_infer: impl Fn(&mut Infer, &W, &[Buffer]) -> Buffer,
     parameters: impl Fn(&mut W) -> Vec<&mut Parameter>,
 ) {
+    check_dropping(None, name, weights, inputs, run_tape, run_infer, parameters);
+}
+
+/// As [`check`], with dropout by this seed.
+fn check_dropping<W>(
+    seed: Option<u64>,
+    name: &str,
+    weights: &mut W,
+    inputs: Vec<Buffer>,
+    run_tape: impl for<'w> Fn(&mut Tape<'w, '_>, &'w W, &[Var]) -> Var,
+    run_infer: impl Fn(&mut Infer, &W, &[Buffer]) -> Buffer,
+    parameters: impl Fn(&mut W) -> Vec<&mut Parameter>,
+) {
     let mut inputs = inputs;
-    let output = run_infer(&mut Infer::new(Precision::F32), weights, &inputs);
+    let executor = || Infer { dropout_seed: seed, ..Infer::new(Precision::F32) };
+    let output = run_infer(&mut executor(), weights, &inputs);
     let r = World::new(99).buffer(output.rows, output.width);
     let objective = |weights: &W, inputs: &[Buffer]| -> f64 {
-        let y = run_infer(&mut Infer::new(Precision::F32), weights, inputs);
+        let y = run_infer(&mut executor(), weights, inputs);
         y.iter().zip(r.iter()).map(|(&y, &r)| f64::from(y) * f64::from(r)).sum()
     };
     let mut gradients = Gradients::default();
@@ -69,7 +93,7 @@ fn check<W>(
     for wanted in 0..inputs.len() {
         // One input's gradient per walk: that is what a tape hands out. Parameters are read from the last walk.
         gradients = Gradients::default();
-        let mut tape = Tape::new(Precision::F32, 0.0, &mut gradients);
+        let mut tape = Tape::new(Precision::F32, 0.0, &mut gradients).dropping(seed);
         let mut order: Vec<usize> = (0..inputs.len()).filter(|&i| i != wanted).collect();
         order.insert(0, wanted);
         let mut vars: Vec<Option<Var>> = vec![None; inputs.len()];
@@ -128,21 +152,45 @@ fn spans() -> Spans {
 
 #[test]
 fn linear_with_bias_and_adapter() {
+    for (seed, rank_stabilized) in [(None, false), (Some(5), true)] {
+        let mut world = World::new(1);
+        let mut map = world.adapted(5, 7, 3);
+        map.bias = Some(world.parameter(1, 5));
+        map.adapter.as_mut().expect("it was given one").rank_stabilized = rank_stabilized;
+        let x = world.buffer(11, 7);
+        check_dropping(
+            seed,
+            "linear",
+            &mut map,
+            vec![x],
+            |t, w, v| t.linear(&v[0], w),
+            |e, w, x| e.linear(&x[0], w),
+            |w| {
+                let adapter = w.adapter.as_mut().expect("it was given one");
+                vec![&mut w.weight, w.bias.as_mut().expect("it was given one"), &mut adapter.a, &mut adapter.b]
+            },
+        );
+    }
+}
+
+#[test]
+fn dropout_is_a_matter_of_the_seed() {
     let mut world = World::new(1);
-    let mut map = world.adapted(5, 7, 3);
-    map.bias = Some(world.parameter(1, 5));
-    let x = world.buffer(11, 7);
-    check(
-        "linear",
-        &mut map,
-        vec![x],
-        |t, w, v| t.linear(&v[0], w),
-        |e, w, x| e.linear(&x[0], w),
-        |w| {
-            let adapter = w.adapter.as_mut().expect("it was given one");
-            vec![&mut w.weight, w.bias.as_mut().expect("it was given one"), &mut adapter.a, &mut adapter.b]
-        },
-    );
+    let (map, x) = (world.adapted(5, 7, 3), world.buffer(11, 7));
+    let run = |seed: Option<u64>| Infer { dropout_seed: seed, ..Infer::new(Precision::F32) }.linear(&x, &map).to_vec();
+    assert_eq!(run(Some(1)), run(Some(1)));
+    assert_ne!(run(Some(1)), run(Some(2)));
+    let adapter = map.adapter.as_ref().expect("it was given one");
+    let [a, b] = adapter.factors(0);
+    let whole = run(None);
+    for (row, y) in whole.chunks_exact(5).enumerate() {
+        for (output, &y) in y.iter().enumerate() {
+            let base: f32 = (0..7).map(|i| x.row(row)[i] * map.weight.values()[output * 7 + i]).sum();
+            let narrow = |j: usize| (0..7).map(|i| x.row(row)[i] * a[j * 7 + i]).sum::<f32>();
+            let added: f32 = (0..3).map(|j| narrow(j) * b[output * 3 + j]).sum();
+            assert!((y - base - adapter.scale() * added).abs() < 1e-4, "row {row}, output {output}");
+        }
+    }
 }
 
 #[test]
@@ -203,7 +251,10 @@ fn attention() {
         "attention",
         &mut shape,
         inputs,
-        |t, w, v| t.attention([&v[0], &v[1], &v[2]], w, &spans(), &mut []),
+        |t, w, v| {
+            let mut caches = vec![KvCache::empty(KvFormat::F32); 3];
+            t.attention([&v[0], &v[1], &v[2]], w, &spans(), &mut caches.iter_mut().collect::<Vec<_>>())
+        },
         |e, w, x| {
             let mut caches = vec![KvCache::empty(KvFormat::F32); 3];
             let mut caches: Vec<&mut KvCache> = caches.iter_mut().collect();
@@ -250,7 +301,10 @@ fn delta_rule() {
         "delta_rule",
         &mut gates,
         inputs,
-        |t, w, v| t.delta_rule(&v[0], &v[1], &v[2], w, &spans(), &mut []),
+        |t, w, v| {
+            let mut states = delta_states(&shape, channels);
+            t.delta_rule(&v[0], &v[1], &v[2], w, &spans(), &mut states.iter_mut().collect::<Vec<_>>())
+        },
         |e, w, x| {
             let mut states = delta_states(&shape, channels);
             e.delta_rule(&x[0], &x[1], &x[2], w, &spans(), &mut states.iter_mut().collect::<Vec<_>>())
@@ -307,49 +361,102 @@ fn embedding() {
     );
 }
 
-fn moe(world: &mut World, normalize: bool, adapted: bool) -> Moe {
-    let (width, inner, experts) = (7, 5, 3);
-    let map = |world: &mut World, outputs, inputs| match adapted {
-        true => world.adapted(outputs, inputs, 2),
-        false => world.linear(outputs, inputs),
-    };
-    let bank = (0..experts)
+const EXPERTS: usize = 3;
+
+fn moe(world: &mut World, normalize: bool) -> Moe {
+    let (width, inner) = (7, 5);
+    let bank = (0..EXPERTS)
         .map(|_| Expert {
-            gate: map(world, inner, width),
-            up: map(world, inner, width),
-            down: map(world, width, inner),
+            gate: world.linear(inner, width),
+            up: world.linear(inner, width),
+            down: world.linear(width, inner),
         })
         .collect();
-    let mut router = world.linear(experts, width);
+    let mut router = world.linear(EXPERTS, width);
     // Far from ties: finite differences must not change who is chosen.
     router.weight.matrix.as_f32_mut().iter_mut().for_each(|value| *value *= 4.0);
-    Moe { layer: 0, router, experts: bank, top_k: 2, normalize }
+    Moe { layer: 0, router, experts: bank, adapters: [None, None, None], top_k: 2, normalize }
+}
+
+/// Adapters of rank 2 for all projections; `shared`: the factors on the side of the residual stream are one for all.
+fn adapt(world: &mut World, moe: &mut Moe, shared: bool) {
+    let residual = (!shared).then_some(EXPERTS);
+    moe.adapters = [(5, 7, residual, Some(EXPERTS)), (5, 7, residual, Some(EXPERTS)), (7, 5, Some(EXPERTS), residual)]
+        .map(|(outputs, inputs, of_a, of_b)| {
+            let (a, b) = (world.factor(of_a, 2, inputs), world.factor(of_b, outputs, 2));
+            Some(Adapter { a, b, alpha: 1.4, rank_stabilized: false, dropout: 0.3 })
+        });
+    let (a, b) = (world.parameter(2, 7), world.parameter(EXPERTS, 2));
+    moe.router.adapter = Some(Adapter { a, b, alpha: 0.4, rank_stabilized: false, dropout: 0.0 });
+}
+
+fn parameters_of(moe: &mut Moe) -> Vec<&mut Parameter> {
+    let mut all = vec![&mut moe.router.weight];
+    for expert in &mut moe.experts {
+        all.extend([&mut expert.gate, &mut expert.up, &mut expert.down].map(|map| &mut map.weight));
+    }
+    let adapters = moe.adapters.iter_mut().chain([&mut moe.router.adapter]).flatten();
+    all.extend(adapters.flat_map(|adapter| [&mut adapter.a, &mut adapter.b]));
+    all
 }
 
 #[test]
 fn mixture_of_experts() {
-    for (normalize, adapted) in [(true, false), (false, false), (true, true)] {
+    for (normalize, adapted, seed) in [
+        (true, None, None),
+        (false, None, None),
+        (true, Some(false), None),
+        (true, Some(true), None),
+        (true, Some(false), Some(3)),
+        (true, Some(true), Some(4)),
+    ] {
         let mut world = World::new(11);
-        let mut moe = moe(&mut world, normalize, adapted);
+        let mut moe = moe(&mut world, normalize);
+        if let Some(shared) = adapted {
+            adapt(&mut world, &mut moe, shared);
+        }
         let mut x = world.buffer(13, 7);
         x.iter_mut().for_each(|value| *value *= 0.6);
-        check(
+        check_dropping(
+            seed,
             "moe",
             &mut moe,
             vec![x],
             |t, w, v| t.moe(&v[0], w),
             |e, w, x| e.moe(&x[0], w),
-            |w| {
-                let mut all = vec![&mut w.router.weight];
-                for expert in &mut w.experts {
-                    for map in [&mut expert.gate, &mut expert.up, &mut expert.down] {
-                        all.push(&mut map.weight);
-                        all.extend(map.adapter.iter_mut().flat_map(|adapter| [&mut adapter.a, &mut adapter.b]));
-                    }
-                }
-                all
-            },
+            parameters_of,
         );
+    }
+}
+
+/// What a bank's adapter adds is what each expert's delta adds to its weight.
+#[test]
+fn adapted_experts_are_experts_with_other_weights() {
+    for shared in [false, true] {
+        let mut world = World::new(12);
+        let mut adapted = moe(&mut world, true);
+        adapt(&mut world, &mut adapted, shared);
+        adapted.router.adapter = None;
+        let mut merged = adapted.clone();
+        for (bank, adapter) in adapted.adapters.iter().enumerate() {
+            let adapter = adapter.as_ref().expect("each bank has one");
+            for (index, expert) in merged.experts.iter_mut().enumerate() {
+                let map = [&mut expert.gate, &mut expert.up, &mut expert.down];
+                let weight = &mut map.into_iter().nth(bank).expect("three banks").weight.matrix;
+                let ([a, b], columns) = (adapter.factors(index), weight.columns);
+                for (at, value) in weight.as_f32_mut().iter_mut().enumerate() {
+                    let (row, column) = (at / columns, at % columns);
+                    *value += adapter.scale() * (0..2).map(|j| b[row * 2 + j] * a[j * columns + column]).sum::<f32>();
+                }
+            }
+        }
+        merged.adapters = [None, None, None];
+        for tokens in [1, 13] {
+            let x = world.buffer(tokens, 7);
+            let run = |moe: &Moe| Infer::new(Precision::F32).moe(&x, moe).to_vec();
+            let worst = run(&adapted).iter().zip(run(&merged)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 1e-4, "{tokens} tokens, shared: {shared}: they differ by {worst}");
+        }
     }
 }
 

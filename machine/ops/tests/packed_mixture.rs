@@ -2,7 +2,7 @@
 //! against the way that a recorder looks at.
 
 use numeric::{Format, Matrix, Rng};
-use ops::{Buffer, Execute, Expert, Infer, Linear, Moe, Observe, Parameter, Precision};
+use ops::{Adapter, Buffer, Execute, Expert, Infer, Linear, Moe, Observe, Parameter, Precision};
 
 const HIDDEN: usize = 64;
 const INNER: usize = 96;
@@ -24,7 +24,24 @@ fn moe(format: Format, rng: &mut Rng) -> Moe {
         down: linear(HIDDEN, INNER, format, rng),
     };
     let experts = (0..EXPERTS).map(|_| expert()).collect();
-    Moe { layer: 0, router, experts, top_k: TOP_K, normalize: true }
+    Moe { layer: 0, router, experts, adapters: [None, None, None], top_k: TOP_K, normalize: true }
+}
+
+/// Adapters of rank 3 beside the packed weights; `shared`: those on the side of the residual stream are one for all.
+fn adapt(moe: &mut Moe, shared: bool, rng: &mut Rng) {
+    let factor = |is_shared: bool, rows: usize, columns: usize, rng: &mut Rng| {
+        let experts = if is_shared { 1 } else { EXPERTS };
+        let weight = linear(experts * rows, columns, Format::F32, rng).weight;
+        let shape = if is_shared { vec![rows, columns] } else { vec![experts, rows, columns] };
+        Parameter { shape, ..weight }
+    };
+    let mut adapter = |outputs: usize, inputs: usize, shared: [bool; 2]| {
+        let (a, b) = (factor(shared[0], 3, inputs, rng), factor(shared[1], outputs, 3, rng));
+        Some(Adapter { a, b, alpha: 3.0, rank_stabilized: false, dropout: 0.1 })
+    };
+    let wide = [shared, false];
+    moe.adapters =
+        [adapter(INNER, HIDDEN, wide), adapter(INNER, HIDDEN, wide), adapter(HIDDEN, INNER, [false, shared])];
 }
 
 fn close(found: &[f32], want: &[f32], what: &str) {
@@ -37,8 +54,13 @@ fn close(found: &[f32], want: &[f32], what: &str) {
 #[test]
 fn many_tokens_are_each_token() {
     let mut rng = Rng::new(21);
-    for format in [Format::Q8_0, Format::Mxfp4] {
-        let moe = moe(format, &mut rng);
+    for (format, adapted) in
+        [(Format::Q8_0, None), (Format::Mxfp4, None), (Format::Q8_0, Some(false)), (Format::Mxfp4, Some(true))]
+    {
+        let mut moe = moe(format, &mut rng);
+        if let Some(shared) = adapted {
+            adapt(&mut moe, shared, &mut rng);
+        }
         // As many as add in place, and one that makes no multiple of anything.
         let tokens = 41;
         let x = Buffer::from_values(HIDDEN, (0..tokens * HIDDEN).map(|_| rng.normal() as f32).collect());

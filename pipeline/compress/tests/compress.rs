@@ -58,7 +58,7 @@ impl Record for First {
 }
 
 fn first_mixture(model: &Model, tokens: &[u32]) -> (Vec<f32>, Vec<u32>, Vec<f32>) {
-    let mut e = Infer { precision: Precision::F32, record: First::default() };
+    let mut e = Infer::recording(Precision::F32, First::default());
     models::hidden(&mut e, model, &mut [State::empty(&model.config, KvFormat::F32)], tokens, &[tokens.len()]);
     e.record.0.expect("the model has mixtures")
 }

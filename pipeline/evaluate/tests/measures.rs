@@ -59,7 +59,7 @@ fn windows_continue_their_state_and_begin_anew() {
         let targets = [&tokens[1..], &[0]].concat();
         let weights = [&vec![1.0; n - 1][..], &[0.0]].concat();
         let examples = Examples { tokens, lengths: &[n], targets: &targets, weights: &weights };
-        models::losses(&model, &examples)[..n - 1].iter().map(|&loss| f64::from(loss)).sum()
+        models::losses(&model, &examples, models::CHUNK_TOKENS)[..n - 1].iter().map(|&loss| f64::from(loss)).sum()
     };
     assert_eq!(whole.tokens, 2999);
     assert!((whole.nats - by_hand(&text) / 2999.0).abs() < 1e-5);
@@ -98,7 +98,7 @@ fn perplexity_is_the_mean_of_the_model_s_losses() {
         let targets = [&sample.tokens[1..], &[0]].concat();
         let weights = [&sample.weights[1..], &[0.0]].concat();
         let examples = Examples { tokens: &sample.tokens, lengths: &[n], targets: &targets, weights: &weights };
-        let losses = models::losses(&model, &examples);
+        let losses = models::losses(&model, &examples, models::CHUNK_TOKENS);
         let measured = losses.iter().zip(&weights).filter(|(_, weight)| **weight > 0.0).map(|(loss, _)| *loss);
         if sample.kind == Kind::Solve { write.extend(measured) } else { plain.extend(measured) }
     }

@@ -1,6 +1,7 @@
 //! Checkpoints: everything a run needs to continue bit for bit as if it had never stopped.
 //!
-//! `checkpoints/step-00000100/` holds `state.json` and `tensors.safetensors`: the trained parameters and their moments.
+//! `checkpoints/step-00000100/` holds `state.json` and `tensors.safetensors`: the trained parameters and their moments;
+//! beside them, where adapters are trained, `adapter/` as PEFT reads it.
 //! It is written under another name and renamed when complete, and older ones are removed only after that, so that a
 //! crash at any moment leaves a whole checkpoint behind. No random state is kept because there is none: order and
 //! choice of the data follow from the recipe's seed and the cursor.
@@ -10,7 +11,8 @@ use crate::error::TrainError;
 use crate::optimizer::{Moments, Optimizer};
 use crate::warnings::Watch;
 use formats::{DType, FormatsError, TensorFile, TensorPlan};
-use models::Model;
+use models::adapter::{self, Export};
+use models::{Model, ModelError};
 use ops::Parameter;
 use prepare::Cursor;
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,7 @@ use std::path::{Path, PathBuf};
 const FOLDER: &str = "checkpoints";
 const STATE: &str = "state.json";
 const TENSORS: &str = "tensors.safetensors";
+const ADAPTER: &str = "adapter";
 const PARTIAL: &str = ".partial";
 const VERSION: u32 = 2;
 
@@ -130,7 +133,7 @@ pub fn save(run: &Path, state: &RunState, model: &Model, optimizer: &Optimizer, 
     Ok(())
 }
 
-fn write(folder: &Path, state: &RunState, model: &Model, optimizer: &Optimizer) -> Result<(), FormatsError> {
+fn write(folder: &Path, state: &RunState, model: &Model, optimizer: &Optimizer) -> Result<(), ModelError> {
     let (last, partial) = (folder.join(name(state.step)), folder.join(name(state.step) + PARTIAL));
     let failed = |action, path: &Path| {
         let path = path.to_owned();
@@ -141,13 +144,17 @@ fn write(folder: &Path, state: &RunState, model: &Model, optimizer: &Optimizer) 
     }
     fs::create_dir_all(&partial).map_err(failed("create", &partial))?;
     write_tensors(&partial.join(TENSORS), model, optimizer)?;
+    if model.has_adapters() {
+        // For others to load: what the run continues from are the tensors with their moments.
+        adapter::save_peft(model, &partial.join(ADAPTER), &Export::default())?;
+    }
     formats::write_json(partial.join(STATE), state)?;
     if last.exists() {
         // Of the same step of the same run: the same but for its place in the metrics.
         fs::remove_dir_all(&last).map_err(failed("remove", &last))?;
     }
     fs::rename(&partial, &last).map_err(failed("rename", &partial))?;
-    sync(folder).map_err(failed("sync", folder))
+    Ok(sync(folder).map_err(failed("sync", folder))?)
 }
 
 /// Looks for room on the disk for all that the run will hold at its fullest: the checkpoints that are kept, the next

@@ -46,7 +46,7 @@ pub enum TrainError {
 
     /// A checkpoint could not be written; earlier ones are as they were.
     #[error("step {step} could not be saved; {last}. Run again when that is mended, to go on from there")]
-    NotSaved { step: usize, last: String, source: FormatsError },
+    NotSaved { step: usize, last: String, source: ModelError },
 
     /// Losses or gradients that are no numbers any more.
     #[error(

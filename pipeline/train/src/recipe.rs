@@ -2,6 +2,9 @@
 
 use crate::error::TrainError;
 use crate::schedule::{Decay, Schedule};
+use models::adapter::LoraConfig;
+use models::{CHUNK_TOKENS, Loading, Quantization};
+use numeric::Format;
 use prepare::{LoaderSettings, Packing};
 use serde::{Deserialize, Serialize};
 
@@ -38,11 +41,16 @@ pub struct TrainRecipe {
     pub weight_decay: f64,
     pub seed: u64,
     pub precision: TrainPrecision,
+    /// Tokens that go through a layer at a time: a longer micro-batch is cut into such chunks, and sequences with it.
+    pub chunk_tokens: usize,
     /// Keep only each layer's input and compute its inside again on the way back.
     pub checkpoint_layers: bool,
     /// Weight of the router's balancing loss. 0 here, unlike the 0.001 that others add without saying so.
     pub auxiliary_coefficient: f32,
     pub method: Method,
+    /// The format that the base is frozen in while adapters learn (QLoRA). Unsaid, it stays f32.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantize: Option<FrozenFormat>,
     /// Steps between validations, the first before any step; 0 validates at the end only.
     pub evaluate_every: usize,
     /// Steps between trials on katas, which are slow beside a validation; 0 makes none.
@@ -90,16 +98,26 @@ pub enum Method {
     #[default]
     Full,
     /// A low-rank addition to the named modules; the rest stays as it is.
-    Lora(Lora),
+    Lora(LoraConfig),
 }
 
-/// `targets` are module names such as `q_proj`, or `experts` for every projection of every expert.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Lora {
-    pub rank: usize,
-    pub alpha: f32,
-    pub targets: Vec<String>,
+/// What a base may be frozen in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FrozenFormat {
+    Nvfp4,
+    Mxfp4,
+    Q8_0,
+}
+
+impl FrozenFormat {
+    pub fn format(self) -> Format {
+        match self {
+            Self::Nvfp4 => Format::Nvfp4,
+            Self::Mxfp4 => Format::Mxfp4,
+            Self::Q8_0 => Format::Q8_0,
+        }
+    }
 }
 
 impl Method {
@@ -133,9 +151,11 @@ impl Default for TrainRecipe {
             weight_decay: 0.0,
             seed: 0,
             precision: TrainPrecision::F32,
+            chunk_tokens: CHUNK_TOKENS,
             checkpoint_layers: false,
             auxiliary_coefficient: 0.0,
             method: Method::Full,
+            quantize: None,
             evaluate_every: 0,
             tasks_every: 0,
             tasks: 5,
@@ -168,6 +188,9 @@ impl TrainRecipe {
         if self.sequence_length < 2 || self.accumulation == 0 || self.keep_last == 0 {
             return wrong("sequence_length must be at least 2, accumulation and keep_last at least 1".into());
         }
+        if self.chunk_tokens == 0 {
+            return wrong(format!("chunk_tokens is 0; leave it out for {CHUNK_TOKENS}"));
+        }
         let unit_tokens = self.sequence_length * self.accumulation;
         if self.batch_tokens == 0 || !self.batch_tokens.is_multiple_of(unit_tokens) {
             return wrong(format!(
@@ -190,10 +213,11 @@ impl TrainRecipe {
         }
         self.check_looks()?;
         match &self.method {
-            Method::Lora(lora) if lora.rank == 0 || lora.targets.is_empty() || lora.alpha <= 0.0 => {
-                wrong("a LoRA needs a rank of at least 1, an alpha above 0 and at least one target".into())
-            }
-            _ => Ok(()),
+            Method::Lora(lora) => lora.check().or_else(|error| wrong(format!("method.lora: {error}"))),
+            Method::Full if self.quantize.is_some() => wrong(
+                "quantize freezes the base under adapters, and all of the model is trained; add method.lora".into(),
+            ),
+            Method::Full => Ok(()),
         }
     }
 
@@ -226,6 +250,11 @@ impl TrainRecipe {
             ),
             _ => Ok(()),
         }
+    }
+
+    /// How the model's weights come into memory.
+    pub fn loading(&self) -> Loading {
+        self.quantize.map_or(Loading::F32, |format| Loading::Frozen(Quantization::to(format.format())))
     }
 
     /// How the data becomes micro-batches.
@@ -272,6 +301,7 @@ impl TrainRecipe {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use models::adapter::LoraPattern;
 
     fn parse(text: &str) -> Result<TrainRecipe, toml::de::Error> {
         toml::from_str(text)
@@ -292,7 +322,24 @@ mod tests {
         let recipe = parse(text).expect("method.lora");
         assert!(matches!(&recipe.method, Method::Lora(lora) if lora.rank == 8 && lora.targets.len() == 2));
         assert_eq!(recipe.total_steps(100), 25);
-        assert!(parse("steps = 1\n[method.lora]\nrank = 8\nalpha = 1.0\ntargets = []\ndropout = 0.1").is_err());
+        assert_eq!(recipe.loading(), Loading::F32);
+        let frozen = parse(&format!("quantize = \"nvfp4\"\n{text}")).expect("a frozen base");
+        assert_eq!(frozen.loading(), Loading::Frozen(Quantization::to(Format::Nvfp4)));
+        assert!(frozen.check().is_ok());
+        assert!(parse(&format!("quantize = \"int3\"\n{text}")).is_err());
+        let text = "steps = 1\n[method.lora]\nrank = 8\nalpha = 1.0\ntargets = [\"experts\", 'layers\\.[01]\\..*']\n\
+                    dropout = 0.1\nrank_stabilized = true\nshare_residual = true\n\
+                    [[method.lora.patterns]]\nmodules = \"down_proj\"\nrank = 2\n\
+                    [[method.lora.patterns]]\nmodules = \"experts\"\nrank = 4\nalpha = 2.5";
+        let recipe = parse(text).expect("all of its options");
+        recipe.check().expect("they are sound");
+        let Method::Lora(lora) = &recipe.method else { panic!("it is a LoRA") };
+        assert_eq!((lora.dropout, lora.rank_stabilized, lora.share_residual), (0.1, true, true));
+        let pattern = |modules: &str, rank, alpha| LoraPattern { modules: modules.into(), rank: Some(rank), alpha };
+        assert_eq!(lora.patterns, [pattern("down_proj", 2, None), pattern("experts", 4, Some(2.5))]);
+        let error =
+            parse("steps = 1\n[method.lora]\nrank = 8\nalpha = 1.0\ntargets = []\ndropuot = 0.1").expect_err("a typo");
+        assert!(error.to_string().contains("dropuot"), "{error}");
     }
 
     #[test]
@@ -309,7 +356,12 @@ mod tests {
             ("steps = 1\nresult = \"best\"", "evaluate_every"),
             ("steps = 1\nevaluate_every = 1\npatience = 2", "result = \"best\""),
             ("steps = 1\ntasks_every = 5\ntasks = 0", "tasks"),
+            ("steps = 1\nchunk_tokens = 0", "chunk_tokens"),
+            ("steps = 1\nquantize = \"q8_0\"", "add method.lora"),
             ("steps = 1\n[method.lora]\nrank = 0\nalpha = 1.0\ntargets = [\"q_proj\"]", "rank"),
+            ("steps = 1\n[method.lora]\nrank = 1\nalpha = 1.0\ntargets = []", "at least one target"),
+            ("steps = 1\n[method.lora]\nrank = 1\nalpha = 1.0\ntargets = [\"(q_proj\"]", "regular expression"),
+            ("steps = 1\n[method.lora]\nrank = 1\nalpha = 1.0\ndropout = 1.0\ntargets = [\"q_proj\"]", "dropout is 1"),
         ];
         for (text, wanted) in cases {
             let error = parse(text).expect("well-formed").check().expect_err(text).to_string();

@@ -13,8 +13,9 @@ use crate::schedule::Schedule;
 use crate::tally::{Tally, add_counts, shares};
 use crate::tensorboard::EventFile;
 use crate::{Identity, RunState};
-use models::adapter::{self, LoraConfig};
+use models::adapter;
 use models::{Examples, FeedForwardKind, GradientOptions, Model, losses};
+use numeric::Rng;
 use ops::{Gradients, Precision};
 use prepare::{Batch, Cursor, Loader, Sample, fingerprint};
 use std::path::Path;
@@ -195,13 +196,14 @@ impl<'a, 'p> Session<'a, 'p> {
         let began = Instant::now();
         let batches: Vec<Batch> = (0..recipe.accumulation).map(|_| self.loader.next_batch()).collect();
         let weight: f64 = batches.iter().map(Batch::total_weight).sum();
-        let options = gradient_options(recipe, model);
         self.gradients.clear();
         let mut tally = Tally::default();
-        for batch in &batches {
+        for (index, batch) in batches.iter().enumerate() {
             if self.run.cancelled.load(Ordering::Relaxed) {
                 return Ok(false);
             }
+            let dropout_seed = Some(dropout_seed(recipe.seed, self.state.step, index));
+            let options = GradientOptions { dropout_seed, ..gradient_options(recipe, model) };
             let step_weight = weight.max(f64::MIN_POSITIVE);
             let measured = objective.gradients(model, batch, step_weight, &options, &mut self.gradients);
             tally.add_measured(batch, &measured);
@@ -392,7 +394,7 @@ fn measure(model: &Model, samples: &[Sample], recipe: &TrainRecipe) -> Tally {
             targets: &batch.targets,
             weights: &batch.weights,
         };
-        tally.add(&batch, &losses(model, &examples));
+        tally.add(&batch, &losses(model, &examples, recipe.chunk_tokens));
     }
     tally
 }
@@ -406,18 +408,24 @@ pub fn gradient_options(recipe: &TrainRecipe, model: &Model) -> GradientOptions 
             TrainPrecision::F32 => Precision::F32,
             TrainPrecision::Bf16 => Precision::Bf16,
         },
+        chunk_tokens: recipe.chunk_tokens,
         checkpoint_layers: recipe.checkpoint_layers,
         auxiliary_coefficient: recipe.auxiliary_coefficient / (layers.max(1) * recipe.accumulation) as f32,
+        dropout_seed: None,
     }
+}
+
+/// A number for each micro-batch of a run, the same in a run that was interrupted and resumed.
+fn dropout_seed(seed: u64, step: usize, micro_batch: usize) -> u64 {
+    Rng::new(seed).fork(step as u64).fork(micro_batch as u64).next_u64()
 }
 
 fn attach(recipe: &TrainRecipe, model: &mut Model) -> Result<(), TrainError> {
     let Method::Lora(lora) = &recipe.method else { return Ok(()) };
-    if model.parameters().iter().any(|parameter| parameter.name.contains(".lora_")) {
+    if model.has_adapters() {
         return Ok(());
     }
-    let config = LoraConfig { rank: lora.rank, alpha: lora.alpha, targets: lora.targets.clone() };
-    adapter::attach(model, &config, recipe.seed)?;
+    adapter::attach(model, lora, recipe.seed)?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use prepare::{Kind, Sample};
 use std::sync::atomic::AtomicBool;
 use tiny::{Folder, model, recipe, samples};
 use train::event::{Event, Progress, Silent};
-use train::{Lora, Method, Run, Summary, Supervised, TrainError, TrainPrecision, TrainRecipe};
+use train::{LoraConfig, Method, Run, Summary, Supervised, TrainError, TrainPrecision, TrainRecipe};
 
 fn go(
     recipe: &TrainRecipe,
@@ -44,8 +44,8 @@ fn the_loss_falls_far_below_chance_on_data_never_seen() {
 #[test]
 fn adapters_learn_while_the_base_rests() {
     let folder = Folder::new("adapters");
-    let targets = ["q_proj", "o_proj", "in_proj_qkvz", "out_proj", "experts"].map(String::from).to_vec();
-    let method = Method::Lora(Lora { rank: 8, alpha: 16.0, targets });
+    let lora = LoraConfig::new(8, 16.0, &["q_proj", "o_proj", "in_proj_qkvz", "out_proj", "experts"]);
+    let method = Method::Lora(LoraConfig { dropout: 0.05, ..lora });
     let recipe = TrainRecipe { method, ..recipe(60) };
     let (data, never) = (samples(200, 1), AtomicBool::new(false));
     let run = Run {
@@ -114,8 +114,8 @@ fn what_cannot_be_trained_is_said_before_anything_starts() {
     let foreign = vec![Sample::new(vec![1, 900], vec![1.0; 2], Kind::Chat)];
     let error = go(&recipe(1), &foreign, &folder, &mut Silent).expect_err("a token too many").to_string();
     assert!(error.contains("900") && error.contains("64"), "{error}");
-    let targets = vec!["nothing_is_called_this".to_owned()];
-    let lost = TrainRecipe { method: Method::Lora(Lora { rank: 2, alpha: 2.0, targets }), ..recipe(1) };
+    let lora = LoraConfig::new(2, 2.0, &["nothing_is_called_this"]);
+    let lost = TrainRecipe { method: Method::Lora(lora), ..recipe(1) };
     let error = go(&lost, &samples(5, 1), &folder, &mut Silent).expect_err("no target").to_string();
     assert!(error.contains("nothing_is_called_this"), "{error}");
     assert!(!folder.0.exists(), "a refused run leaves nothing behind");

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tiny::{Folder, model, recipe, samples};
 use train::event::{Ending, Event, Progress, Silent};
-use train::{Lora, Method, Run, Summary, Supervised, TrainError, TrainRecipe, metrics};
+use train::{LoraConfig, Method, Run, Summary, Supervised, TrainError, TrainRecipe, metrics};
 
 fn go(
     model: &mut Model,
@@ -82,6 +82,25 @@ fn check(name: &str, method: Method) {
     assert_eq!(losses(&whole.0), losses(&cut.0), "every step once, with the same loss");
     assert!(bits(&uninterrupted) == bits(&resumed), "the parameters differ");
     assert!(bits(&uninterrupted) != bits(&model(3)), "nothing was learnt");
+    if resumed.has_adapters() {
+        check_directory(&resumed, &cut.0.join("checkpoints/step-00000014/adapter"));
+    }
+}
+
+/// What a checkpoint keeps for others is the adapter that the run has.
+fn check_directory(trained: &Model, directory: &Path) {
+    let mut read = model(3);
+    models::adapter::load_peft(&mut read, directory, &Default::default()).expect("it loads");
+    let tokens: Vec<u32> = (0..40).map(|at| at * 11 % 64).collect();
+    let (targets, weights, lengths) = (tokens.clone(), vec![1.0; 40], [40]);
+    let examples = models::Examples { tokens: &tokens, lengths: &lengths, targets: &targets, weights: &weights };
+    let pairs = models::losses(&read, &examples, models::CHUNK_TOKENS).into_iter().zip(models::losses(
+        trained,
+        &examples,
+        models::CHUNK_TOKENS,
+    ));
+    let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 1e-4, "losses differ by {worst}");
 }
 
 #[test]
@@ -91,8 +110,9 @@ fn full_training_resumes_exactly() {
 
 #[test]
 fn adapters_resume_exactly() {
-    let targets = ["q_proj", "in_proj_qkvz", "experts"].map(String::from).to_vec();
-    check("lora", Method::Lora(Lora { rank: 4, alpha: 8.0, targets }));
+    let plain = LoraConfig::new(4, 8.0, &["q_proj", "in_proj_qkvz", "experts"]);
+    check("lora", Method::Lora(plain.clone()));
+    check("lora-dropout", Method::Lora(LoraConfig { dropout: 0.2, share_residual: true, ..plain }));
 }
 
 #[test]

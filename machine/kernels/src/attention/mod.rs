@@ -14,17 +14,21 @@ mod forward;
 mod narrow;
 pub mod scalar;
 mod source;
+mod spans_backward;
 #[cfg(test)]
 mod tests;
 mod tile;
 
 use crate::cpu::Cpu;
 use crate::kv_page::{KvFormat, PAGE_TOKENS, Page, PageShape};
-use crate::simd::{Disjoint, Level, for_each, for_each_worth, rows_per_task};
+use crate::simd::{Disjoint, Level, for_each_worth};
 use forward::Given;
 use source::Source;
+use spans_backward::Walked;
 use std::sync::Arc;
 use tile::{Columns, KeyTile, QUERIES, Span};
+
+pub use spans_backward::{KeyGradients, PARTS_MAX as BACKWARD_PARTS, QUERY_BLOCK as BACKWARD_BLOCK};
 
 /// The heads of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -78,12 +82,34 @@ pub fn cached(out: &mut [f32], q: &[f32], cache: Cached, shape: &Shape) {
     }
 }
 
+/// As [`cached`], exactly, and with what backward wants to know.
+pub fn cached_saved(out: &mut [f32], log_sum_exp: &mut [f32], q: &[f32], cache: Cached, shape: &Shape) {
+    let span = check_cache(q, &cache, shape);
+    assert!(out.len() == q.len() && log_sum_exp.len() * shape.head_dim == out.len(), "outputs do not fit q");
+    let given = Given { q, source: Source::Paged(cache.pages) };
+    forward_wide(Wide::Exact(Level::best()), out, Some(log_sum_exp), given, &[span], shape);
+}
+
+/// The adjoint of [`cached_saved`]: adds to `dq`, and to the gradients of all that the sequence has kept.
+pub fn cached_backward(
+    (dq, into): (&mut [f32], &mut KeyGradients),
+    dout: &[f32],
+    saved: Saved,
+    q: &[f32],
+    cache: Cached,
+    shape: &Shape,
+) {
+    let span = check_cache(q, &cache, shape);
+    let walked = Walked { span, source: Source::Paged(cache.pages), into };
+    backward_spans(Level::best(), dq, dout, saved, q, vec![walked], shape);
+}
+
 /// One sequence, backwards.
 pub fn backward(gradients: Gradients, dout: &[f32], saved: Saved, inputs: Inputs, shape: &Shape) {
     let [queries, keys] = check(&inputs, shape);
     assert!(keys >= queries, "{queries} queries with {keys} keys");
     let span = Span { first_query: 0, queries, first_key: 0, keys };
-    backward_spans(Level::best(), gradients, dout, saved, inputs, &[span], shape);
+    backward_flat(Level::best(), gradients, dout, saved, inputs, &[span], shape);
 }
 
 /// Several sequences of `spans` tokens each.
@@ -106,7 +132,7 @@ pub fn backward_packed(
 ) {
     let lengths = check(&inputs, shape);
     assert_eq!([spans.iter().sum::<usize>(); 2], lengths, "the spans cover all tokens");
-    backward_spans(Level::best(), gradients, dout, saved, inputs, &tile::packed(spans), shape);
+    backward_flat(Level::best(), gradients, dout, saved, inputs, &tile::packed(spans), shape);
 }
 
 /// How a tile of queries is computed.
@@ -200,8 +226,8 @@ fn forward_narrow(level: Level, out: &mut [f32], q: &[f32], pages: &[Arc<Page>],
     }
 }
 
-/// One task per span and query head; then the query heads of a group are joined.
-fn backward_spans(
+/// Sequences whose keys and values lie in rows.
+fn backward_flat(
     level: Level,
     gradients: Gradients,
     dout: &[f32],
@@ -211,47 +237,32 @@ fn backward_spans(
     shape: &Shape,
 ) {
     let Gradients { dq, dk, dv } = gradients;
-    let (heads, width) = (shape.query_heads, shape.head_dim);
-    assert!(dq.len() == inputs.q.len() && dk.len() == inputs.k.len() && dv.len() == inputs.v.len(), "gradients");
-    assert!(dout.len() == inputs.q.len() && saved.out.len() == dout.len(), "dout and out are shaped as q");
-    assert_eq!(saved.log_sum_exp.len() * width, dout.len(), "one logarithm per query");
-    let per_head = inputs.k.len() / shape.kv_heads;
-    let (mut dk_heads, mut dv_heads) = (vec![0.0; heads * per_head], vec![0.0; heads * per_head]);
-    let dq = Disjoint::new(dq);
-    let mut tasks = Vec::with_capacity(heads * spans.len());
-    let (mut dk_rest, mut dv_rest) = (dk_heads.as_mut_slice(), dv_heads.as_mut_slice());
-    for head in 0..heads {
-        for &span in spans {
-            let (dk, rest) = std::mem::take(&mut dk_rest).split_at_mut(span.keys * width);
-            dk_rest = rest;
-            let (dv, rest) = std::mem::take(&mut dv_rest).split_at_mut(span.keys * width);
-            dv_rest = rest;
-            tasks.push(backward::Head { span, head, dq: &dq, dk, dv, dout, saved });
-        }
+    assert!(dk.len() == inputs.k.len() && dv.len() == inputs.v.len(), "gradients are shaped as keys and values");
+    let mut sums: Vec<KeyGradients> = spans.iter().map(|span| KeyGradients::zeros(span.keys, shape)).collect();
+    let source = Source::Flat { k: inputs.k, v: inputs.v };
+    let walked = spans.iter().zip(&mut sums).map(|(&span, into)| Walked { span, source, into }).collect();
+    backward_spans(level, dq, dout, saved, inputs.q, walked, shape);
+    let row = shape.kv_heads * shape.head_dim;
+    for (span, sums) in spans.iter().zip(&sums) {
+        let rows = span.first_key * row..(span.first_key + span.keys) * row;
+        sums.add_to([&mut dk[rows.clone()], &mut dv[rows]], 0, shape);
     }
-    tasks.sort_by_key(|task| std::cmp::Reverse(task.span.keys));
-    let values = spans.iter().map(|span| span.queries * span.keys).sum::<usize>() * heads * width;
-    for_each_worth(values / 16, tasks, |task| backward::backward_head(level, task, &inputs, shape));
-    join_heads(dk, &dk_heads, shape.scale, shape);
-    join_heads(dv, &dv_heads, 1.0, shape);
 }
 
-/// to[l, h] += factor·Σ over the group of h of from[query head, l].
-fn join_heads(to: &mut [f32], from: &[f32], factor: f32, shape: &Shape) {
-    let (width, heads) = (shape.head_dim, shape.query_heads / shape.kv_heads);
-    let (row, per_head) = (shape.kv_heads * width, from.len() / shape.query_heads);
-    let rows = rows_per_task(row * heads);
-    for_each(to.chunks_mut(rows * row).enumerate(), |(task, to)| {
-        for (index, to_d) in to.chunks_exact_mut(width).enumerate() {
-            let (l, kv_head) = (task * rows + index / shape.kv_heads, index % shape.kv_heads);
-            for head in kv_head * heads..(kv_head + 1) * heads {
-                let from_d = &from[head * per_head + l * width..][..width];
-                for (to, from) in to_d.iter_mut().zip(from_d) {
-                    *to += factor * from;
-                }
-            }
-        }
-    });
+fn backward_spans(
+    level: Level,
+    dq: &mut [f32],
+    dout: &[f32],
+    saved: Saved,
+    q: &[f32],
+    walked: Vec<Walked>,
+    shape: &Shape,
+) {
+    assert!(dq.len() == q.len() && dout.len() == q.len() && saved.out.len() == q.len(), "all are shaped as q");
+    assert_eq!(saved.log_sum_exp.len() * shape.head_dim, dout.len(), "one logarithm per query");
+    let fits = |one: &Walked| one.into.tokens() >= one.span.keys;
+    assert!(walked.iter().all(fits), "there are more keys than gradients of keys");
+    spans_backward::run(level, dq, backward::Given { q, dout, saved }, walked, shape);
 }
 
 /// Asserts that the inputs fit the shape, and gives T and L.

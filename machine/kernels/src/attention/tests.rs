@@ -151,7 +151,7 @@ fn backward_is_the_definition() {
             let saved = Saved { out: &out, log_sum_exp: &sum };
             let gradients = Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv };
             let inputs = Inputs { q: &q, k: &k, v: &v };
-            backward_spans(level, gradients, &dout, saved, inputs, &[whole(sizes)], &shape);
+            backward_flat(level, gradients, &dout, saved, inputs, &[whole(sizes)], &shape);
             assert_close(&dq, &dq_want, 2e-5, "dq");
             assert_close(&dk, &dk_want, 2e-5, "dk");
             assert_close(&dv, &dv_want, 2e-5, "dv");
@@ -206,6 +206,74 @@ fn packed_is_separate() {
         assert_eq!(dk_1, dk[key.clone()]);
         assert_eq!(dv_1, dv[key]);
         start += span;
+    }
+}
+
+/// Queries in parts over a cache that grows, walked back from the last part to the first, against all at once: sizes
+/// with several blocks of queries and parts of keys.
+#[test]
+fn parts_over_a_cache_are_the_whole() {
+    for (tokens, split, kv_heads) in [(1301, 517, 1), (1301, 1300, 2), (300, 77, 2)] {
+        let (mut shape, q, k, v) = case([tokens, tokens, 4, kv_heads, 19]);
+        shape.scale = 0.5;
+        let dout = random(4, q.len());
+        let (mut out, mut sum) = (poisoned(q.len()), poisoned(q.len() / 19));
+        let inputs = Inputs { q: &q, k: &k, v: &v };
+        forward_packed(&mut out, &mut sum, inputs, &[tokens], &shape);
+        let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+        let saved = Saved { out: &out, log_sum_exp: &sum };
+        backward(Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv }, &dout, saved, inputs, &shape);
+
+        let (mut dq_1, mut sums) = (vec![0.0; q.len()], KeyGradients::zeros(tokens, &shape));
+        for part in [split..tokens, 0..split] {
+            let kept = part.end * kv_heads * 19;
+            let pages = pages(&k[..kept], &v[..kept], &shape, KvFormat::F32);
+            let cache = Cached { pages: &pages, tokens: part.end };
+            let rows = part.start * 4 * 19..part.end * 4 * 19;
+            let (mut out_1, mut sum_1) = (poisoned(rows.len()), poisoned(rows.len() / 19));
+            cached_saved(&mut out_1, &mut sum_1, &q[rows.clone()], cache, &shape);
+            assert_close(&out_1, &wide(&out[rows.clone()]), 1e-6, "out");
+            let saved = Saved { out: &out_1, log_sum_exp: &sum_1 };
+            let into = (&mut dq_1[rows.clone()], &mut sums);
+            cached_backward(into, &dout[rows.clone()], saved, &q[rows], cache, &shape);
+        }
+        let (mut dk_1, mut dv_1) = (vec![0.0; k.len()], vec![0.0; v.len()]);
+        let own = split * kv_heads * 19;
+        sums.add_to([&mut dk_1[own..], &mut dv_1[own..]], split, &shape);
+        sums.add_to([&mut dk_1[..own], &mut dv_1[..own]], 0, &shape);
+        for (name, part, whole) in [("dq", &dq_1, &dq), ("dk", &dk_1, &dk), ("dv", &dv_1, &dv)] {
+            assert_close(part, &wide(whole), 2e-5, name);
+        }
+    }
+}
+
+#[test]
+fn rounded_pages_are_walked_back_as_they_are_kept() {
+    let sizes = [67, 203, 4, 2, 33];
+    let (mut shape, q, k, v) = case(sizes);
+    shape.scale = 0.5;
+    let dout = random(4, q.len());
+    for format in FORMATS {
+        let kept = |x: &[f32]| -> Vec<f32> {
+            x.chunks_exact(33).flat_map(|row| crate::kv_page::scalar::kept(row, format)).collect()
+        };
+        let (kept_k, kept_v) = (kept(&k), kept(&v));
+        let pages = pages(&k, &v, &shape, format);
+        let cache = Cached { pages: &pages, tokens: sizes[1] };
+        let (mut out, mut sum) = (poisoned(q.len()), poisoned(q.len() / 33));
+        cached_saved(&mut out, &mut sum, &q, cache, &shape);
+        let saved = Saved { out: &out, log_sum_exp: &sum };
+        let (mut dq, mut sums) = (vec![0.0; q.len()], KeyGradients::zeros(sizes[1], &shape));
+        cached_backward((&mut dq, &mut sums), &dout, saved, &q, cache, &shape);
+        let (mut dk, mut dv) = (vec![0.0; k.len()], vec![0.0; v.len()]);
+        sums.add_to([&mut dk, &mut dv], 0, &shape);
+        let (mut dq_want, mut dk_want, mut dv_want) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+        let into = [&mut dq_want[..], &mut dk_want[..], &mut dv_want[..]];
+        let inputs = [&wide(&q)[..], &wide(&kept_k)[..], &wide(&kept_v)[..]];
+        scalar::backward(into, [&wide(&dout), &wide(&out), &wide(&sum)], inputs, &shape);
+        for (name, found, want) in [("dq", &dq, &dq_want), ("dk", &dk, &dk_want), ("dv", &dv, &dv_want)] {
+            assert_close(found, want, 2e-5, name);
+        }
     }
 }
 

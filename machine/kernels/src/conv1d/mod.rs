@@ -2,7 +2,8 @@
 //!
 //! T tokens, C channels, K taps, S spans. x, y, pre [T, C]; weight [C, K], the last tap is the current token;
 //! tail [K − 1, C] holds the inputs before the span and is left holding the span's last ones. y and pre are written,
-//! gradients are added to; the gradient into a tail is dropped. Shapes that do not fit are a panic.
+//! gradients are added to; dtail comes with the gradient into the tail that is left and is left with that into the one
+//! that was found. Shapes that do not fit are a panic.
 //! Against f64: 1e-6 of 1 + |y|.
 
 pub mod scalar;
@@ -12,7 +13,11 @@ mod vector;
 
 use std::cell::Cell;
 
+use crate::real::Real;
 use crate::simd::{Level, for_each_summed, for_each_worth, rows_per_task};
+
+/// Tasks that a sequence is cut into on the way back, at most: each has a gradient of all weights of its own.
+pub const SUMMED_TASKS_MAX: usize = 64;
 
 /// What the forward pass leaves for the backward one.
 #[derive(Clone, Copy, Debug)]
@@ -32,9 +37,9 @@ pub fn forward(y: &mut [f32], pre: &mut [f32], x: &[f32], weight: &[f32], tail: 
 }
 
 /// One span, backwards.
-pub fn backward(dx: &mut [f32], dweight: &mut [f32], dy: &[f32], saved: Saved, weight: &[f32], kernel: usize) {
+pub fn backward([dx, dweight, dtail]: [&mut [f32]; 3], dy: &[f32], saved: Saved, weight: &[f32], kernel: usize) {
     let tokens = dy.len() / channels(weight, kernel);
-    backward_packed(dx, dweight, dy, saved, weight, &[tokens], kernel);
+    backward_packed([dx, dweight, dtail], dy, saved, weight, &[tokens], kernel);
 }
 
 /// Several spans one after the other, each with a tail of its own in `tails` [S, K − 1, C].
@@ -85,10 +90,9 @@ pub fn step(y: &mut [f32], x: &[f32], weight: &[f32], tail: &mut [f32], kernel: 
     vector::step_token(Level::best(), y, x, weight, tail, kernel);
 }
 
-/// The adjoint of [`forward_packed`].
+/// The adjoint of [`forward_packed`]; `dtails` [S, K − 1, C].
 pub fn backward_packed(
-    dx: &mut [f32],
-    dweight: &mut [f32],
+    [dx, dweight, dtails]: [&mut [f32]; 3],
     dy: &[f32],
     saved: Saved,
     weight: &[f32],
@@ -100,10 +104,13 @@ pub fn backward_packed(
     let Saved { pre, x, initial_tail } = saved;
     check(&[dx.len(), dy.len(), pre.len(), x.len()], initial_tail.len(), spans, [channels, kernel]);
     assert_eq!(dweight.len(), weight.len(), "one gradient per weight");
+    assert_eq!(dtails.len(), initial_tail.len(), "one tail's gradient per span");
+    pass_tails_back([&mut *dx, dtails], [dy, pre, weight], spans, kernel);
     let weight_kc = Transposed::of(weight, channels, kernel);
     let mut dx_rest = dx;
     let mut tasks = Vec::new();
-    for block in blocks(spans, rows_per_task(2 * channels * kernel)) {
+    let rows = rows_per_task(2 * channels * kernel).max(spans.iter().sum::<usize>().div_ceil(SUMMED_TASKS_MAX));
+    for block in blocks(spans, rows) {
         let (dx, rest) = std::mem::take(&mut dx_rest).split_at_mut(block.tokens * channels);
         dx_rest = rest;
         let rows = block.span_start * channels..(block.span_start + spans[block.span]) * channels;
@@ -119,6 +126,35 @@ pub fn backward_packed(
         for (tap, dweight) in dweight_k.iter_mut().enumerate() {
             *dweight += dweight_kc[tap * channels + c];
         }
+    }
+}
+
+/// What flows into the tails that were left goes to the inputs that are in them, and what flows from the first tokens
+/// goes to the tails that were found. Each is K − 1 rows: too few for vectors to matter.
+fn pass_tails_back([dx, dtails]: [&mut [f32]; 2], [dy, pre, weight]: [&[f32]; 3], spans: &[usize], kernel: usize) {
+    let channels = channels(weight, kernel);
+    let mut start = 0;
+    for (span, dtail) in spans.iter().zip(dtails.chunks_mut(((kernel - 1) * channels).max(1))) {
+        let after = dtail.to_vec();
+        dtail.fill(0.0);
+        for (row, after_c) in after.chunks_exact(channels).enumerate() {
+            // The tail is the last K − 1 rows of what was in it and then x.
+            let into = match (row + span).checked_sub(kernel - 1) {
+                Some(token) => &mut dx[(start + token) * channels..][..channels],
+                None => &mut dtail[(row + span) * channels..][..channels],
+            };
+            into.iter_mut().zip(after_c).for_each(|(sum, after)| *sum += after);
+        }
+        for t in 0..(kernel - 1).min(*span) {
+            let row = (start + t) * channels;
+            for c in 0..channels {
+                let slope = dy[row + c] * pre[row + c].silu_slope();
+                for tap in 0..kernel - 1 - t {
+                    dtail[(t + tap) * channels + c] += slope * weight[c * kernel + tap];
+                }
+            }
+        }
+        start += span;
     }
 }
 

@@ -28,18 +28,27 @@ pub fn forward<R: Real>(y: &mut [R], pre: &mut [R], x: &[R], weight: &[R], tail:
     tail.copy_from_slice(&joined[tokens * channels..]);
 }
 
-/// dx += and dweight += the adjoint; what would flow into the tail is dropped.
-pub fn backward<R: Real>([dx, dweight]: [&mut [R]; 2], dy: &[R], [pre, x, weight, tail]: [&[R]; 4], kernel: usize) {
+/// dx += and dweight += the adjoint; dtail comes with the gradient into the tail that is left, and is left with that
+/// into the one that was found.
+pub fn backward<R: Real>(
+    [dx, dweight, dtail]: [&mut [R]; 3],
+    dy: &[R],
+    [pre, x, weight, tail]: [&[R]; 4],
+    kernel: usize,
+) {
     let channels = weight.len() / kernel;
+    let mut djoined = vec![R::zero(); tail.len() + x.len()];
+    djoined[x.len()..].copy_from_slice(dtail);
     for t in 0..x.len() / channels {
         for c in 0..channels {
             let slope = dy[t * channels + c] * pre[t * channels + c].silu_slope();
             for tap in 0..kernel {
                 dweight[c * kernel + tap] += slope * input(x, tail, channels, kernel, [t, tap, c]);
-                if let Some(row) = (t + tap + 1).checked_sub(kernel) {
-                    dx[row * channels + c] += slope * weight[c * kernel + tap];
-                }
+                djoined[(t + tap) * channels + c] += slope * weight[c * kernel + tap];
             }
         }
     }
+    let (into_tail, into_x) = djoined.split_at(tail.len());
+    dtail.copy_from_slice(into_tail);
+    dx.iter_mut().zip(into_x).for_each(|(sum, &value)| *sum += value);
 }

@@ -36,7 +36,8 @@ fn every_variant_is_the_definition() {
             vector::backward_tokens(level, [dx_1, &mut dweight_kc], [&dy, &pre], span, 0);
             vector::backward_tokens(level, [dx_2, &mut dweight_kc], [&dy, &pre], span, tokens / 2);
             let given = [&pre_want[..], &wide(&x), &wide(&weight), &wide(&tail)];
-            scalar::backward([&mut dx_want, &mut dweight_want], &wide(&dy), given, kernel);
+            let mut dtail_want = vec![0.0; tail.len()];
+            scalar::backward([&mut dx_want, &mut dweight_want, &mut dtail_want], &wide(&dy), given, kernel);
             assert_close(&dx, &dx_want, 3e-6, "dx");
             let dweight = turned(&dweight_kc, kernel, channels);
             assert_close(&dweight, &dweight_want, 3e-6, "dweight");
@@ -67,16 +68,21 @@ fn definition_is_differentiated_rightly() {
     let [tokens, channels, kernel] = [5, 3, 4];
     let (x, weight) = (wide(&random(1, 15)), wide(&random(2, 12)));
     let (tail, dy) = (wide(&random(3, 9)), wide(&random(4, 15)));
-    let run = |x: &[f64], weight: &[f64]| {
-        let (mut y, mut pre) = (vec![0.0; tokens * channels], vec![0.0; tokens * channels]);
-        scalar::forward(&mut y, &mut pre, x, weight, &mut tail.clone(), kernel);
-        (y, pre)
-    };
-    let (_, pre) = run(&x, &weight);
-    let (mut dx, mut dweight) = (vec![0.0; 15], vec![0.0; 12]);
-    scalar::backward([&mut dx, &mut dweight], &dy, [&pre, &x, &weight, &tail], kernel);
-    assert_gradient(&dx, &x, "dx", |x| weighted_sum(&run(x, &weight).0, &dy));
-    assert_gradient(&dweight, &weight, "dweight", |weight| weighted_sum(&run(&x, weight).0, &dy));
+    for tokens in [tokens, 2] {
+        let (x, dy) = (&x[..tokens * channels], &dy[..tokens * channels]);
+        let dleft = wide(&random(5, 9));
+        let run = |x: &[f64], weight: &[f64], tail: &[f64]| {
+            let (mut y, mut pre, mut tail) = (vec![0.0; x.len()], vec![0.0; x.len()], tail.to_vec());
+            scalar::forward(&mut y, &mut pre, x, weight, &mut tail, kernel);
+            (weighted_sum(&y, dy) + weighted_sum(&tail, &dleft), pre)
+        };
+        let (_, pre) = run(x, &weight, &tail);
+        let (mut dx, mut dweight, mut dtail) = (vec![0.0; x.len()], vec![0.0; 12], dleft.clone());
+        scalar::backward([&mut dx, &mut dweight, &mut dtail], dy, [&pre, x, &weight, &tail], kernel);
+        assert_gradient(&dx, x, "dx", |x| run(x, &weight, &tail).0);
+        assert_gradient(&dweight, &weight, "dweight", |weight| run(x, weight, &tail).0);
+        assert_gradient(&dtail, &tail, "dtail", |tail| run(x, &weight, tail).0);
+    }
 }
 
 #[test]
@@ -109,7 +115,9 @@ fn packed_is_separate_also_when_split_into_tasks() {
     forward_packed(&mut y, &mut pre, &x, &weight, &mut tails_after, &spans, kernel);
     let (mut dx, mut dweight) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
     let saved = Saved { pre: &pre, x: &x, initial_tail: &tails };
-    backward_packed(&mut dx, &mut dweight, &dy, saved, &weight, &spans, kernel);
+    let dleft = random(6, tails.len());
+    let mut dtails = dleft.clone();
+    backward_packed([&mut dx, &mut dweight, &mut dtails], &dy, saved, &weight, &spans, kernel);
     let mut dweight_want = vec![0.0; weight.len()];
     let mut start = 0;
     for (index, span) in spans.into_iter().enumerate() {
@@ -121,8 +129,12 @@ fn packed_is_separate_also_when_split_into_tasks() {
         assert_close(&tails_after[index * 3 * channels..(index + 1) * 3 * channels], &tail_want, 0.0, "tail");
         let mut dx_want = vec![0.0; rows.len()];
         let given = [&pre_want[..], &wide(&x[rows.clone()]), &wide(&weight), &wide(tail)];
-        scalar::backward([&mut dx_want, &mut dweight_want], &wide(&dy[rows.clone()]), given, kernel);
+        let place = index * 3 * channels..(index + 1) * 3 * channels;
+        let mut dtail_want = wide(&dleft[place.clone()]);
+        let into = [&mut dx_want[..], &mut dweight_want[..], &mut dtail_want[..]];
+        scalar::backward(into, &wide(&dy[rows.clone()]), given, kernel);
         assert_close(&dx[rows], &dx_want, 3e-6, "dx");
+        assert_close(&dtails[place], &dtail_want, 3e-6, "dtail");
         start += span;
     }
     assert_close(&dweight, &dweight_want, 1e-5, "dweight");

@@ -22,6 +22,8 @@ pub(super) struct Outputs<'a> {
     pub(super) dv: Disjoint<'a>,
     pub(super) dg: Disjoint<'a>,
     pub(super) dbeta: Disjoint<'a>,
+    /// [S, Hv, K, V]: of the final states at first, of the initial ones in the end.
+    pub(super) dstates: Disjoint<'a>,
 }
 
 /// What is read besides the inputs.
@@ -97,6 +99,10 @@ fn backward<S: Simd>(s: S, outputs: &Outputs, inputs: &Inputs, given: Given, tas
     let group = shape.value_heads / shape.key_heads;
     let area = shape.key_dim * shape.value_dim;
     let mut scratch = Scratch::new(shape);
+    let states = (task.span * shape.value_heads + task.key_head * group) * area;
+    // SAFETY: no other task has these heads of this span.
+    let dstates = unsafe { outputs.dstates.part(states, group * area) };
+    scratch.adjoints.copy_from_slice(dstates);
     for chunk in (0..task.tokens.div_ceil(CHUNK)).rev() {
         let start = task.first_token + chunk * CHUNK;
         let n = CHUNK.min(task.first_token + task.tokens - start);
@@ -120,6 +126,7 @@ fn backward<S: Simd>(s: S, outputs: &Outputs, inputs: &Inputs, given: Given, tas
         let part = HeadChunk::new(s, inputs, [start, n, task.key_head * group], shape);
         write_keys(s, outputs, &part, &mut scratch, shape);
     }
+    dstates.copy_from_slice(&scratch.adjoints);
 }
 variants! {
     fn backward_task(outputs: &Outputs, inputs: &Inputs, given: Given, task: Task, shape: &Shape) = backward

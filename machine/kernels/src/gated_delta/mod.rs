@@ -102,10 +102,18 @@ pub fn chunked(out: &mut [f32], inputs: Inputs, state: &mut [f32], chunk_states:
     chunked_packed(out, inputs, state, chunk_states, &[tokens], shape);
 }
 
-/// The adjoint of [`chunked`], with no gradient into the final state.
-pub fn backward(gradients: Gradients, dout: &[f32], inputs: Inputs, chunk_states: &[f32], shape: &Shape) {
+/// The adjoint of [`chunked`]; `dstate` comes with the gradient into the final state and is left with that into the
+/// initial one.
+pub fn backward(
+    gradients: Gradients,
+    dout: &[f32],
+    inputs: Inputs,
+    chunk_states: &[f32],
+    dstate: &mut [f32],
+    shape: &Shape,
+) {
     let tokens = check(&inputs, shape);
-    backward_packed(gradients, dout, inputs, chunk_states, &[tokens], shape);
+    backward_packed(gradients, dout, inputs, chunk_states, dstate, &[tokens], shape);
 }
 
 /// Several sequences of `spans` tokens each; `states` [S, Hv, K, V] in and out, `chunk_states` span by span.
@@ -141,12 +149,14 @@ fn run_chunked(
     for_each_worth(tokens * shape.state_len() / 4, chunk::tasks(spans, shape), run);
 }
 
-/// The adjoint of [`chunked_packed`], with no gradient into the final states.
+/// The adjoint of [`chunked_packed`]; `dstates` [S, Hv, K, V] comes with the gradients into the final states and is left
+/// with those into the initial ones.
 pub fn backward_packed(
     gradients: Gradients,
     dout: &[f32],
     inputs: Inputs,
     chunk_states: &[f32],
+    dstates: &mut [f32],
     spans: &[usize],
     shape: &Shape,
 ) {
@@ -155,11 +165,12 @@ pub fn backward_packed(
     assert_eq!(dout.len(), inputs.v.len(), "dout is shaped as v");
     let chunks: usize = spans.iter().map(|span| span.div_ceil(CHUNK)).sum();
     assert_eq!(chunk_states.len(), chunks * shape.state_len(), "a state before each of {chunks} chunks");
+    assert_eq!(dstates.len(), spans.len() * shape.state_len(), "one state's gradient per span");
     let Gradients { dq, dk, dv, dg, dbeta } = gradients;
     let lengths = [dq.len(), dk.len(), dv.len(), dg.len(), dbeta.len()];
     assert_eq!(lengths, inputs.list().map(<[f32]>::len), "gradients are shaped as the inputs");
     let [dq, dk, dv, dg, dbeta] = [dq, dk, dv, dg, dbeta].map(Disjoint::new);
-    let outputs = backward::Outputs { dq, dk, dv, dg, dbeta };
+    let outputs = backward::Outputs { dq, dk, dv, dg, dbeta, dstates: Disjoint::new(dstates) };
     let given = backward::Given { dout, chunk_states };
     let run = |task| backward::backward_task(Level::best(), &outputs, &inputs, given, task, shape);
     for_each_worth(tokens * shape.state_len() / 4, chunk::tasks(spans, shape), run);

@@ -34,10 +34,11 @@ pub fn step<R: Real>(out: &mut [R], [q, k, v, g, beta]: [&[R]; 5], state: &mut [
     }
 }
 
-/// The adjoint of [`step`] from the initial state, with no gradient into the final one; adds to `[dq, dk, dv, dg,
-/// dbeta]`.
+/// The adjoint of [`step`] from the initial state; adds to `[dq, dk, dv, dg, dbeta]`. `dstate` comes with the gradient
+/// into the final state and is left with that into the initial one.
 pub fn backward<R: Real>(
     gradients: [&mut [R]; 5],
+    dstate: &mut [R],
     dout: &[R],
     [q, k, v, g, beta]: [&[R]; 5],
     initial: &[R],
@@ -49,7 +50,7 @@ pub fn backward<R: Real>(
     let area = key_dim * value_dim;
     let states = states_before(tokens, [q, k, v, g, beta], initial, shape);
     for head in 0..value_heads {
-        let mut adjoint = vec![R::zero(); area];
+        let adjoint = &mut dstate[head * area..(head + 1) * area];
         for t in (0..tokens).rev() {
             let key = (t * key_heads + head / (value_heads / key_heads)) * key_dim;
             let row = t * value_heads + head;
@@ -63,7 +64,7 @@ pub fn backward<R: Real>(
             };
             let into = [&mut dq[key..key + key_dim], &mut dk[key..key + key_dim], &mut dv[value.clone()]];
             let before = &states[(t * value_heads + head) * area..][..area];
-            let [rate, strength] = token_backward(into, &mut adjoint, &dout[value], &token, before);
+            let [rate, strength] = token_backward(into, adjoint, &dout[value], &token, before);
             dg[row] += rate;
             dbeta[row] += strength;
         }

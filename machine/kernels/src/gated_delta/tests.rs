@@ -155,9 +155,11 @@ fn check_gradients(level: Level, case: &Case, tokens: usize, tolerance: f64) {
     let mut want = got.each_ref().map(|x| wide(x));
     let [q, k, v, g, beta] = case.wide();
     let into = want.each_mut().map(Vec::as_mut_slice);
-    scalar::backward(into, &wide(&dout), [&q, &k, &v, &g, &beta], &wide(&case.states), &case.shape);
+    let mut dstate = random(12, case.shape.state_len());
+    let mut dstate_want = wide(&dstate);
+    scalar::backward(into, &mut dstate_want, &wide(&dout), [&q, &k, &v, &g, &beta], &wide(&case.states), &case.shape);
     let [dq, dk, dv, dg, dbeta] = got.each_mut().map(|x| Disjoint::new(x));
-    let outputs = backward::Outputs { dq, dk, dv, dg, dbeta };
+    let outputs = backward::Outputs { dq, dk, dv, dg, dbeta, dstates: Disjoint::new(&mut dstate) };
     let given = backward::Given { dout: &dout, chunk_states: &chunk_states };
     for task in chunk::tasks(&[tokens], &case.shape) {
         backward::backward_task(level, &outputs, &case.inputs(), given, task, &case.shape);
@@ -165,6 +167,7 @@ fn check_gradients(level: Level, case: &Case, tokens: usize, tolerance: f64) {
     for (index, name) in ["dq", "dk", "dv", "dg", "dbeta"].into_iter().enumerate() {
         assert_close(&got[index], &want[index], tolerance, &format!("{level:?} {:?} T={tokens} {name}", case.shape));
     }
+    assert_close(&dstate, &dstate_want, tolerance, &format!("{level:?} {:?} T={tokens} dstate", case.shape));
 }
 
 #[test]
@@ -189,16 +192,22 @@ fn packed_gradients_are_separate_ones() {
     let mut together = case.inputs().list().map(|x| vec![0.0; x.len()]);
     let [dq, dk, dv, dg, dbeta] = together.each_mut();
     let gradients = Gradients { dq, dk, dv, dg, dbeta };
-    backward_packed(gradients, &dout, case.inputs(), &chunk_states, &spans, &case.shape);
+    let area = case.shape.state_len();
+    let dfinal = random(13, spans.len() * area);
+    let mut dstates = dfinal.clone();
+    backward_packed(gradients, &dout, case.inputs(), &chunk_states, &mut dstates, &spans, &case.shape);
     let (mut start, mut chunk) = (0, 0);
-    for span in spans {
+    for (index, span) in spans.into_iter().enumerate() {
         let part = tokens_of(&case.inputs(), start, start + span, &case.shape);
         let chunks = span.div_ceil(CHUNK);
         let kept = &chunk_states[chunk * case.shape.state_len()..(chunk + chunks) * case.shape.state_len()];
         let mut alone = part.list().map(|x| vec![0.0; x.len()]);
         let [dq, dk, dv, dg, dbeta] = alone.each_mut();
         let values = start * 4 * 37..(start + span) * 4 * 37;
-        backward(Gradients { dq, dk, dv, dg, dbeta }, &dout[values], part, kept, &case.shape);
+        let state = index * area..(index + 1) * area;
+        let mut dstate = dfinal[state.clone()].to_vec();
+        backward(Gradients { dq, dk, dv, dg, dbeta }, &dout[values], part, kept, &mut dstate, &case.shape);
+        assert_eq!(dstates[state], dstate);
         for (together, alone) in together.iter().zip(&alone) {
             let width = together.len() / tokens;
             assert_eq!(together[start * width..(start + span) * width], alone[..]);
@@ -216,16 +225,61 @@ fn definition_is_differentiated_rightly() {
     let mut gradients = inputs.clone().map(|x| vec![0.0; x.len()]);
     let [q, k, v, g, beta] = inputs.each_ref().map(Vec::as_slice);
     let into = gradients.each_mut().map(Vec::as_mut_slice);
-    scalar::backward(into, &dout, [q, k, v, g, beta], &wide(&case.states), &case.shape);
+    let dfinal = wide(&random(10, case.states.len()));
+    let mut dstate = dfinal.clone();
+    scalar::backward(into, &mut dstate, &dout, [q, k, v, g, beta], &wide(&case.states), &case.shape);
+    let objective = |parts: [&[f64]; 5], initial: &[f64]| {
+        let (mut out, mut state) = (vec![0.0; case.v.len()], initial.to_vec());
+        scalar::step(&mut out, parts, &mut state, &case.shape);
+        weighted_sum(&out, &dout) + weighted_sum(&state, &dfinal)
+    };
+    let initial = wide(&case.states);
     for (index, name) in ["dq", "dk", "dv", "dg", "dbeta"].into_iter().enumerate() {
         assert_gradient(&gradients[index], &inputs[index], name, |moved| {
             let mut parts = inputs.each_ref().map(Vec::as_slice);
             parts[index] = moved;
-            let (mut out, mut state) = (vec![0.0; case.v.len()], wide(&case.states));
-            scalar::step(&mut out, parts, &mut state, &case.shape);
-            weighted_sum(&out, &dout)
+            objective(parts, &initial)
         });
     }
+    let parts = inputs.each_ref().map(Vec::as_slice);
+    assert_gradient(&dstate, &initial, "dstate", |initial| objective(parts, initial));
+}
+
+/// Walked back in two parts, the later first: the gradient of the state between them is all that passes.
+#[test]
+fn two_parts_that_pass_the_state_are_one() {
+    let (tokens, split) = (101, 45);
+    let case = Case::new(tokens, 1, [2, 4, 31, 37], 1.0);
+    let dout = random(8, case.v.len());
+    let shape = &case.shape;
+    let run = |parts: &[(usize, usize)]| {
+        let (mut state, mut kept) = (case.states.clone(), Vec::new());
+        for &(start, end) in parts {
+            let mut out = poisoned((end - start) * 4 * 37);
+            let mut states = Vec::new();
+            chunked(&mut out, tokens_of(&case.inputs(), start, end, shape), &mut state, &mut states, shape);
+            kept.push(states);
+        }
+        let mut found = case.inputs().list().map(|x| vec![0.0; x.len()]);
+        let mut dstate = random(14, shape.state_len());
+        for (&(start, end), states) in parts.iter().zip(&kept).rev() {
+            let mut rows = found.each_mut().map(|x| {
+                let width = x.len() / tokens;
+                &mut x[start * width..end * width]
+            });
+            let [dq, dk, dv, dg, dbeta] = rows.each_mut().map(|x| &mut **x);
+            let into = Gradients { dq, dk, dv, dg, dbeta };
+            let part = tokens_of(&case.inputs(), start, end, shape);
+            backward(into, &dout[start * 4 * 37..end * 4 * 37], part, states, &mut dstate, shape);
+        }
+        (found, dstate)
+    };
+    let (whole, whole_dstate) = run(&[(0, tokens)]);
+    let (parts, parts_dstate) = run(&[(0, split), (split, tokens)]);
+    for (index, name) in ["dq", "dk", "dv", "dg", "dbeta"].into_iter().enumerate() {
+        assert_close(&parts[index], &wide(&whole[index]), 1e-5, name);
+    }
+    assert_close(&parts_dstate, &wide(&whole_dstate), 1e-5, "dstate");
 }
 
 #[test]

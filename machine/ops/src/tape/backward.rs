@@ -1,9 +1,11 @@
 //! The walk back: one match over what happened.
 
-use super::{Op, Tape, Var};
-use crate::{Buffer, Gradients, Linear, Norm, Precision, attention, causal_conv, columns, delta_rule, linear, moe};
+use super::{Carried, Mark, Op, Tape, Var};
+use crate::linear::Pass;
+use crate::{Buffer, Gradients, Linear, Norm, attention, causal_conv, columns, delta_rule, linear, moe};
 use kernels::rms_norm::{self, GatedGradients};
 use kernels::{rope, sigmoid_gate, swiglu};
+use std::collections::BTreeMap;
 
 /// Gradients of values that have been asked for so far; made when first touched, gone when used.
 struct Adjoints(Vec<Option<Buffer>>);
@@ -30,22 +32,41 @@ impl Adjoints {
 struct Walk<'g> {
     adjoints: Adjoints,
     gradients: &'g mut Gradients,
-    precision: Precision,
+    carried: &'g mut Carried,
+    pass: Pass,
     auxiliary_coefficient: f32,
+    batch: Option<&'g (usize, BTreeMap<usize, Vec<u64>>)>,
 }
 
 impl<'w> Tape<'w, '_> {
     /// Adds every trained parameter's gradient of all losses on the tape, plus, for each `(var, adjoint)` of `seeds`,
     /// of `⟨var, adjoint⟩`. Returns the gradient of `input` if one is named.
-    pub fn backward(self, seeds: Vec<(Var, Buffer)>, input: Option<Var>) -> Option<Buffer> {
-        let Tape { precision, auxiliary_coefficient, mut nodes, gradients, .. } = self;
+    pub fn backward(mut self, seeds: Vec<(Var, Buffer)>, input: Option<Var>) -> Option<Buffer> {
+        self.unwind(Mark::at(0, 0), seeds, input, &mut Carried::default())
+    }
+
+    /// The same for the last segment alone, from its end to `mark`, which is gone then. `carried` comes with what the
+    /// segment after it asks of the state that this one left, and is left with what this one asks of the state that it
+    /// found.
+    pub fn unwind(
+        &mut self,
+        mark: Mark,
+        seeds: Vec<(Var, Buffer)>,
+        input: Option<Var>,
+        carried: &mut Carried,
+    ) -> Option<Buffer> {
+        let pass = Pass { first_token: mark.first_token(), ..self.pass() };
+        let Tape { auxiliary_coefficient, ref mut nodes, ref mut gradients, ref batch, .. } = *self;
         let adjoints = Adjoints((0..nodes.len()).map(|_| None).collect());
-        let mut walk = Walk { adjoints, gradients, precision, auxiliary_coefficient };
+        let mut walk = Walk { adjoints, gradients, carried, pass, auxiliary_coefficient, batch: batch.as_ref() };
         seeds.into_iter().for_each(|(var, adjoint)| walk.adjoints.add(var, adjoint));
-        while let Some(node) = nodes.pop() {
+        let mut found = None;
+        while nodes.len() > mark.nodes() {
+            let Some(node) = nodes.pop() else { break };
             let here = nodes.len();
             if Some(Var(here)) == input {
-                return walk.adjoints.0[here].take();
+                found = walk.adjoints.0[here].take();
+                continue;
             }
             let wanted = |var: Var| nodes[var.0].wanted;
             let value = |var: Var| &nodes[var.0].value;
@@ -55,7 +76,7 @@ impl<'w> Tape<'w, '_> {
                 walk.step(node.op, &node.value, dy, &value, &wanted);
             }
         }
-        None
+        found
     }
 }
 
@@ -73,7 +94,7 @@ impl Walk<'_> {
             Op::Embedding { table, tokens } => self.embedding(table, &tokens, &dy),
             Op::Linear { x, map, hidden } => {
                 let mut dx = wanted(x).then(|| self.adjoints.take(x, value(x)));
-                linear::backward(dx.as_mut(), &dy, value(x), &hidden, map, self.precision, self.gradients);
+                linear::backward(dx.as_mut(), &dy, value(x), &hidden, map, self.pass, self.gradients);
                 dx.into_iter().for_each(|dx| self.adjoints.put(x, dx));
             }
             Op::Columns { x, columns } => self.touch(x, value, |dx| columns::backward(dx, &dy, columns)),
@@ -110,22 +131,25 @@ impl Walk<'_> {
     /// The coarse operations.
     fn mixer<'a>(&mut self, op: Op, y: &Buffer, dy: &Buffer, value: &impl Fn(Var) -> &'a Buffer) {
         match op {
-            Op::Attention { qkv, shape, spans, log_sum_exp } => {
+            Op::Attention { qkv, shape, spans, saved } => {
                 let mut adjoints = qkv.map(|var| self.adjoints.take(var, value(var)));
-                let [q, k, v] = &mut adjoints;
-                attention::backward([q, k, v], dy, (y, &log_sum_exp), qkv.map(value), &spans, shape);
+                let carried = &mut self.carried.keys;
+                let into = adjoints.each_mut();
+                attention::backward(into, dy, (y, &saved), qkv.map(value), (&spans, shape), carried);
                 qkv.into_iter().zip(adjoints).for_each(|(var, adjoint)| self.adjoints.put(var, adjoint));
             }
-            Op::CausalConv { x, conv, spans, before_silu } => {
+            Op::CausalConv { x, conv, spans, saved } => {
                 let mut dx = self.adjoints.take(x, value(x));
-                causal_conv::backward(&mut dx, dy, (value(x), &before_silu), conv, &spans, self.gradients);
+                let carried = &mut self.carried.tail;
+                causal_conv::backward(&mut dx, dy, (value(x), &saved), (conv, &spans), carried, self.gradients);
                 self.adjoints.put(x, dx);
             }
             Op::DeltaRule { qkv, b, a, gates, spans, saved } => {
                 let vars = [qkv, b, a];
                 let mut adjoints = vars.map(|var| self.adjoints.take(var, value(var)));
                 let values = (value(qkv), value(b), value(a));
-                delta_rule::backward(adjoints.each_mut(), dy, values, &saved, gates, &spans, self.gradients);
+                let (place, carried) = ((gates, &spans), &mut self.carried.matrix);
+                delta_rule::backward(adjoints.each_mut(), dy, values, &saved, place, carried, self.gradients);
                 vars.into_iter().zip(adjoints).for_each(|(var, adjoint)| self.adjoints.put(var, adjoint));
             }
             Op::SwiGlu { gate, up } => {
@@ -143,8 +167,13 @@ impl Walk<'_> {
             }
             Op::Moe { x, moe, saved } => {
                 let mut dx = self.adjoints.take(x, value(x));
-                let pass = (self.precision, self.auxiliary_coefficient);
-                moe::backward(&mut dx, dy, value(x), &saved, moe, pass, self.gradients);
+                let own = || (dx.rows, saved.routing.counts());
+                let of_batch = |(tokens, layers): &(usize, BTreeMap<usize, Vec<u64>>)| {
+                    layers.get(&moe.layer).map(|counts| (*tokens, counts.clone()))
+                };
+                let (tokens, counts) = self.batch.and_then(of_batch).unwrap_or_else(own);
+                let balance = moe::balance(self.auxiliary_coefficient, &counts, tokens);
+                moe::backward(&mut dx, dy, value(x), &saved, moe, (self.pass, &balance), self.gradients);
                 self.adjoints.put(x, dx);
             }
             _ => unreachable!("the other operations are undone in step"),

@@ -1,21 +1,36 @@
 //! The executor that remembers: it runs the same kernels, notes what it ran, and walks back.
 //!
-//! A tape starts its sequences at their first token and leaves the states it is given as they are.
+//! A tape is written and walked back by segments, the last first: see `segment.rs`. One that nobody cuts is one segment
+//! of whole sequences.
 
 mod backward;
+mod segment;
+
+pub use segment::{Carried, Mark, Segment};
 
 use crate::cross_entropy::{Target, Wanted};
-use crate::linear::Hidden;
+use crate::linear::{Hidden, Pass};
 use crate::{
     AttentionShape, Buffer, Columns, Conv, DeltaGates, DeltaState, Execute, Gradients, KvCache, Linear, Moe, Norm,
     Parameter, Precision, Rope, Spans, Teacher, attention, causal_conv, columns, cross_entropy, delta_rule, infer,
     linear, moe,
 };
 use kernels::{rms_norm, rope, sigmoid_gate, swiglu};
+use std::collections::BTreeMap;
 
 /// A value on a tape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Var(usize);
+
+impl Var {
+    pub(crate) fn at(number: usize) -> Self {
+        Self(number)
+    }
+
+    pub(crate) fn number(self) -> usize {
+        self.0
+    }
+}
 
 /// What happened, with what backward needs of it beside the values of its inputs.
 enum Op<'w> {
@@ -52,13 +67,13 @@ enum Op<'w> {
         qkv: [Var; 3],
         shape: &'w AttentionShape,
         spans: Spans,
-        log_sum_exp: Buffer,
+        saved: attention::Saved,
     },
     CausalConv {
         x: Var,
         conv: &'w Conv,
         spans: Spans,
-        before_silu: Buffer,
+        saved: causal_conv::Saved,
     },
     DeltaRule {
         qkv: Var,
@@ -102,25 +117,56 @@ struct Node<'w> {
 /// Remembers one forward pass.
 pub struct Tape<'w, 'g> {
     precision: Precision,
+    dropout_seed: Option<u64>,
     /// Coefficient of the routers' balance loss; 0 leaves it out.
     auxiliary_coefficient: f32,
     nodes: Vec<Node<'w>>,
     gradients: &'g mut Gradients,
     /// Tokens per expert of every mixture that was run, with its layer.
     expert_counts: Vec<(usize, Vec<u64>)>,
-    /// Of the routers of those mixtures.
-    router_entropies: Vec<f32>,
+    /// Of the routers of those mixtures, with their layer and tokens.
+    router_entropies: Vec<(usize, usize, f32)>,
+    /// How the segment at the end stands among others.
+    segment: Segment,
+    /// Mixtures that the segment has run.
+    mixtures: usize,
+    /// Of the whole batch, once it was run: its tokens, and tokens per expert of each layer.
+    batch: Option<(usize, BTreeMap<usize, Vec<u64>>)>,
 }
 
 impl<'w, 'g> Tape<'w, 'g> {
     pub fn new(precision: Precision, auxiliary_coefficient: f32, gradients: &'g mut Gradients) -> Self {
-        let (expert_counts, router_entropies) = (Vec::new(), Vec::new());
-        Self { precision, auxiliary_coefficient, nodes: Vec::new(), gradients, expert_counts, router_entropies }
+        Self {
+            precision,
+            dropout_seed: None,
+            auxiliary_coefficient,
+            nodes: Vec::new(),
+            gradients,
+            expert_counts: Vec::new(),
+            router_entropies: Vec::new(),
+            segment: Segment::default(),
+            mixtures: 0,
+            batch: None,
+        }
+    }
+
+    /// What adapters leave out is decided by this seed; without one they leave out nothing.
+    pub fn dropping(self, seed: Option<u64>) -> Self {
+        Self { dropout_seed: seed, ..self }
+    }
+
+    fn pass(&self) -> Pass {
+        Pass { precision: self.precision, dropout_seed: self.dropout_seed, first_token: self.segment.first_token }
     }
 
     /// A value from outside; its gradient is what [`Tape::backward`] returns when asked for it.
     pub fn input(&mut self, value: Buffer) -> Var {
         self.push(value, Op::Input, true)
+    }
+
+    /// A value from outside whose gradient nobody will ask for.
+    pub fn fixed_input(&mut self, value: Buffer) -> Var {
+        self.push(value, Op::Input, false)
     }
 
     pub fn value(&self, var: Var) -> &Buffer {
@@ -133,8 +179,14 @@ impl<'w, 'g> Tape<'w, 'g> {
     }
 
     /// How undecided the routers of those mixtures were, in nats a token.
-    pub fn router_entropies(&self) -> &[f32] {
-        &self.router_entropies
+    pub fn router_entropies(&self) -> Vec<f32> {
+        let mut layers: BTreeMap<usize, (f64, usize)> = BTreeMap::new();
+        for &(layer, tokens, entropy) in &self.router_entropies {
+            let (sum, seen) = layers.entry(layer).or_default();
+            *sum += tokens as f64 * f64::from(entropy);
+            *seen += tokens;
+        }
+        layers.into_values().map(|(sum, seen)| (sum / seen.max(1) as f64) as f32).collect()
     }
 
     fn push(&mut self, value: Buffer, op: Op<'w>, wanted: bool) -> Var {
@@ -156,7 +208,7 @@ impl<'w, 'g> Tape<'w, 'g> {
     }
 }
 
-fn any_trained(map: &Linear) -> bool {
+pub(crate) fn any_trained(map: &Linear) -> bool {
     let adapter = map.adapter.iter().flat_map(|adapter| [&adapter.a, &adapter.b]);
     std::iter::once(&map.weight).chain(&map.bias).chain(adapter).any(|parameter: &Parameter| parameter.trained)
 }
@@ -170,7 +222,7 @@ impl<'w> Execute<'w> for Tape<'w, '_> {
     }
 
     fn linear(&mut self, x: &Var, map: &'w Linear) -> Var {
-        let (value, hidden) = linear::forward(self.value(*x), map, self.precision);
+        let (value, hidden) = linear::forward(self.value(*x), map, self.pass());
         let wanted = self.wanted(*x) || any_trained(map);
         self.push(value, Op::Linear { x: *x, map, hidden }, wanted)
     }
@@ -203,19 +255,27 @@ impl<'w> Execute<'w> for Tape<'w, '_> {
         self.push(value, Op::Rope { x: *x, head_dim, rope, positions }, self.wanted(*x))
     }
 
-    fn attention(&mut self, qkv: [&Var; 3], shape: &'w AttentionShape, spans: &Spans, _: &mut [&mut KvCache]) -> Var {
+    /// Caches of sequences that neither began before nor go on are left as they are.
+    fn attention(
+        &mut self,
+        qkv: [&Var; 3],
+        shape: &'w AttentionShape,
+        spans: &Spans,
+        caches: &mut [&mut KvCache],
+    ) -> Var {
         let qkv = qkv.map(|var| *var);
-        let (value, log_sum_exp) = attention::forward_fresh(qkv.map(|var| self.value(var)), shape, spans);
+        let joined = (spans, self.segment.goes_on);
+        let (value, saved) = attention::forward_saved(qkv.map(|var| self.value(var)), shape, joined, caches);
         let wanted = qkv.iter().any(|&var| self.wanted(var));
-        self.push(value, Op::Attention { qkv, shape, spans: spans.clone(), log_sum_exp }, wanted)
+        self.push(value, Op::Attention { qkv, shape, spans: spans.clone(), saved }, wanted)
     }
 
     fn causal_conv(&mut self, x: &Var, conv: &'w Conv, spans: &Spans, states: &mut [&mut DeltaState]) -> Var {
-        let mut tails: Vec<DeltaState> = states.iter().map(|state| (**state).clone()).collect();
-        let mut tails: Vec<&mut DeltaState> = tails.iter_mut().collect();
-        let (value, before_silu) = causal_conv::forward(self.value(*x), conv, spans, &mut tails);
+        let tail = if spans.starts[0] > 0 { states[0].tail.clone() } else { Vec::new() };
+        let (value, before_silu) = causal_conv::forward(self.value(*x), conv, spans, states);
+        let saved = causal_conv::Saved { before_silu, tail };
         let wanted = self.wanted(*x) || conv.weight.trained;
-        self.push(value, Op::CausalConv { x: *x, conv, spans: spans.clone(), before_silu }, wanted)
+        self.push(value, Op::CausalConv { x: *x, conv, spans: spans.clone(), saved }, wanted)
     }
 
     fn delta_rule(
@@ -225,10 +285,10 @@ impl<'w> Execute<'w> for Tape<'w, '_> {
         a: &Var,
         gates: &'w DeltaGates,
         spans: &Spans,
-        _: &mut [&mut DeltaState],
+        states: &mut [&mut DeltaState],
     ) -> Var {
         let values = (self.value(*b), self.value(*a));
-        let (value, saved) = delta_rule::forward_fresh(self.value(*qkv), values, gates, spans);
+        let (value, saved) = delta_rule::forward_saved(self.value(*qkv), values, gates, spans, states);
         let op = Op::DeltaRule { qkv: *qkv, b: *b, a: *a, gates, spans: spans.clone(), saved: Box::new(saved) };
         self.push(value, op, true)
     }
@@ -250,10 +310,13 @@ impl<'w> Execute<'w> for Tape<'w, '_> {
     }
 
     fn moe(&mut self, x: &Var, moe: &'w Moe) -> Var {
-        let moe::Outcome { output, saved, .. } = moe::forward(self.value(*x), moe, self.precision);
-        let counts = (0..moe.experts.len()).map(|expert| saved.routing.count(expert) as u64).collect();
-        self.expert_counts.push((moe.layer, counts));
-        self.router_entropies.push(saved.routing.entropy());
+        let chosen = self.segment.choices.get(self.mixtures).map(Vec::as_slice);
+        self.mixtures += 1;
+        let moe::Outcome { output, saved, .. } = moe::forward(self.value(*x), moe, self.pass(), chosen);
+        if self.batch.is_none() {
+            self.expert_counts.push((moe.layer, saved.routing.counts()));
+            self.router_entropies.push((moe.layer, output.rows, saved.routing.entropy()));
+        }
         self.push(output, Op::Moe { x: *x, moe, saved: Box::new(saved) }, true)
     }
 

@@ -1,0 +1,258 @@
+//! What training takes of memory, known before anything is loaded: the pass of `gradient.rs` over an outline, on a tape
+//! that is only rehearsed.
+
+use crate::chunk::Chunk;
+use crate::forward::{embed, finish, layer_with};
+use crate::kept::Kept;
+use crate::plan::{PAGE_ENDS, PARAMETER_BYTES, PROGRAM_BYTES, THREAD_BYTES, largest_beside};
+use crate::{GradientOptions, LayerState, Loading, MixerKind, Model};
+use kernels::kv_page::PAGE_TOKENS;
+use ops::{Execute, Held, Mark, Parameter, Precision, RehearseTape, Rehearsed, Segment, Var};
+use serde::Serialize;
+
+/// How a model is to be trained.
+#[derive(Debug, Clone)]
+pub struct TrainingSettings {
+    /// Tokens of each sequence of one micro-batch.
+    pub lengths: Vec<usize>,
+    pub options: GradientOptions,
+    pub threads: usize,
+}
+
+/// Bytes, by what they are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct TrainingPlan {
+    /// As they lie in memory, adapters included.
+    pub weights: usize,
+    /// Of what is trained.
+    pub gradients: usize,
+    /// The optimizer's two means of each gradient.
+    pub moments: usize,
+    /// The input of every chunk in every layer, where layers are run again, and the states between chunks.
+    pub checkpoints: usize,
+    /// Keys and values of sequences that are cut, of all attention layers, and their gradients in one.
+    pub cache: usize,
+    /// The residual streams and all that one chunk in a layer has on the tape; of every layer where none is run again.
+    pub activations: usize,
+    /// The program, its threads, the names of the weights and the ends of their pages.
+    pub program: usize,
+    /// While the model is loaded and nothing runs yet: the largest weight beside what it is read from.
+    pub loading: usize,
+}
+
+impl TrainingPlan {
+    /// The plan for a model whose numbers need not be there; what is trained is marked, and adapters are attached.
+    pub fn of(outline: &Model, loading: Loading, settings: &TrainingSettings) -> Self {
+        let parameters = outline.parameters();
+        let weights = outline.bytes();
+        let trained = parameters.iter().filter(|parameter| parameter.trained);
+        let trained: usize = trained.map(|parameter| size_of::<f32>() * numbers(parameter)).sum();
+        let mut rehearsal = Rehearsal::new(outline, settings);
+        rehearsal.run();
+        let (checkpoints, cache) = (rehearsal.checkpoints, rehearsal.pages + rehearsal.key_gradients);
+        let held = rehearsal.tape.room().bytes_at_most();
+        let largest = largest_beside(&parameters, loading);
+        Self {
+            weights,
+            gradients: trained,
+            moments: 2 * trained,
+            checkpoints,
+            cache,
+            activations: held.saturating_sub(checkpoints + cache),
+            program: PROGRAM_BYTES
+                + parameters.len() * PARAMETER_BYTES
+                + weights / PAGE_ENDS
+                + settings.threads * THREAD_BYTES,
+            loading: largest + largest / 8,
+        }
+    }
+
+    /// The most that is held at any time.
+    pub fn total(&self) -> usize {
+        let running = self.gradients + self.moments + self.checkpoints + self.cache + self.activations;
+        self.weights + self.program + running.max(self.loading)
+    }
+}
+
+fn numbers(parameter: &Parameter) -> usize {
+    parameter.matrix.rows * parameter.matrix.columns
+}
+
+/// One chunk in a layer, as in `gradient.rs`.
+enum Cell {
+    Taped(Taped),
+    Again { input: Memory, _found: Option<Held> },
+}
+
+struct Taped {
+    mark: Mark,
+    x: Var,
+    y: Var,
+}
+
+/// A stream that waits, exact or rounded.
+enum Memory {
+    Exact(Rehearsed),
+    Rounded(Held),
+}
+
+struct Rehearsal<'a> {
+    outline: &'a Model,
+    options: &'a GradientOptions,
+    chunks: Vec<Chunk>,
+    tape: RehearseTape,
+    /// Bytes of what waits in all layers.
+    checkpoints: usize,
+    /// Bytes of keys and values of all layers, and of their gradients in one.
+    pages: usize,
+    key_gradients: usize,
+    /// The longest sequence that is cut, and the tokens of all of them, in whole pages.
+    cut_longest: usize,
+    cut_pages: usize,
+}
+
+impl<'a> Rehearsal<'a> {
+    fn new(outline: &'a Model, settings: &'a TrainingSettings) -> Self {
+        let options = &settings.options;
+        let chunks = Chunk::cut(&settings.lengths, options.chunk_tokens);
+        // A sequence that was cut ends where it began before and does not go on.
+        let ends = chunks.iter().filter(|chunk| chunk.continues());
+        let ends = ends.filter(|chunk| !(chunk.goes_on && chunk.spans.lengths.len() == 1));
+        let cut: Vec<usize> = ends.map(|chunk| chunk.spans.starts[0] + chunk.spans.lengths[0]).collect();
+        let cut_pages = cut.iter().map(|tokens| tokens.div_ceil(PAGE_TOKENS)).sum();
+        let cut_longest = cut.into_iter().max().unwrap_or(0);
+        let tape = RehearseTape::default();
+        Self { outline, options, chunks, tape, checkpoints: 0, pages: 0, key_gradients: 0, cut_longest, cut_pages }
+    }
+
+    fn run(&mut self) {
+        let n_layers = self.outline.weights.layers.len();
+        let mut streams = Vec::with_capacity(self.chunks.len());
+        for chunk in &self.chunks {
+            let mark = self.tape.begin(Segment::default());
+            let x = embed(&mut self.tape, self.outline, &vec![0; chunk.rows.len()]);
+            streams.push(self.tape.take(x));
+            self.tape.forget(mark);
+        }
+        let mut layers = Vec::with_capacity(n_layers);
+        for index in 0..n_layers {
+            let cells = self.forward(index, &mut streams);
+            layers.push((cells, self.keep_cache(index)));
+        }
+        let mut dstreams = self.losses(streams);
+        for (index, (cells, cache)) in layers.into_iter().enumerate().rev() {
+            self.backward(index, cells, &mut dstreams);
+            drop(cache);
+        }
+    }
+
+    fn mixer(&self, index: usize) -> MixerKind {
+        self.outline.config.layers[index].mixer
+    }
+
+    /// Keys and values of a layer; where layers are run again they are all that waits of it beside its inputs.
+    fn keep_cache(&mut self, index: usize) -> Option<Held> {
+        let bytes = match self.mixer(index) {
+            MixerKind::Attention => self.page_bytes() * self.cut_pages,
+            MixerKind::Delta => 0,
+        };
+        self.pages += bytes;
+        (bytes > 0).then(|| self.tape.room().hold(bytes))
+    }
+
+    fn page_bytes(&self) -> usize {
+        let attention = &self.outline.config.attention;
+        2 * attention.kv_heads * PAGE_TOKENS * self.options.kv().row_bytes(attention.head_dim)
+    }
+
+    fn run_cell(&mut self, index: usize, chunk: usize, input: Rehearsed) -> Taped {
+        let Chunk { spans, goes_on, .. } = &self.chunks[chunk];
+        let mark = self.tape.begin(Segment { goes_on: *goes_on, ..Segment::default() });
+        let x = self.tape.input(input, true);
+        let w = &self.outline.weights.layers[index];
+        let y = layer_with(&mut self.tape, w, std::iter::empty::<&mut LayerState>(), spans, x);
+        Taped { mark, x, y }
+    }
+
+    fn forward(&mut self, index: usize, streams: &mut [Rehearsed]) -> Vec<Cell> {
+        let mut cells = Vec::with_capacity(streams.len());
+        for (chunk, stream) in streams.iter_mut().enumerate() {
+            let input = std::mem::replace(stream, self.tape.value(0, 1));
+            let taped = self.run_cell(index, chunk, input);
+            *stream = self.tape.take(taped.y);
+            if !self.options.checkpoint_layers {
+                cells.push(Cell::Taped(taped));
+                continue;
+            }
+            let (input, rows) = (self.tape.take(taped.x), self.chunks[chunk].rows.len());
+            self.tape.forget(taped.mark);
+            let bytes = rows * self.outline.config.hidden_size * Kept::number_bytes(self.options.precision);
+            let found = self.found(index, chunk);
+            self.checkpoints += bytes + found;
+            let input = match self.options.precision {
+                Precision::F32 => Memory::Exact(input),
+                Precision::Bf16 => Memory::Rounded(self.tape.room().hold(bytes)),
+            };
+            cells.push(Cell::Again { input, _found: (found > 0).then(|| self.tape.room().hold(found)) });
+        }
+        cells
+    }
+
+    /// Bytes of the delta state that a chunk finds, if its first sequence began before.
+    fn found(&self, index: usize, chunk: usize) -> usize {
+        let config = &self.outline.config;
+        match (self.mixer(index), &config.delta) {
+            (MixerKind::Delta, Some(_)) if self.chunks[chunk].continues() => {
+                LayerState::empty(config, MixerKind::Delta, self.options.kv()).bytes()
+            }
+            _ => 0,
+        }
+    }
+
+    fn losses(&mut self, streams: Vec<Rehearsed>) -> Vec<Option<Rehearsed>> {
+        let mut dstreams = Vec::with_capacity(streams.len());
+        for stream in streams {
+            let mark = self.tape.begin(Segment::default());
+            let x = self.tape.input(stream, true);
+            let h = finish(&mut self.tape, self.outline, &x);
+            self.tape.cross_entropy(&h, self.outline.weights.head(), &[], &[]);
+            dstreams.push(self.tape.unwind(mark, None, Some(x)));
+        }
+        dstreams
+    }
+
+    fn backward(&mut self, index: usize, cells: Vec<Cell>, dstreams: &mut [Option<Rehearsed>]) {
+        let attention = &self.outline.config.attention;
+        let row = 2 * attention.kv_heads * attention.head_dim * size_of::<f32>();
+        let (gradients, pages) = match self.mixer(index) {
+            MixerKind::Attention => (row * self.cut_longest, self.page_bytes()),
+            MixerKind::Delta => (0, 0),
+        };
+        self.key_gradients = self.key_gradients.max(gradients);
+        let _gradients = self.tape.room().hold(gradients);
+        for (chunk, cell) in cells.into_iter().enumerate().rev() {
+            let rows = self.chunks[chunk].rows.len();
+            let again = if self.cut_pages > 0 { pages * rows.div_ceil(PAGE_TOKENS) } else { 0 };
+            let taped = match cell {
+                Cell::Taped(taped) => taped,
+                Cell::Again { input, .. } => {
+                    let input = match input {
+                        Memory::Exact(stream) => stream,
+                        Memory::Rounded(held) => {
+                            drop(held);
+                            self.tape.value(rows, self.outline.config.hidden_size)
+                        }
+                    };
+                    self.run_cell(index, chunk, input)
+                }
+            };
+            let _pages = self.tape.room().hold(again);
+            let dy = dstreams[chunk].take().unwrap_or_else(|| self.tape.value(rows, self.outline.config.hidden_size));
+            dstreams[chunk] = self.tape.unwind(taped.mark, Some((taped.y, dy)), Some(taped.x));
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_training_tests.rs"]
+mod tests;

@@ -1,0 +1,23 @@
+//! What a run will take of memory, before its model is loaded.
+
+use crate::error::TrainError;
+use crate::recipe::{Method, TrainRecipe};
+use crate::run::gradient_options;
+use models::{Model, TrainingPlan, TrainingSettings, adapter};
+
+/// The plan of a run over an outline that was made for [`TrainRecipe::loading`]. `lengths` are those of one micro-batch's
+/// sequences; without any, they are as long as the recipe lets them be.
+pub fn plan(
+    recipe: &TrainRecipe,
+    mut outline: Model,
+    lengths: Option<Vec<usize>>,
+    threads: usize,
+) -> Result<TrainingPlan, TrainError> {
+    recipe.check()?;
+    if let Method::Lora(lora) = &recipe.method {
+        adapter::outline(&mut outline, lora)?;
+    }
+    let lengths = lengths.unwrap_or_else(|| vec![recipe.sequence_length; recipe.loader_settings().sequences]);
+    let settings = TrainingSettings { lengths, options: gradient_options(recipe, &outline), threads };
+    Ok(TrainingPlan::of(&outline, recipe.loading(), &settings))
+}
