@@ -48,8 +48,13 @@ fn speed(model: &Model, precision: Precision) -> f64 {
     let tokens: Vec<u32> = (0..total).map(|i| ((i * 7919 + i * i) % model.config.vocab_size) as u32).collect();
     let weights = vec![1.0 / total as f32; total];
     let examples = Examples { tokens: &tokens, lengths: &LENGTHS, targets: &tokens, weights: &weights };
-    let options =
-        GradientOptions { precision, checkpoint_layers: false, auxiliary_coefficient: 0.0, dropout_seed: Some(1) };
+    let options = GradientOptions {
+        precision,
+        chunk_tokens: models::CHUNK_TOKENS,
+        checkpoint_layers: false,
+        auxiliary_coefficient: 0.0,
+        dropout_seed: Some(1),
+    };
     let mut gradients = Gradients::default();
     let mut seconds: Vec<f64> = (0..6)
         .map(|_| {

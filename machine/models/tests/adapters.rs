@@ -407,8 +407,9 @@ fn dropout_is_the_same_when_a_layer_is_run_again() {
     let examples = models::Examples { tokens: &ids, lengths: &lengths, targets: &targets, weights: &weights };
     let run = |checkpoint_layers: bool, dropout_seed: Option<u64>| {
         let mut gradients = Gradients::default();
+        let (precision, chunk_tokens, auxiliary_coefficient) = (Precision::F32, 3, 0.0);
         let options =
-            GradientOptions { precision: Precision::F32, checkpoint_layers, auxiliary_coefficient: 0.0, dropout_seed };
+            GradientOptions { precision, chunk_tokens, checkpoint_layers, auxiliary_coefficient, dropout_seed };
         let record = models::loss_and_gradients(&model, &examples, &options, &mut gradients);
         let trained = model.parameters().into_iter().filter(|parameter| parameter.trained);
         let gradients: Vec<f32> =
