@@ -123,7 +123,7 @@ pub fn save(run: &Path, state: &RunState, model: &Model, optimizer: &Optimizer, 
             Some(step) => format!("the checkpoint of step {step} is whole"),
             None => "there is no earlier one".to_owned(),
         };
-        TrainError::NotSaved { step: state.step, last, source }
+        TrainError::NotSaved { step: state.step, last, source: Box::new(source) }
     })?;
     for old in steps(&folder)?.into_iter().rev().skip(keep.last.max(1)) {
         if Some(old) != keep.best {
@@ -172,7 +172,8 @@ pub fn check_room(run: &Path, model: &Model, keep: usize, result_bytes: &[u64]) 
     let mut wanted = vec![checkpoint; missing];
     wanted.extend_from_slice(result_bytes);
     formats::check_room(run, &wanted).map_err(|error| match error {
-        source @ FormatsError::Full { .. } => {
+        full @ FormatsError::Full { .. } => {
+            let source = Box::new(full);
             TrainError::NoRoom { checkpoints: missing, checkpoint_bytes: checkpoint, source }
         }
         other => other.into(),
