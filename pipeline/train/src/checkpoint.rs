@@ -4,7 +4,7 @@
 //! beside them, where adapters are trained, `adapter/` as PEFT reads it.
 //! It is written under another name and renamed when complete, and older ones are removed only after that, so that a
 //! crash at any moment leaves a whole checkpoint behind. No random state is kept because there is none: order and
-//! choice of the data follow from the recipe's seed and the cursor.
+//! choice of the data, and what dropout leaves out, follow from the recipe's seed, the cursor and the step.
 
 use crate::best::Best;
 use crate::error::TrainError;
@@ -123,7 +123,7 @@ pub fn save(run: &Path, state: &RunState, model: &Model, optimizer: &Optimizer, 
             Some(step) => format!("the checkpoint of step {step} is whole"),
             None => "there is no earlier one".to_owned(),
         };
-        TrainError::NotSaved { step: state.step, last, source }
+        TrainError::NotSaved { step: state.step, last, source: Box::new(source) }
     })?;
     for old in steps(&folder)?.into_iter().rev().skip(keep.last.max(1)) {
         if Some(old) != keep.best {
@@ -164,13 +164,16 @@ pub fn check_room(run: &Path, model: &Model, keep: usize, result_bytes: &[u64]) 
     const OVERHEAD_BYTES: u64 = 1 << 16;
     let trained = model.parameters().into_iter().filter(|parameter| parameter.trained);
     let numbers: usize = trained.map(|parameter| parameter.matrix.rows * parameter.matrix.columns).sum();
-    let checkpoint = (numbers * PARTS.len() * size_of::<f32>()) as u64 + OVERHEAD_BYTES;
+    // Adapters are there once more, for others to load.
+    let parts = PARTS.len() + usize::from(model.has_adapters());
+    let checkpoint = (numbers * parts * size_of::<f32>()) as u64 + OVERHEAD_BYTES;
     let there = steps(&run.join(FOLDER))?.len();
     let missing = (keep + 1).saturating_sub(there);
     let mut wanted = vec![checkpoint; missing];
     wanted.extend_from_slice(result_bytes);
     formats::check_room(run, &wanted).map_err(|error| match error {
-        source @ FormatsError::Full { .. } => {
+        full @ FormatsError::Full { .. } => {
+            let source = Box::new(full);
             TrainError::NoRoom { checkpoints: missing, checkpoint_bytes: checkpoint, source }
         }
         other => other.into(),

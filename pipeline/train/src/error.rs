@@ -42,11 +42,11 @@ pub enum TrainError {
          Free some space, lower keep_last, or work in another folder",
         checkpoint_bytes.div_ceil(1_000_000)
     )]
-    NoRoom { checkpoints: usize, checkpoint_bytes: u64, source: FormatsError },
+    NoRoom { checkpoints: usize, checkpoint_bytes: u64, source: Box<FormatsError> },
 
     /// A checkpoint could not be written; earlier ones are as they were.
     #[error("step {step} could not be saved; {last}. Run again when that is mended, to go on from there")]
-    NotSaved { step: usize, last: String, source: ModelError },
+    NotSaved { step: usize, last: String, source: Box<ModelError> },
 
     /// Losses or gradients that are no numbers any more.
     #[error(
