@@ -112,7 +112,8 @@ impl<R: BufRead> Read for ZstdFrames<R> {
 
 /// The decoder wraps the end of its input in errors of its own; people are to know that the file is cut off.
 fn cut_off_if_so(error: io::Error) -> io::Error {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|inner| inner as _);
+    let mut cause: Option<&(dyn std::error::Error + 'static)> =
+        error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
     while let Some(error) = cause {
         if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof) {
             return io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends inside a zstd frame");
