@@ -264,8 +264,8 @@ fn attention() {
     );
 }
 
-fn with_states<R>(shape: &DeltaShape, channels: usize, run: impl FnOnce(&mut [&mut DeltaState]) -> R) -> R {
-    run(&mut vec![DeltaState::empty(shape, channels, 3); 3].iter_mut().collect::<Vec<_>>())
+fn delta_states(shape: &DeltaShape, channels: usize) -> Vec<DeltaState> {
+    vec![DeltaState::empty(shape, channels, 3); 3]
 }
 
 #[test]
@@ -278,8 +278,14 @@ fn causal_conv() {
         "causal_conv",
         &mut conv,
         vec![x],
-        |t, w, v| with_states(&shape, 7, |states| t.causal_conv(&v[0], w, &spans(), states)),
-        |e, w, x| with_states(&shape, 7, |states| e.causal_conv(&x[0], w, &spans(), states)),
+        |t, w, v| {
+            let mut states = delta_states(&shape, 7);
+            t.causal_conv(&v[0], w, &spans(), &mut states.iter_mut().collect::<Vec<_>>())
+        },
+        |e, w, x| {
+            let mut states = delta_states(&shape, 7);
+            e.causal_conv(&x[0], w, &spans(), &mut states.iter_mut().collect::<Vec<_>>())
+        },
         |w| vec![&mut w.weight],
     );
 }
@@ -295,8 +301,14 @@ fn delta_rule() {
         "delta_rule",
         &mut gates,
         inputs,
-        |t, w, v| with_states(&shape, channels, |states| t.delta_rule(&v[0], &v[1], &v[2], w, &spans(), states)),
-        |e, w, x| with_states(&shape, channels, |states| e.delta_rule(&x[0], &x[1], &x[2], w, &spans(), states)),
+        |t, w, v| {
+            let mut states = delta_states(&shape, channels);
+            t.delta_rule(&v[0], &v[1], &v[2], w, &spans(), &mut states.iter_mut().collect::<Vec<_>>())
+        },
+        |e, w, x| {
+            let mut states = delta_states(&shape, channels);
+            e.delta_rule(&x[0], &x[1], &x[2], w, &spans(), &mut states.iter_mut().collect::<Vec<_>>())
+        },
         |w| vec![&mut w.a_log, &mut w.dt_bias],
     );
 }
