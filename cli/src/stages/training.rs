@@ -82,7 +82,8 @@ fn describe_adapters(model: &Model) {
     if found.expert_weights > 0 && found.adapted_expert_weights == 0 {
         let weights = found.expert_weights;
         say(&format!(
-            "  warning: none of the {weights} weights of routed experts has an adapter; targets = [\"experts\", …] adds them"
+            "  warning: none of the {weights} weights of routed experts has an adapter; targets = [\"experts\", …] \
+             adds them"
         ));
     }
 }

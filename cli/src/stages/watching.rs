@@ -117,7 +117,8 @@ impl Bar {
         self.meter = Some(Meter::starting_at(&self.what, begin.step as u64, begin.steps as u64, "steps"));
         let resumed = if begin.step > 0 { format!(", resumed at step {}", begin.step) } else { String::new() };
         self.say(&format!(
-            "  {} samples with {} trained tokens of {} ({:.0} %); {} of {} parameters are trained, balance loss of routers {}{resumed}",
+            "  {} samples with {} trained tokens of {} ({:.0} %); {} of {} parameters are trained, balance loss of \
+             routers {}{resumed}",
             begin.samples,
             begin.trained_tokens,
             begin.tokens,

@@ -285,8 +285,8 @@ impl Merged {
 
 /// What both models are run on, where there is a tokenizer.
 const TEXTS: [&str; 3] = [
-    "def merge(left, right):\n    result = []\n    while left and right:\n        first = left if left[0] <= right[0] else \
-     right\n        result.append(first.pop(0))\n    return result + left + right\n",
+    "def merge(left, right):\n    result = []\n    while left and right:\n        first = left if left[0] <= right[0] \
+     else right\n        result.append(first.pop(0))\n    return result + left + right\n",
     "Write a function that returns the numbers in a list that are greater than a given one, and explain in a sentence \
      how it works.",
     "for (index, line) in text.lines().enumerate() {\n    println!(\"{index}: {line}\");\n}\n",

@@ -207,8 +207,8 @@ fn older_layouts_are_told_apart_or_asked_for() {
     let mut alone = Directory { config: directory.config.clone(), tensors: directory.tensors.clone() };
     alone.config["target_parameters"] = json!(["mlp.experts.gate_up_proj"]);
     alone.tensors.retain(|name, _| !name.contains(".experts.lora_"));
-    let renamed = |tensors: &Tensors| tensors.iter().map(|(n, t)| (n.replace(".base_layer", ""), t.clone())).collect();
-    alone.tensors = renamed(&alone.tensors);
+    let tensors = alone.tensors.iter();
+    alone.tensors = tensors.map(|(name, tensor)| (name.replace(".base_layer", ""), tensor.clone())).collect();
     let mut old = as_before_0_19(&alone);
     alone.write(&folder.0.join("alone"));
     let wanted_alone = logits(&adapted("qwen3_moe", &folder.0.join("alone"), &Import::default()), &tokens("qwen3_moe"));
@@ -287,15 +287,17 @@ fn single_experts_of_several_ranks_become_one_bank() {
     assert!(difference < 1e-5, "logits differ by {difference}");
 }
 
+type Change = Box<dyn Fn(&mut Directory)>;
+
 #[test]
 fn what_would_compute_something_else_is_refused_by_name() {
     let folder = Folder::new("refused");
     let theirs = Directory::read(&oracle("qwen3_moe").join("lora_attn_experts"));
-    let set = |key: &'static str, value: Value| -> Box<dyn Fn(&mut Directory)> {
+    let set = |key: &'static str, value: Value| -> Change {
         Box::new(move |directory: &mut Directory| directory.config[key] = value.clone())
     };
     let first = "base_model.model.model.layers.0.self_attn.q_proj";
-    let cases: Vec<(Box<dyn Fn(&mut Directory)>, &str)> = vec![
+    let cases: Vec<(Change, &str)> = vec![
         (set("use_dora", json!(true)), "use_dora"),
         (set("bias", json!("all")), "bias is \"all\""),
         (set("fan_in_fan_out", json!(true)), "fan_in_fan_out"),

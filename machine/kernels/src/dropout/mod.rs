@@ -1,4 +1,5 @@
-//! Dropout whose mask is a function of its place: y = x · m / (1 − rate), with m[r, c] 0 for about `rate` of all places.
+//! Dropout whose mask is a function of its place: y = x · m / (1 − rate), with m[r, c] 0 for about `rate` of all
+//! places.
 //!
 //! R rows, C columns; x, y [R, C]; one key to each row. Nothing is drawn from a stream, so whoever knows the keys can
 //! make the same mask again: a recomputed layer, a backward pass, a resumed run. `forward` writes y, `backward` adds.

@@ -105,8 +105,8 @@ const CLAIMED: [&str; 4] = ["gate_proj", "up_proj", "down_proj", "gate"];
 
 fn single(model: &Model, place: &Place, adapter: &Adapter) -> Result<Entry, ModelError> {
     if place.name.ends_with("in_proj_qkv") || place.name.ends_with("in_proj_z") {
-        let problem = "a delta layer's input projection is in two parts in this file, and in one for PEFT: train on the \
-                       model folder that the file was made from";
+        let problem = "a delta layer's input projection is in two parts in this file, and in one for PEFT: train on \
+                       the model folder that the file was made from";
         return Err(ModelError::Adapter(format!("{}: {problem}", place.name)));
     }
     let is_mixed = model.config.layers.iter().any(|layer| layer.feed_forward != FeedForwardKind::Dense);

@@ -160,7 +160,8 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Experts of different ranks, or without an adapter, are filled up with zeros, which add nothing and learn nothing.
+    /// Experts of different ranks, or without an adapter, are filled up with zeros, which add nothing and learn
+    /// nothing.
     fn put_bank(&mut self, place: &Place, pairs: Vec<Option<Pair>>) {
         let Some(scale) = pairs.iter().flatten().map(|pair| pair.scale).next() else { return };
         let rank = pairs.iter().flatten().map(|pair| pair.rank).max().unwrap_or(0);
