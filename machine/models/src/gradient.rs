@@ -68,7 +68,7 @@ pub fn loss_and_gradients(
     options: &GradientOptions,
     gradients: &mut Gradients,
 ) -> Record {
-    let beside = Beside { start: 0, goes_on: false, neighbours: &mut Alone };
+    let beside = Beside { start: 0, first_token: 0, goes_on: false, neighbours: &mut Alone };
     loss_and_gradients_beside(model, examples, options, gradients, beside)
 }
 
@@ -221,7 +221,8 @@ impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
         choices: Vec<Vec<u32>>,
     ) -> (Taped, Option<LayerState>) {
         let Chunk { rows, spans, goes_on } = &self.chunks[chunk];
-        let mark = self.tape.begin(Segment { first_token: rows.start, goes_on: *goes_on, choices });
+        let mark =
+            self.tape.begin(Segment { first_token: self.beside.first_token + rows.start, goes_on: *goes_on, choices });
         let mut memories = memories(self.model, index, &self.chunks[chunk], found, self.options.kv());
         let x = match self.input_wanted(index) {
             true => self.tape.input(input),

@@ -56,6 +56,8 @@ impl Neighbours for Alone {
 pub struct Beside<'n> {
     /// Tokens of the first sequence that lie before this part.
     pub start: usize,
+    /// Where its first token stands in the batch.
+    pub first_token: usize,
     /// Whether the last sequence goes on after it.
     pub goes_on: bool,
     pub neighbours: &'n mut dyn Neighbours,

@@ -2,6 +2,7 @@
 
 use crate::{Config, MixerKind};
 use numeric::Rng;
+use numeric::wire::{Message, Reading};
 use ops::{DeltaShape, DeltaState, KvCache, KvFormat, PageShape};
 
 /// One layer's memory.
@@ -9,6 +10,10 @@ use ops::{DeltaShape, DeltaState, KvCache, KvFormat, PageShape};
 pub enum LayerState {
     Attention(KvCache),
     Delta(DeltaState),
+}
+
+fn page_shape(config: &Config) -> PageShape {
+    PageShape { kv_heads: config.attention.kv_heads, head_dim: config.attention.head_dim }
 }
 
 /// A sequence's memory; the empty one stands before the first token.
@@ -31,7 +36,7 @@ impl State {
     pub fn imagined(config: &Config, kv: KvFormat, tokens: usize, rng: &mut Rng) -> Self {
         /// Random tokens that are used again and again; a prime, so that pages differ.
         const TOKENS: usize = 251;
-        let shape = PageShape { kv_heads: config.attention.kv_heads, head_dim: config.attention.head_dim };
+        let shape = page_shape(config);
         let rows: Vec<f32> = (0..2 * TOKENS * shape.kv_heads * shape.head_dim).map(|_| rng.normal() as f32).collect();
         let (keys, values) = rows.split_at(rows.len() / 2);
         let mut state = Self { position: tokens, ..Self::empty(config, kv) };
@@ -62,6 +67,25 @@ impl State {
 }
 
 impl LayerState {
+    /// For another process.
+    pub fn put(&self, message: &mut Message) {
+        match self {
+            Self::Attention(cache) => cache.put(message),
+            Self::Delta(state) => {
+                message.put_f32s(&state.tail);
+                message.put_f32s(&state.matrix);
+            }
+        }
+    }
+
+    /// What another process put of a layer with this mixer.
+    pub fn take(reading: &mut Reading, config: &Config, mixer: MixerKind) -> Self {
+        match mixer {
+            MixerKind::Attention => Self::Attention(KvCache::take(reading, page_shape(config))),
+            MixerKind::Delta => Self::Delta(DeltaState { tail: reading.take_f32s(), matrix: reading.take_f32s() }),
+        }
+    }
+
     pub(crate) fn empty(config: &Config, mixer: MixerKind, kv: KvFormat) -> Self {
         match mixer {
             MixerKind::Attention => Self::Attention(KvCache::empty(kv)),

@@ -228,13 +228,14 @@ fn parts_that_pass_states_on_are_the_whole() {
                 let (model, batch) = (&model, &batch);
                 scope.spawn(move || {
                     let lengths: Vec<usize> = lengths;
+                    let first_token = rows.start;
                     let examples = Examples {
                         tokens: &batch.tokens[rows.clone()],
                         lengths: &lengths,
                         targets: &batch.targets[rows.clone()],
                         weights: &batch.weights[rows],
                     };
-                    let beside = Beside { start, goes_on, neighbours: &mut neighbours };
+                    let beside = Beside { start, first_token, goes_on, neighbours: &mut neighbours };
                     let mut gradients = Gradients::default();
                     let options = options(37, true, Precision::F32);
                     let record = models::loss_and_gradients_beside(model, &examples, &options, &mut gradients, beside);

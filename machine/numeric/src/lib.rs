@@ -12,6 +12,7 @@ pub mod packed;
 pub mod quantize;
 pub mod rng;
 mod weight_bytes;
+pub mod wire;
 
 pub use aligned::{AlignedBytes, AlignedVec};
 pub use bytes::BytesError;

@@ -3,6 +3,7 @@
 use crate::DeltaShape;
 use kernels::attention::Cached;
 use kernels::kv_page::{KvFormat, PAGE_TOKENS, Page, PageShape};
+use numeric::wire::{Message, Reading};
 use std::sync::Arc;
 
 /// Keys and values of every token so far. A copy shares the pages that both have; who writes to a shared one gets a
@@ -40,6 +41,31 @@ impl KvCache {
             Arc::make_mut(page).write(place, key, value);
             self.tokens += 1;
         }
+    }
+
+    /// For another process.
+    pub fn put(&self, message: &mut Message) {
+        let kind = match self.format {
+            KvFormat::F32 => 0,
+            KvFormat::F16 => 1,
+            KvFormat::Int8 => 2,
+        };
+        message.put_u64s(&[kind, self.tokens as u64]);
+        self.pages.iter().for_each(|page| page.put(message));
+    }
+
+    /// What another process put.
+    pub fn take(reading: &mut Reading, shape: PageShape) -> Self {
+        let head = reading.take_u64s();
+        let format = match head[0] {
+            0 => KvFormat::F32,
+            1 => KvFormat::F16,
+            2 => KvFormat::Int8,
+            kind => panic!("no format of keys and values is number {kind}"),
+        };
+        let tokens = head[1] as usize;
+        let page = |_| Arc::new(Page::take(reading, format, shape));
+        Self { format, tokens, pages: (0..tokens.div_ceil(PAGE_TOKENS)).map(page).collect() }
     }
 
     pub(crate) fn read(&self) -> Cached<'_> {

@@ -5,7 +5,7 @@ use crate::checkpoint::{self, Keep};
 use crate::error::TrainError;
 use crate::event::{Begin, Ending, Event, Progress, Step, Validation};
 use crate::metrics::{self, METRICS, Metrics};
-use crate::objective::Objective;
+use crate::objective::{Objective, StepWork};
 use crate::optimizer::Optimizer;
 use crate::recipe::{Method, ResultModel, TrainPrecision, TrainRecipe};
 use crate::report::{self, REPORT};
@@ -198,16 +198,16 @@ impl<'a, 'p> Session<'a, 'p> {
         let weight: f64 = batches.iter().map(Batch::total_weight).sum();
         self.gradients.clear();
         let mut tally = Tally::default();
-        for (index, batch) in batches.iter().enumerate() {
-            if self.run.cancelled.load(Ordering::Relaxed) {
-                return Ok(false);
-            }
-            let dropout_seed = Some(dropout_seed(recipe.seed, self.state.step, index));
-            let options = GradientOptions { dropout_seed, ..gradient_options(recipe, model) };
-            let step_weight = weight.max(f64::MIN_POSITIVE);
-            let measured = objective.gradients(model, batch, step_weight, &options, &mut self.gradients);
-            tally.add_measured(batch, &measured);
-        }
+        let options: Vec<GradientOptions> = (0..batches.len())
+            .map(|index| {
+                let dropout_seed = Some(dropout_seed(recipe.seed, self.state.step, index));
+                GradientOptions { dropout_seed, ..gradient_options(recipe, model) }
+            })
+            .collect();
+        let step_weight = weight.max(f64::MIN_POSITIVE);
+        let work = StepWork { batches: &batches, step_weight, options: &options, cancelled: self.run.cancelled };
+        let Some(measured) = objective.step(model, &work, &mut self.gradients) else { return Ok(false) };
+        batches.iter().zip(&measured).for_each(|(batch, measured)| tally.add_measured(batch, measured));
         let norm = self.optimizer.gradient_norm(model, &self.gradients);
         let learning_rate = self.schedule.rate(self.state.step);
         let spikes = recipe.skip_spikes > 0.0 && self.state.watch.norm_ratio(norm) > recipe.skip_spikes;

@@ -9,6 +9,7 @@ use super::source::Source;
 use super::tile::Span;
 use crate::kv_page::PAGE_TOKENS;
 use crate::simd::{Disjoint, Level, for_each, for_each_worth, rows_per_task};
+use numeric::wire::{Message, Reading};
 use std::ops::Range;
 
 /// Queries of a sequence that are walked back together.
@@ -31,6 +32,18 @@ impl KeyGradients {
     pub fn zeros(tokens: usize, shape: &Shape) -> Self {
         let len = shape.kv_heads * tokens * shape.head_dim;
         Self { tokens, dk: vec![0.0; len], dv: vec![0.0; len] }
+    }
+
+    /// For another process.
+    pub fn put(&self, message: &mut Message) {
+        message.put(self.tokens as u64);
+        message.put_f32s(&self.dk);
+        message.put_f32s(&self.dv);
+    }
+
+    /// What another process put.
+    pub fn take(reading: &mut Reading) -> Self {
+        Self { tokens: reading.take() as usize, dk: reading.take_f32s(), dv: reading.take_f32s() }
     }
 
     /// Tokens of the sequence.

@@ -10,6 +10,7 @@ pub mod scalar;
 mod tests;
 
 use crate::packed::round_to_bytes;
+use numeric::wire::{Message, Reading};
 use numeric::{AlignedBytes, f16};
 
 /// Tokens of a page.
@@ -91,6 +92,24 @@ impl Page {
 
     pub fn bytes(&self) -> usize {
         [&self.keys, &self.values].map(|rows| rows.codes.len() + 4 * rows.scales.len()).iter().sum()
+    }
+
+    /// For another process, which knows format and shape.
+    pub fn put(&self, message: &mut Message) {
+        for rows in [&self.keys, &self.values] {
+            message.put_bytes(&rows.codes);
+            message.put_f32s(&rows.scales);
+        }
+    }
+
+    /// What another process put.
+    pub fn take(reading: &mut Reading, format: KvFormat, shape: PageShape) -> Self {
+        let mut page = Self::empty(format, shape);
+        for rows in [&mut page.keys, &mut page.values] {
+            rows.codes.copy_from_slice(reading.take_bytes());
+            rows.scales = reading.take_f32s();
+        }
+        page
     }
 
     /// Keeps a token's key and value, `[Hkv, D]` each, at place `token` of the page.

@@ -7,6 +7,7 @@
 
 use super::{Buffer, Op, Tape, Var};
 use kernels::attention::KeyGradients;
+use numeric::wire::{Message, Reading};
 use std::collections::BTreeMap;
 
 /// How a segment stands among others. Of its spans only the first may continue a sequence that began before.
@@ -59,6 +60,18 @@ impl Carried {
     /// Whether nothing is asked.
     pub fn is_empty(&self) -> bool {
         self.tail.is_empty() && self.matrix.is_empty() && self.keys.is_empty()
+    }
+
+    /// For another process.
+    pub fn put(&self, message: &mut Message) {
+        message.put_f32s(&self.tail);
+        message.put_f32s(&self.matrix);
+        self.keys.put(message);
+    }
+
+    /// What another process put.
+    pub fn take(reading: &mut Reading) -> Self {
+        Self { tail: reading.take_f32s(), matrix: reading.take_f32s(), keys: KeyGradients::take(reading) }
     }
 
     pub fn bytes(&self) -> usize {

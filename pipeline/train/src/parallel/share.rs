@@ -1,0 +1,275 @@
+//! A rank's share of a step, and what it measures on it.
+
+use super::{Ranks, collect};
+use crate::objective::{Measured, StepWork};
+use models::{
+    Alone, Beside, Examples, FeedForwardKind, LayerState, MixerKind, Model, Neighbours, loss_and_gradients_beside,
+};
+use numeric::wire::{Message, Reading};
+use ops::{Carried, Gradients};
+use prepare::Batch;
+use std::ops::Range;
+
+/// Ranks 0.. in groups of so many.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Groups {
+    pub(super) sequence_ranks: usize,
+    pub(super) size: usize,
+}
+
+/// What a rank measured, laid out as all of a step is, so that the shares of all ranks add up to the whole.
+pub(super) struct Share {
+    /// Of each token of each micro-batch.
+    losses: Vec<f32>,
+    /// Of each micro-batch, layer by layer: tokens per expert. As f32, which is exact up to 16 million tokens.
+    counts: Vec<f32>,
+    entropies: Vec<f32>,
+    /// Experts of each layer that has some.
+    experts: Vec<usize>,
+}
+
+impl Share {
+    /// Adds the gradients of this rank's share.
+    pub(super) fn compute(
+        ranks: &dyn Ranks,
+        groups: Groups,
+        model: &Model,
+        work: &StepWork,
+        gradients: &mut Gradients,
+    ) -> Self {
+        let (group, member) = (ranks.rank() / groups.sequence_ranks, ranks.rank() % groups.sequence_ranks);
+        let experts = experts(model);
+        let per_batch: usize = experts.iter().sum();
+        let tokens: usize = work.batches.iter().map(|batch| batch.tokens.len()).sum();
+        let mut share = Self {
+            losses: vec![0.0; tokens],
+            counts: vec![0.0; work.batches.len() * per_batch],
+            entropies: vec![0.0; work.batches.len() * experts.len()],
+            experts,
+        };
+        let mut before = 0;
+        for (index, batch) in work.batches.iter().enumerate() {
+            let first = before;
+            before += batch.tokens.len();
+            if index % (groups.size / groups.sequence_ranks) != group {
+                continue;
+            }
+            let rows = cut(&batch.lengths, groups.sequence_ranks, cost(model)).swap_remove(member);
+            let mut line = Line { ranks, model, first: group * groups.sequence_ranks, members: groups.sequence_ranks };
+            let record = {
+                let part = Part::of(&batch.lengths, &rows);
+                let weight = |&w: &f32| (f64::from(w) / work.step_weight) as f32;
+                let weights: Vec<f32> = batch.weights[rows.clone()].iter().map(weight).collect();
+                let examples = Examples {
+                    tokens: &batch.tokens[rows.clone()],
+                    lengths: &part.lengths,
+                    targets: &batch.targets[rows.clone()],
+                    weights: &weights,
+                };
+                let neighbours: &mut dyn Neighbours = if groups.sequence_ranks == 1 { &mut Alone } else { &mut line };
+                let Part { start, goes_on, .. } = part;
+                let beside = Beside { start, first_token: rows.start, goes_on, neighbours };
+                loss_and_gradients_beside(model, &examples, &work.options[index], gradients, beside)
+            };
+            share.losses[first + rows.start..first + rows.end].copy_from_slice(&record.losses);
+            // Counts are of the whole micro-batch already; entropies are means over a part.
+            let counts = &mut share.counts[index * per_batch..(index + 1) * per_batch];
+            if member == 0 {
+                counts.iter_mut().zip(record.expert_counts.iter().flatten()).for_each(|(to, &n)| *to = n as f32);
+            }
+            let part = rows.len() as f32 / batch.tokens.len() as f32;
+            let entropies = share.entropies[index * share.experts.len()..].iter_mut();
+            entropies.zip(&record.router_entropies).for_each(|(to, entropy)| *to = part * entropy);
+        }
+        share
+    }
+
+    /// Leaves the sum of all shares with the first rank.
+    pub(super) fn sum(&mut self, ranks: &dyn Ranks) {
+        for numbers in [&mut self.losses, &mut self.counts, &mut self.entropies] {
+            collect::sum(ranks, numbers);
+        }
+    }
+
+    /// What each micro-batch gave, once summed.
+    pub(super) fn measured(&self, batches: &[Batch]) -> Vec<Measured> {
+        let (mut losses, mut counts) = (self.losses.as_slice(), self.counts.as_slice());
+        let of = |(index, batch): (usize, &Batch)| {
+            let (own, rest) = losses.split_at(batch.tokens.len());
+            losses = rest;
+            let mut layer = |&experts: &usize| {
+                let (own, rest) = counts.split_at(experts);
+                counts = rest;
+                own.iter().map(|&count| count as u64).collect()
+            };
+            Measured {
+                losses: own.to_vec(),
+                expert_counts: self.experts.iter().map(&mut layer).collect(),
+                router_entropies: self.entropies[index * self.experts.len()..][..self.experts.len()].to_vec(),
+            }
+        };
+        batches.iter().enumerate().map(of).collect()
+    }
+}
+
+fn experts(model: &Model) -> Vec<usize> {
+    let of = |kind: FeedForwardKind| match kind {
+        FeedForwardKind::Experts { count } => Some(count),
+        FeedForwardKind::Dense => None,
+    };
+    model.config.layers.iter().filter_map(|layer| of(layer.feed_forward)).collect()
+}
+
+/// Operations that a token costs by itself, and for each token that it looks back on.
+fn cost(model: &Model) -> [f64; 2] {
+    let top_k = model.config.experts.map_or(0, |experts| experts.top_k);
+    let visited = |name: &str, numbers: usize| match name.contains(".experts.") {
+        true => numbers as f64 * top_k as f64 / experts(model).first().copied().unwrap_or(1).max(1) as f64,
+        false => numbers as f64,
+    };
+    let in_layers = model.parameters().into_iter().filter(|parameter| parameter.name.contains("layers."));
+    let own: f64 = in_layers.map(|p| visited(&p.name, p.matrix.rows * p.matrix.columns)).sum();
+    let attention = model.config.layers.iter().filter(|layer| layer.mixer == MixerKind::Attention).count();
+    let heads = model.config.attention.heads * model.config.attention.head_dim;
+    [2.0 * own, 4.0 * (attention * heads) as f64]
+}
+
+/// The rows of each of so many parts of a batch, one after the other, at even cost; a part has a row at least.
+fn cut(lengths: &[usize], parts: usize, [own, back]: [f64; 2]) -> Vec<Range<usize>> {
+    let costs: Vec<f64> = lengths.iter().flat_map(|&length| (0..length).map(|at| own + back * at as f64)).collect();
+    assert!(costs.len() >= parts, "{} tokens for {parts} ranks", costs.len());
+    let total: f64 = costs.iter().sum();
+    let (mut ends, mut so_far) = (Vec::with_capacity(parts), 0.0);
+    for (row, cost) in costs.iter().enumerate() {
+        so_far += cost;
+        // As many rows must stay as there are parts to come.
+        let is_due = so_far * parts as f64 >= total * (ends.len() + 1) as f64;
+        let must = costs.len() - row == parts - ends.len();
+        if ends.len() + 1 < parts && (is_due || must) && ends.last().is_none_or(|&end| end < row + 1) {
+            ends.push(row + 1);
+        }
+    }
+    ends.push(costs.len());
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    starts.zip(ends.iter().copied()).map(|(start, end)| start..end).collect()
+}
+
+/// The sequences of some rows of a batch.
+struct Part {
+    lengths: Vec<usize>,
+    /// Tokens of the first sequence that lie before.
+    start: usize,
+    /// Whether the last one goes on after them.
+    goes_on: bool,
+}
+
+impl Part {
+    fn of(lengths: &[usize], rows: &Range<usize>) -> Self {
+        let mut part = Self { lengths: Vec::new(), start: 0, goes_on: false };
+        let mut first = 0;
+        for &length in lengths.iter().filter(|&&length| length > 0) {
+            let sequence = first..first + length;
+            first = sequence.end;
+            let (from, to) = (sequence.start.max(rows.start), sequence.end.min(rows.end));
+            if from >= to {
+                continue;
+            }
+            if part.lengths.is_empty() {
+                part.start = from - sequence.start;
+            }
+            part.lengths.push(to - from);
+            part.goes_on = sequence.end > rows.end;
+        }
+        part
+    }
+}
+
+/// The ranks of a group as neighbours, each with the tokens after those of the rank before it.
+struct Line<'a> {
+    ranks: &'a dyn Ranks,
+    model: &'a Model,
+    /// The group's first rank, and how many it has.
+    first: usize,
+    members: usize,
+}
+
+impl Line<'_> {
+    fn send(&self, to: usize, put: impl FnOnce(&mut Message)) {
+        let mut message = Message::default();
+        put(&mut message);
+        self.ranks.send(to, message.bytes());
+    }
+}
+
+impl Neighbours for Line<'_> {
+    fn found(&mut self, layer: usize) -> LayerState {
+        let bytes = self.ranks.receive(self.ranks.rank() - 1);
+        let mut reading = Reading::new(&bytes);
+        let state = LayerState::take(&mut reading, &self.model.config, self.model.config.layers[layer].mixer);
+        reading.end();
+        state
+    }
+
+    fn leave(&mut self, _: usize, state: LayerState) {
+        self.send(self.ranks.rank() + 1, |message| state.put(message));
+    }
+
+    fn asked(&mut self, _: usize) -> Carried {
+        let bytes = self.ranks.receive(self.ranks.rank() + 1);
+        let mut reading = Reading::new(&bytes);
+        let carried = Carried::take(&mut reading);
+        reading.end();
+        carried
+    }
+
+    fn ask(&mut self, _: usize, carried: Carried) {
+        self.send(self.ranks.rank() - 1, |message| carried.put(message));
+    }
+
+    /// By the group's first rank, in the order of ranks.
+    fn sum(&mut self, numbers: &mut [u64]) {
+        if self.ranks.rank() != self.first {
+            self.send(self.first, |message| message.put_u64s(numbers));
+            numbers.copy_from_slice(&Reading::new(&self.ranks.receive(self.first)).take_u64s());
+            return;
+        }
+        let others = self.first + 1..self.first + self.members;
+        for other in others.clone() {
+            let theirs = Reading::new(&self.ranks.receive(other)).take_u64s();
+            numbers.iter_mut().zip(theirs).for_each(|(sum, number)| *sum += number);
+        }
+        others.for_each(|other| self.send(other, |message| message.put_u64s(numbers)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuts_are_even_in_cost_and_leave_nobody_without() {
+        assert_eq!(cut(&[12], 3, [1.0, 0.0]), [0..4, 4..8, 8..12]);
+        let parts = cut(&[1000], 2, [0.0, 1.0]);
+        assert!((parts[0].end as f64 - 707.0).abs() < 2.0, "{parts:?}");
+        // All the cost in the last row.
+        assert_eq!(cut(&[1, 1, 1, 5], 4, [0.0, 1.0]).iter().map(Range::len).sum::<usize>(), 8);
+        for (lengths, parts) in [(vec![3], 3), (vec![0, 2, 5], 4), (vec![1; 7], 7), (vec![900, 1, 1], 4)] {
+            let cut = cut(&lengths, parts, [0.1, 3.0]);
+            assert_eq!(cut.len(), parts);
+            assert!(cut.iter().all(|rows| !rows.is_empty()), "{cut:?}");
+            assert!(cut.windows(2).all(|two| two[0].end == two[1].start));
+        }
+    }
+
+    #[test]
+    fn a_part_knows_where_its_sequences_began() {
+        let part = |rows| {
+            let Part { lengths, start, goes_on } = Part::of(&[3, 0, 4, 2], &rows);
+            (lengths, start, goes_on)
+        };
+        assert_eq!(part(0..3), (vec![3], 0, false));
+        assert_eq!(part(1..5), (vec![2, 2], 1, true));
+        assert_eq!(part(5..9), (vec![2, 2], 2, false));
+        assert_eq!(part(4..6), (vec![2], 1, true));
+    }
+}

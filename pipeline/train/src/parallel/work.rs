@@ -1,0 +1,96 @@
+//! What the first rank tells the others, as bytes.
+
+use crate::objective::StepWork;
+use models::{GradientOptions, Model};
+use numeric::wire::{Message, Reading};
+use ops::Precision;
+use prepare::Batch;
+use std::sync::atomic::AtomicBool;
+
+const END: u64 = 0;
+const STEP: u64 = 1;
+
+/// A step, as the others hear of it.
+pub(super) struct Order {
+    batches: Vec<Batch>,
+    options: Vec<GradientOptions>,
+    step_weight: f64,
+}
+
+impl Order {
+    pub(super) fn end() -> Message {
+        let mut message = Message::default();
+        message.put(END);
+        message
+    }
+
+    /// The parameters that are trained as they are now, and the work.
+    pub(super) fn step(model: &Model, work: &StepWork) -> Message {
+        let mut message = Message::default();
+        message.put(STEP);
+        let trained = || model.parameters().into_iter().filter(|parameter| parameter.trained);
+        message.put(trained().count() as u64);
+        trained().for_each(|parameter| message.put_f32s(parameter.values()));
+        message.put(work.step_weight.to_bits());
+        message.put(work.batches.len() as u64);
+        for (batch, options) in work.batches.iter().zip(work.options) {
+            put_options(&mut message, options);
+            message.put_u32s(&batch.tokens);
+            message.put_u32s(&batch.targets);
+            message.put_f32s(&batch.weights);
+            message.put_u64s(&batch.lengths.iter().map(|&length| length as u64).collect::<Vec<_>>());
+        }
+        message
+    }
+
+    /// Takes the parameters over and gives the work; nothing at the end.
+    pub(super) fn read(bytes: &[u8], model: &mut Model) -> Option<Self> {
+        let mut reading = Reading::new(bytes);
+        if reading.take() == END {
+            return None;
+        }
+        let mut trained: Vec<_> = model.parameters_mut().into_iter().filter(|parameter| parameter.trained).collect();
+        assert_eq!(reading.take(), trained.len() as u64, "all ranks train the same model");
+        for parameter in &mut trained {
+            let values = reading.take_f32s();
+            assert_eq!(parameter.matrix.rows * parameter.matrix.columns, values.len(), "{}", parameter.name);
+            parameter.matrix.as_f32_mut().copy_from_slice(&values);
+        }
+        let step_weight = f64::from_bits(reading.take());
+        let count = reading.take();
+        let (batches, options) = (0..count).map(|_| take_batch(&mut reading)).unzip();
+        reading.end();
+        Some(Self { batches, options, step_weight })
+    }
+
+    pub(super) fn work<'a>(&'a self, cancelled: &'a AtomicBool) -> StepWork<'a> {
+        StepWork { batches: &self.batches, step_weight: self.step_weight, options: &self.options, cancelled }
+    }
+}
+
+fn put_options(message: &mut Message, options: &GradientOptions) {
+    let GradientOptions { precision, chunk_tokens, checkpoint_layers, auxiliary_coefficient, dropout_seed } = options;
+    message.put_u64s(&[
+        u64::from(*precision == Precision::Bf16),
+        *chunk_tokens as u64,
+        u64::from(*checkpoint_layers),
+        u64::from(auxiliary_coefficient.to_bits()),
+        u64::from(dropout_seed.is_some()),
+        dropout_seed.unwrap_or(0),
+    ]);
+}
+
+fn take_batch(reading: &mut Reading) -> (Batch, GradientOptions) {
+    let numbers = reading.take_u64s();
+    let options = GradientOptions {
+        precision: if numbers[0] == 1 { Precision::Bf16 } else { Precision::F32 },
+        chunk_tokens: numbers[1] as usize,
+        checkpoint_layers: numbers[2] == 1,
+        auxiliary_coefficient: f32::from_bits(numbers[3] as u32),
+        dropout_seed: (numbers[4] == 1).then_some(numbers[5]),
+    };
+    let (tokens, targets, weights) = (reading.take_u32s(), reading.take_u32s(), reading.take_f32s());
+    let lengths = reading.take_u64s().into_iter().map(|length| length as usize).collect();
+    // Losses are told apart by kind where the metrics are written.
+    (Batch { tokens, lengths, targets, weights, kinds: Vec::new() }, options)
+}
