@@ -37,8 +37,8 @@ impl PlannedTraining {
         let TrainingPlan { weights, gradients, moments, checkpoints, cache, activations, .. } = self.plan;
         let words = |bytes: usize| bytes_in_words(bytes as u64);
         let message = format!(
-            "training {name} does not fit into memory: it takes {} (weights {}, gradients {}, the optimizer's means {}, \
-             checkpoints of layers {}, keys and values {}, activations {}), and {}",
+            "training {name} does not fit into memory: it takes {} (weights {}, gradients {}, the optimizer's means \
+             {}, checkpoints of layers {}, keys and values {}, activations {}), and {}",
             words(self.plan.total()),
             words(weights),
             words(gradients),

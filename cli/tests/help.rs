@@ -21,6 +21,7 @@ fn help_is_what_it_was() {
         ("evaluate", vec!["evaluate"]),
         ("bench", vec!["bench"]),
         ("plan", vec!["plan"]),
+        ("plan-train", vec!["plan", "train"]),
         ("run", vec!["run"]),
         ("complete", vec!["complete"]),
         ("prepare-kata", vec!["prepare", "kata"]),

@@ -2,9 +2,9 @@
 //!
 //! Every chunk of tokens goes through a layer before the next layer begins, so that one layer's states are alive at a
 //! time: what a delta layer remembers, and an attention layer's keys and values. On the way back the chunks of a layer
-//! are taken from the last to the first, and what the later ones ask of the state is handed to the earlier ones. A chunk
-//! in a layer, a cell, either stays on the tape or is run again from its input; with one chunk and every cell on the tape
-//! this is the plain forward and backward pass.
+//! are taken from the last to the first, and what the later ones ask of the state is handed to the earlier ones. A
+//! chunk in a layer, a cell, either stays on the tape or is run again from its input; with one chunk and every cell on
+//! the tape this is the plain forward and backward pass.
 
 use crate::chunk::Chunk;
 use crate::forward::{embed, finish, layer_with};

@@ -66,8 +66,8 @@ impl Model {
         Self { config, weights }.rounded_as(loading)
     }
 
-    /// The outline of a model of which there is only a config, stored in `stored`: for planning what a stage will do with
-    /// what another has yet to make.
+    /// The outline of a model of which there is only a config, stored in `stored`: for planning what a stage will do
+    /// with what another has yet to make.
     pub fn imagined(config: Config, loading: Loading, stored: Format) -> Self {
         let bound = Weights::bind(&config, &mut Imagined::new(loading, stored));
         let weights = bound.expect("nothing is read, so nothing is refused");

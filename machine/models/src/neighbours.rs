@@ -1,16 +1,17 @@
 //! The seam for sequences that several machines share: each has a part of the tokens, in order, and hears of the parts
 //! before and after its own through [`Neighbours`].
 //!
-//! Layer by layer a machine waits for what the one before knows of a sequence that is cut between them, and hands on what
-//! it knows itself: a delta layer's matrix and the convolution's last tokens, or all keys and values so far. On the way
-//! back the gradients of the same take the other direction. While a machine works on one layer, those after it work on
-//! the layers below, so that many layers keep several machines busy. Gradients of parameters are summed by the caller.
+//! Layer by layer a machine waits for what the one before knows of a sequence that is cut between them, and hands on
+//! what it knows itself: a delta layer's matrix and the convolution's last tokens, or all keys and values so far. On
+//! the way back the gradients of the same take the other direction. While a machine works on one layer, those after it
+//! work on the layers below, so that many layers keep several machines busy. Gradients of parameters are summed by the
+//! caller.
 
 use crate::LayerState;
 use ops::Carried;
 
-/// Who has the tokens before and after. Calls come in the same order everywhere: forward from the first layer to the last,
-/// then back; each may wait for the other side.
+/// Who has the tokens before and after. Calls come in the same order everywhere: forward from the first layer to the
+/// last, then back; each may wait for the other side.
 pub trait Neighbours {
     /// What the tokens before left in this layer, of the sequence that goes on here.
     fn found(&mut self, layer: usize) -> LayerState;

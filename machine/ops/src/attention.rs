@@ -57,8 +57,8 @@ pub(crate) fn forward_saved(
     (output, Saved { log_sum_exp, kept, whole })
 }
 
-/// Adds to the gradients of q, k and v. `carried` comes with what later tokens ask of the last span's keys and values, and
-/// is left with what these tokens ask of those that the first span found.
+/// Adds to the gradients of q, k and v. `carried` comes with what later tokens ask of the last span's keys and values,
+/// and is left with what these tokens ask of those that the first span found.
 pub(crate) fn backward(
     dqkv: [&mut Buffer; 3],
     doutput: &Buffer,

@@ -35,13 +35,13 @@ pub(crate) fn forward(x: &Buffer, conv: &Conv, spans: &Spans, states: &mut [&mut
 /// What backward needs besides x.
 pub(crate) struct Saved {
     pub(crate) before_silu: Buffer,
-    /// What the first span found before it, `[kernel − 1, channels]`; empty where its sequence began with it. The others
-    /// began with theirs.
+    /// What the first span found before it, `[kernel − 1, channels]`; empty where its sequence began with it. The
+    /// others began with theirs.
     pub(crate) tail: Vec<f32>,
 }
 
-/// Adds to dx and to the gradient of the weight. `carried` comes with what later tokens ask of the last span's tail, and is
-/// left with what these tokens ask of the one that the first span found; empty for nothing.
+/// Adds to dx and to the gradient of the weight. `carried` comes with what later tokens ask of the last span's tail,
+/// and is left with what these tokens ask of the one that the first span found; empty for nothing.
 pub(crate) fn backward(
     dx: &mut Buffer,
     dy: &Buffer,

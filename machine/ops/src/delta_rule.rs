@@ -114,8 +114,8 @@ pub(crate) fn forward_saved(
     (output, saved)
 }
 
-/// Adds to the gradients of qkv, b, a and of the gates' parameters. `carried` comes with what later tokens ask of the last
-/// span's state, and is left with what these tokens ask of the one that the first span found; empty for nothing.
+/// Adds to the gradients of qkv, b, a and of the gates' parameters. `carried` comes with what later tokens ask of the
+/// last span's state, and is left with what these tokens ask of the one that the first span found; empty for nothing.
 pub(crate) fn backward(
     [dqkv, db, da]: [&mut Buffer; 3],
     doutput: &Buffer,

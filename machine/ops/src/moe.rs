@@ -262,8 +262,8 @@ fn activate(x: &Buffer, moe: &Moe, pass: Pass, chosen: Option<&[u32]>) -> Activa
     Activated { routing, pair, weighted }
 }
 
-/// What the balance loss `coefficient · E · Σₑ fₑ·Pₑ` asks of every token's probabilities (Switch Transformer; fₑ the share
-/// of `tokens` that chose e, Pₑ its mean probability, both over the whole batch and one layer).
+/// What the balance loss `coefficient · E · Σₑ fₑ·Pₑ` asks of every token's probabilities (Switch Transformer; fₑ the
+/// share of `tokens` that chose e, Pₑ its mean probability, both over the whole batch and one layer).
 pub(crate) fn balance(coefficient: f32, counts: &[u64], tokens: usize) -> Vec<f32> {
     let factor = coefficient * counts.len() as f32 / (tokens as f32 * tokens as f32);
     counts.iter().map(|&count| factor * count as f32).collect()

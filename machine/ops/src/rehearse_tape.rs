@@ -1,8 +1,8 @@
 //! [`crate::Rehearse`] for training: it keeps of every operation what [`crate::Tape`] keeps, and walks back through the
 //! memory that the adjoints would take.
 //!
-//! Legend as in `rehearse.rs`. Sizes follow `tape/backward.rs` operation by operation; whoever changes one changes both, and
-//! a test in `models` holds the rehearsal to what is then held.
+//! Legend as in `rehearse.rs`. Sizes follow `tape/backward.rs` operation by operation; whoever changes one changes
+//! both, and a test in `models` holds the rehearsal to what is then held.
 
 use crate::cross_entropy::CHUNK_ROWS;
 use crate::rehearse::{Held, Rehearse, Rehearsed};

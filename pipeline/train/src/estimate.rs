@@ -1,7 +1,7 @@
 //! How long a step will take on this machine, found by training single layers of the model's shape for a moment.
 //!
-//! Two layers of a kind take as much longer than one as that layer costs; what is left of the one is embedding and head.
-//! Attention's share that grows with the square of a sequence is what a longer sequence costs beyond its tokens.
+//! Two layers of a kind take as much longer than one as that layer costs; what is left of the one is embedding and
+//! head. Attention's share that grows with the square of a sequence is what a longer sequence costs beyond its tokens.
 
 use crate::optimizer::Optimizer;
 use crate::recipe::{Method, TrainRecipe};
@@ -133,8 +133,8 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// Attaches what the recipe trains in these layers. Targets that only other layers have are none here, and layers without
-/// any learn nothing.
+/// Attaches what the recipe trains in these layers. Targets that only other layers have are none here, and layers
+/// without any learn nothing.
 fn adapt(model: &mut Model, lora: &LoraConfig) {
     let imagined = Model::imagined(model.config.clone(), Loading::F32, Format::F32);
     let only = |targets: Vec<String>| LoraConfig { targets, patterns: Vec::new(), ..lora.clone() };

@@ -5,8 +5,8 @@ use crate::recipe::{Method, TrainRecipe};
 use crate::run::gradient_options;
 use models::{Model, TrainingPlan, TrainingSettings, adapter};
 
-/// The plan of a run over an outline that was made for [`TrainRecipe::loading`]. `lengths` are those of one micro-batch's
-/// sequences; without any, they are as long as the recipe lets them be.
+/// The plan of a run over an outline that was made for [`TrainRecipe::loading`]. `lengths` are those of one
+/// micro-batch's sequences; without any, they are as long as the recipe lets them be.
 pub fn plan(
     recipe: &TrainRecipe,
     mut outline: Model,

@@ -1,8 +1,8 @@
-//! Attention backwards: some keys of one key head against some queries of all its query heads per task; probabilities are
-//! recomputed from log_sum_exp.
+//! Attention backwards: some keys of one key head against some queries of all its query heads per task; probabilities
+//! are recomputed from log_sum_exp.
 //!
-//! Transposed as in `forward.rs`: with P and dP = v·dout over [keys, queries], dS = P·(dP − ⟨dout, out⟩). The sums for a
-//! task's keys and values are its own; what its keys give to the queries is added to that of other keys afterwards.
+//! Transposed as in `forward.rs`: with P and dP = v·dout over [keys, queries], dS = P·(dP − ⟨dout, out⟩). The sums for
+//! a task's keys and values are its own; what its keys give to the queries is added to that of other keys afterwards.
 
 use super::source::{Side, Source};
 use super::tile::{Columns, KEYS, KeyTile, QUERIES, Span, key_tiles, scores};

@@ -149,8 +149,8 @@ fn run_chunked(
     for_each_worth(tokens * shape.state_len() / 4, chunk::tasks(spans, shape), run);
 }
 
-/// The adjoint of [`chunked_packed`]; `dstates` [S, Hv, K, V] comes with the gradients into the final states and is left
-/// with those into the initial ones.
+/// The adjoint of [`chunked_packed`]; `dstates` [S, Hv, K, V] comes with the gradients into the final states and is
+/// left with those into the initial ones.
 pub fn backward_packed(
     gradients: Gradients,
     dout: &[f32],

@@ -1,6 +1,6 @@
-//! A tape in segments: some tokens in one layer, say. Each is written at the end of the tape and then either forgotten, to
-//! be run again when its turn comes to be walked back, or left where it is. Segments are walked back from the last to the
-//! first.
+//! A tape in segments: some tokens in one layer, say. Each is written at the end of the tape and then either forgotten,
+//! to be run again when its turn comes to be walked back, or left where it is. Segments are walked back from the last
+//! to the first.
 //!
 //! Where tokens of one sequence lie in several segments, the state passes from each to the next while they are run, in
 //! the states that operations are given; what the later ones ask of it passes back in [`Carried`].
@@ -18,8 +18,8 @@ pub struct Segment {
     pub first_token: usize,
     /// The last span's sequence goes on after the segment: its keys and values are kept.
     pub goes_on: bool,
-    /// The experts that its mixtures chose when they were first run, `[T, top_k]` each, in order. Choices are never made
-    /// twice: rounded inputs might make others.
+    /// The experts that its mixtures chose when they were first run, `[T, top_k]` each, in order. Choices are never
+    /// made twice: rounded inputs might make others.
     pub choices: Vec<Vec<u32>>,
 }
 

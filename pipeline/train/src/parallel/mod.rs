@@ -1,14 +1,15 @@
 //! Training on several processes, which may be on several machines, through messages alone.
 //!
-//! The first rank runs the whole program: data, optimizer, validation, checkpoints, metrics. The others, [`serve`], hold
-//! the same model and compute gradients. In a step every rank gets the parameters that are trained and the micro-batches,
-//! takes its share of them, and the gradients are summed once. Ranks form groups: each group takes micro-batches of its
-//! own, and the ranks of a group share the tokens of each, a sequence too long for one of them included (`share.rs`).
+//! The first rank runs the whole program: data, optimizer, validation, checkpoints, metrics. The others, [`serve`],
+//! hold the same model and compute gradients. In a step every rank gets the parameters that are trained and the
+//! micro-batches, takes its share of them, and the gradients are summed once. Ranks form groups: each group takes
+//! micro-batches of its own, and the ranks of a group share the tokens of each, a sequence too long for one of them
+//! included (`share.rs`).
 //!
-//! Within a group the tokens lie on a line. Layer by layer a rank waits for what the one before knows of a sequence that
-//! is cut between them, a delta layer's matrix or the keys and values so far, and hands on its own; while it works on one
-//! layer the next rank works on the layer below. The cuts are where the work is even, so that a rank whose tokens look
-//! back far has fewer of them.
+//! Within a group the tokens lie on a line. Layer by layer a rank waits for what the one before knows of a sequence
+//! that is cut between them, a delta layer's matrix or the keys and values so far, and hands on its own; while it works
+//! on one layer the next rank works on the layer below. The cuts are where the work is even, so that a rank whose
+//! tokens look back far has fewer of them.
 
 mod collect;
 mod share;
