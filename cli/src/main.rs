@@ -10,6 +10,7 @@ mod interrupt;
 mod memory;
 mod peer;
 mod place;
+mod ranks;
 mod recipe;
 mod record;
 mod screen;

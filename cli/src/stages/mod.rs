@@ -2,11 +2,13 @@
 
 mod measuring;
 mod shrinking;
+mod together;
 mod training;
 mod watching;
 
 pub(crate) use measuring::{read_reports, write_page};
 pub(crate) use shrinking::{calibrate, save_model};
+pub(crate) use together::Together;
 pub(crate) use watching::{Preparing, SystemRoots};
 
 use crate::failure::{Interrupted, Problem};
@@ -32,6 +34,8 @@ pub(crate) struct Build<'a> {
     pub(crate) cancelled: &'static AtomicBool,
     /// Whether training is shown as a picture that fills the terminal.
     pub(crate) dashboard: bool,
+    /// Processes that train together, if there are several.
+    pub(crate) together: Option<&'a Together>,
 }
 
 /// One stage with all that it reads.
@@ -54,7 +58,7 @@ pub(crate) enum Outcome {
 
 impl<'a> Build<'a> {
     pub(crate) fn new(recipe: &'a Recipe, cancelled: &'static AtomicBool) -> Self {
-        Self { recipe, folder: Path::new(RUNS).join(&recipe.name), cancelled, dashboard: false }
+        Self { recipe, folder: Path::new(RUNS).join(&recipe.name), cancelled, dashboard: false, together: None }
     }
 
     /// `runs/<recipe>/<nn>-<stage>`.

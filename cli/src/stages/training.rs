@@ -4,7 +4,7 @@ use super::watching::{Preparing, SystemRoots, Training as Watched};
 use super::{Job, save_model};
 use crate::failure::Problem;
 use crate::place::{open_model, open_text, outline_model};
-use crate::recipe::{Pretrain, SaveFormat, Training};
+use crate::recipe::{Pretrain, SaveFormat, Training, Work};
 use crate::terminal::say;
 use crate::training_memory::PlannedTraining;
 use anyhow::{Context, Result};
@@ -17,7 +17,25 @@ use prepare::{DataRecipe, Dataset, Fit};
 use serde_json::{Value, json};
 use std::path::Path;
 use text::{Renderer, Template, Tokenizer};
-use train::{Ending, Method, Run, Supervised, TrainRecipe};
+use train::{Ending, Method, Objective, Run, Supervised, TrainRecipe};
+
+/// The model that a stage trains, as every process of several has it; the first gives its numbers to the others.
+pub(super) fn model_to_train(job: &Job<'_>) -> Result<Model> {
+    let (mut model, recipe) = match &job.stage.work {
+        Work::Pretrain(work) => {
+            let path = work.config_path(&job.build.recipe.path);
+            let reading = || format!("cannot use the configuration {}", path.display());
+            let text = std::fs::read_to_string(&path).with_context(reading)?;
+            (Model::random(Config::from_json(&text).with_context(reading)?, work.train.seed), &work.train)
+        }
+        Work::Sft(work) | Work::Recover(work) => (open_model(job.source()?, work.train.loading())?, &work.train),
+        Work::Prune(_) | Work::Quantize(_) | Work::Evaluate(_) => unreachable!("the stage trains nothing"),
+    };
+    if let Method::Lora(lora) = &recipe.method {
+        adapter::attach(&mut model, lora, recipe.seed)?;
+    }
+    Ok(model)
+}
 
 /// A new model, taught from nothing.
 pub(super) fn pretrain(job: &Job<'_>, work: &Pretrain) -> Result<Value> {
@@ -116,7 +134,11 @@ impl Lesson<'_> {
             describe_adapters(&model);
         }
         let mut watched = Watched::new(&job.stage.name, job.build.dashboard, renderer, job.build.cancelled);
-        let summary = train::train(&run, &mut model, &mut Supervised, &mut watched)?;
+        let mut objective: Box<dyn Objective> = match job.build.together {
+            Some(together) => Box::new(together.objective(self.recipe)?),
+            None => Box::new(Supervised),
+        };
+        let summary = train::train(&run, &mut model, &mut *objective, &mut watched)?;
         drop(watched);
         if summary.ending == Ending::Interrupted {
             return Err(job.interrupted(&format!("saved after step {}", summary.step)).into());

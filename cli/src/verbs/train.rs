@@ -5,7 +5,7 @@ use crate::failure::Problem;
 use crate::interrupt;
 use crate::place::RUNS;
 use crate::recipe::Recipe;
-use crate::stages::{Build, Outcome};
+use crate::stages::{Build, Outcome, Together};
 use crate::terminal::{put, say};
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -26,6 +26,10 @@ pub(crate) struct Arguments {
     /// Show the run as a picture that fills the terminal: loss, speed, time left, memory, load of the experts
     #[arg(long)]
     tui: bool,
+    /// Of the processes that `mpirun` started, how many share the tokens of a micro-batch; the others take other
+    /// micro-batches. Needs a program built with the feature `mpi`
+    #[arg(long, value_name = "RANKS", default_value_t = 1)]
+    sequence_ranks: usize,
     /// Forget what was made of this stage, and begin anew
     #[arg(long)]
     fresh: bool,
@@ -73,9 +77,22 @@ fn train_stage(arguments: &Arguments, recipe: &Path) -> Result<()> {
         return Err(Problem::new(message, hint).into());
     }
     let cancelled = interrupt::listen_to_all("stopping after this step; what is done is saved")?;
-    let build = Build { dashboard: arguments.tui, ..Build::new(&recipe, cancelled) };
+    let together = Together::start(arguments.sequence_ranks)?;
+    let build = Build { dashboard: arguments.tui, together: together.as_ref(), ..Build::new(&recipe, cancelled) };
+    match &together {
+        Some(together) if !together.leads() => together.follow(&build, index),
+        Some(together) => {
+            let outcome = make(&build, index, arguments.fresh);
+            together.dismiss();
+            outcome
+        }
+        None => make(&build, index, arguments.fresh),
+    }
+}
+
+fn make(build: &Build<'_>, index: usize, fresh: bool) -> Result<()> {
     let job = build.job(index)?;
-    if arguments.fresh {
+    if fresh {
         job.forget()?;
     }
     if job.run()? == Outcome::Kept {

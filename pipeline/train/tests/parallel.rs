@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use train::optimizer::Optimizer;
-use train::parallel::{Distributed, Ranks, serve};
+use train::parallel::{Distributed, Ranks, dismiss, serve};
 use train::{Measured, Objective, StepWork, Supervised, TrainRecipe, gradient_options};
 
 /// Ranks that are threads.
@@ -121,7 +121,9 @@ fn ranks_learn_what_one_learns() {
                 for other in others {
                     scope.spawn(move || serve(&other, sequence_ranks, &mut model(case, lora)));
                 }
-                learn(&mut model(case, lora), &mut Distributed::new(&first, sequence_ranks))
+                let found = learn(&mut model(case, lora), &mut Distributed::new(&first, sequence_ranks));
+                dismiss(&first);
+                found
             });
             let what = format!("{case}, {size} ranks, {sequence_ranks} to a sequence");
             for (found, wanted) in found.iter().flatten().zip(wanted.iter().flatten()) {

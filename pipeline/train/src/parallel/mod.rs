@@ -34,8 +34,8 @@ pub trait Ranks {
     fn receive(&self, from: usize) -> Vec<u8>;
 }
 
-/// Why so many ranks cannot share this work.
-pub fn check(size: usize, sequence_ranks: usize, micro_batches: usize, sequences: usize) -> Result<(), String> {
+/// Why so many ranks cannot share this work, if they cannot: a step of `micro_batches` with `tokens` each.
+pub fn check(size: usize, sequence_ranks: usize, micro_batches: usize, tokens: usize) -> Result<(), String> {
     if sequence_ranks == 0 || !size.is_multiple_of(sequence_ranks) {
         return Err(format!("{size} ranks do not make groups of {sequence_ranks}; give a divisor of {size}"));
     }
@@ -46,8 +46,8 @@ pub fn check(size: usize, sequence_ranks: usize, micro_batches: usize, sequences
              more ranks share a sequence"
         ));
     }
-    if sequences < sequence_ranks {
-        return Err(format!("{sequences} tokens of a micro-batch cannot be shared by {sequence_ranks} ranks"));
+    if tokens < sequence_ranks {
+        return Err(format!("{tokens} tokens of a micro-batch cannot be shared by {sequence_ranks} ranks"));
     }
     Ok(())
 }
@@ -90,14 +90,12 @@ impl Objective for Distributed<'_> {
     }
 }
 
-impl Drop for Distributed<'_> {
-    /// The others end with the first.
-    fn drop(&mut self) {
-        collect::broadcast(self.ranks, Some(Order::end()));
-    }
+/// The first rank is done, and lets the others end.
+pub fn dismiss(ranks: &dyn Ranks) {
+    collect::broadcast(ranks, Some(Order::end()));
 }
 
-/// What every rank but the first does until the first is done. `model` is the one that the first trains, with the same
+/// What every rank but the first does until the first [dismisses](dismiss) it. `model` is the one that the first trains, with the same
 /// parameters trained; their values come from the first.
 pub fn serve(ranks: &dyn Ranks, sequence_ranks: usize, model: &mut Model) {
     let groups = Groups { sequence_ranks, size: ranks.size() };
