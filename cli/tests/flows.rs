@@ -178,6 +178,46 @@ fn complete_fills_a_hole_from_flags_and_from_a_pipe() {
     assert_eq!(json(&String::from_utf8_lossy(&output.stdout))["text"], found["text"]);
 }
 
+/// What is mined is what training reads.
+#[test]
+fn a_repository_is_mined_and_read_again() {
+    let folder = Folder::new("mining");
+    folder.model("model");
+    let repository = folder.join("repository");
+    fs::create_dir(&repository).expect("the folder can be made");
+    let git = |arguments: &[&str]| {
+        let author = ["-c", "user.name=Ann", "-c", "user.email=ann@lab.example", "-c", "commit.gpgSign=false"];
+        let status = std::process::Command::new("git").arg("-C").arg(&repository).args(author).args(arguments).status();
+        assert!(status.expect("mining needs the program git: install it").success(), "git {arguments:?}");
+    };
+    let commit = |text: &str, message: &str| {
+        fs::write(repository.join("list.py"), text).expect("it can be written");
+        git(&["add", "--all"]);
+        git(&["commit", "--quiet", "-m", message]);
+    };
+    git(&["init", "--quiet"]);
+    let code = "def first(items):\n    if len(items) > 1:\n        return items[0]\n    return None\n";
+    commit(code, "Add the first of a list");
+    commit(&code.replace("> 1", "> 0"), "Fix lists of one element, which were taken for empty");
+
+    let refused = support::bad(&folder, 1, &["prepare", "mine", "repository", "--out", "mined"]);
+    assert!(refused.contains("no licence was found") && refused.contains("--any-licence"), "{refused}");
+    let common = ["prepare", "mine", "repository", "--out", "mined", "--any-licence", "--model", "model"];
+    let report = json(&good(&folder, &[common.as_slice(), &["--json"]].concat()));
+    assert_eq!(report["kinds"]["debugging"]["forms"]["fix"], 1, "{report}");
+    assert!(report["kinds"]["fim"]["tokens"].as_u64() > Some(0), "{report}");
+    let table = good(&folder, &common);
+    assert!(table.contains("debugging") && table.contains("secrets and addresses replaced"), "{table}");
+    for name in ["replay", "debugging", "review", "fim", "reasoning"] {
+        assert!(folder.join(&format!("mined/{name}.jsonl")).is_file(), "{name}");
+    }
+    for kind in ["debugging", "fim"] {
+        let file = format!("mined/{kind}.jsonl");
+        let found = json(&good(&folder, &["evaluate", "model", "--tasks", "none", "--perplexity", &file, "--json"]));
+        assert!(found["file"]["perplexity"]["all"]["perplexity"].as_f64() > Some(1.0), "{found}");
+    }
+}
+
 #[test]
 fn episodes_are_written_and_can_be_measured() {
     let folder = Folder::new("episodes");

@@ -27,6 +27,7 @@ fn help_is_what_it_was() {
         ("prepare-kata", vec!["prepare", "kata"]),
         ("prepare-stats", vec!["prepare", "stats"]),
         ("prepare-show", vec!["prepare", "show"]),
+        ("prepare-mine", vec!["prepare", "mine"]),
         ("inspect", vec!["inspect"]),
         ("inspect-logits", vec!["inspect", "logits"]),
         ("inspect-gradients", vec!["inspect", "gradients"]),

@@ -1,5 +1,6 @@
 //! `lateen prepare`: training data as files that people can read, and what a model would learn of such files.
 
+mod mine;
 mod show;
 mod sources;
 mod stats;
@@ -24,6 +25,7 @@ enum What {
     Kata(Kata),
     Stats(stats::Arguments),
     Show(show::Arguments),
+    Mine(mine::Arguments),
 }
 
 /// Draw episodes from the kata world: tasks with solutions and tests, one JSON object a line
@@ -95,6 +97,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         What::Kata(kata) => write_katas(&kata),
         What::Stats(arguments) => stats::run(&arguments),
         What::Show(arguments) => show::run(&arguments),
+        What::Mine(arguments) => mine::run(arguments),
     }
 }
 

@@ -18,7 +18,7 @@ pub mod safetensors;
 pub mod tensor;
 pub mod writer;
 
-pub use atomic::{read_json, write_atomically, write_json};
+pub use atomic::{AtomicFile, read_json, write_atomically, write_json};
 pub use dtype::DType;
 pub use error::FormatsError;
 pub use gguf::{Gguf, GgufTensor};

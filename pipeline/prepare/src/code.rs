@@ -149,12 +149,7 @@ impl CodeRecipe {
             skipped.not_text += 1;
             return Ok(None);
         };
-        let mut top = text.len().min(LICENCE_BYTES);
-        while !text.is_char_boundary(top) {
-            top -= 1;
-        }
-        let top = text[..top].to_uppercase();
-        if !self.any_licence && COPYLEFT.iter().any(|word| top.contains(word)) {
+        if !self.any_licence && is_copyleft(&text) {
             skipped.licence += 1;
             return Ok(None);
         }
@@ -168,6 +163,16 @@ pub(crate) fn document(piece: &str, fill_share: f64, rng: &mut Rng) -> (Document
         true => (hole(piece, rng), Kind::CodeInfilling),
         false => (Document::Plain { text: piece.to_owned() }, Kind::Plain),
     }
+}
+
+/// Whether the top of a file says that it may not be mixed with everything.
+pub(crate) fn is_copyleft(text: &str) -> bool {
+    let mut top = text.len().min(LICENCE_BYTES);
+    while !text.is_char_boundary(top) {
+        top -= 1;
+    }
+    let top = text[..top].to_uppercase();
+    COPYLEFT.iter().any(|word| top.contains(word))
 }
 
 /// Cuts a text between lines into pieces of at most `bytes_max`; a longer line is left out, as are blank pieces.

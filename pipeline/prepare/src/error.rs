@@ -27,6 +27,14 @@ pub enum PrepareError {
     )]
     Unmatched { origin: String },
 
+    /// A repository that cannot be read.
+    #[error("{} cannot be mined: {what}", path.display())]
+    Git { path: PathBuf, what: String },
+
+    /// What was asked of mining is impossible, or nothing may be mined.
+    #[error("cannot mine: {what}")]
+    Mining { what: String },
+
     /// All sources together gave nothing.
     #[error("no sample is left to train on ({detail}); check the sources, or raise sequence_length")]
     Nothing { detail: String },

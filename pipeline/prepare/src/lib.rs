@@ -2,7 +2,7 @@
 //!
 //! Read (`kata`, `code`, `read`), render (crate `text`), `weigh`, leave out what is there already or measured
 //! (`sieve`), mix and cap (`share`), `pack`, `batch`: `dataset` runs all of it from a recipe's table, `statistics` says
-//! what became of it.
+//! what became of it. `mine` makes lines for `read` of a person's own repositories.
 
 pub mod batch;
 pub mod code;
@@ -11,6 +11,7 @@ pub mod dataset;
 mod error;
 pub mod kata;
 pub mod kind;
+pub mod mine;
 mod overlap;
 pub mod pack;
 pub mod read;
@@ -30,6 +31,7 @@ pub use dataset::{DataRecipe, Dataset, Fit, SourceRecipe, Unwatched, Watch, load
 pub use error::PrepareError;
 pub use kata::{KataMix, KataRecipe, KataReport, measured_tasks};
 pub use kind::{Kind, KindWeights};
+pub use mine::{MineRecipe, MineReport, MinedKind, mine};
 pub use pack::{Packing, pack};
 pub use read::{Broken, FileRecipe, Format, WrittenAs};
 pub use source::{NoRoots, PartWeights, Raw, Roots};

@@ -1,0 +1,127 @@
+//! A commit as work that somebody could be asked to do: which files, from what to what, and in which words. Or why not.
+
+use super::Desk;
+use super::git::Commit;
+use super::history::Changed;
+use super::lines::{changed_lines, hunks, lines};
+use super::message::{Words, words};
+use super::path::{Standing, extension_of, is_test, standing};
+use crate::error::PrepareError;
+
+/// A file before and afterwards; none where there is no such file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FileChange {
+    pub(super) path: String,
+    pub(super) old: Option<String>,
+    pub(super) new: Option<String>,
+    pub(super) changed_lines: usize,
+}
+
+/// A commit that can be worked with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Work {
+    pub(super) commit: Commit,
+    /// The tree before.
+    pub(super) tree: String,
+    pub(super) words: Words,
+    /// Code first, then tests, then documents.
+    pub(super) files: Vec<FileChange>,
+}
+
+impl Work {
+    pub(super) fn changed_lines(&self) -> usize {
+        self.files.iter().map(|file| file.changed_lines).sum()
+    }
+
+    /// Files that are neither tests nor documents.
+    pub(super) fn code(&self) -> impl Iterator<Item = &FileChange> {
+        self.files.iter().filter(|file| rank(&file.path) == 0)
+    }
+
+    /// The file that the change is mostly about.
+    pub(super) fn main_path(&self) -> &str {
+        let most = self.code().max_by_key(|file| file.changed_lines);
+        &most.unwrap_or(&self.files[0]).path
+    }
+}
+
+/// Code, tests, documents.
+fn rank(path: &str) -> usize {
+    if is_document(path) { 2 } else { usize::from(is_test(path)) }
+}
+
+pub(super) fn is_document(path: &str) -> bool {
+    ["md", "rst", "txt", "adoc"].contains(&extension_of(path).as_str())
+}
+
+/// Programs that commit. A person called Abbott is none.
+fn is_bot(commit: &Commit) -> bool {
+    let name = commit.author.to_lowercase();
+    let mail = commit.email.to_lowercase();
+    let known = ["dependabot", "renovate", "greenkeeper", "github-actions", "pre-commit-ci", "snyk-bot", "weblate"];
+    name.ends_with("[bot]")
+        || mail.contains("[bot]")
+        || name.split(|c: char| !c.is_alphanumeric()).any(|word| word == "bot")
+        || known.iter().any(|bot| name.contains(bot) || mail.starts_with(bot))
+}
+
+/// What a commit did, with everything that keeps it from being re-enacted told by name.
+pub(super) fn work(desk: &mut Desk, changed: &Changed) -> Result<Result<Work, &'static str>, PrepareError> {
+    let limits = desk.recipe;
+    let Some(commit) = desk.repository.commit(&changed.id)? else { return Ok(Err("not readable")) };
+    let Some(parent) = commit.parents.first().cloned() else { return Ok(Err("first commit")) };
+    if is_bot(&commit) {
+        return Ok(Err("by a bot"));
+    }
+    // Some were not remembered: too many, or with names that are no plain text.
+    if changed.changes.len() < changed.files {
+        return Ok(Err("too many files"));
+    }
+    if changed.changes.iter().any(|change| change.is_renamed) {
+        return Ok(Err("renames files"));
+    }
+    let mut files = Vec::new();
+    for change in &changed.changes {
+        match standing(&change.path) {
+            Standing::Derived => continue,
+            Standing::Vendored => return Ok(Err("vendored")),
+            Standing::Written if !change.is_file => return Ok(Err("links or submodules")),
+            Standing::Written => {}
+        }
+        if files.len() == limits.files_max {
+            return Ok(Err("too many files"));
+        }
+        let mut side = |id: &Option<String>| -> Result<Result<Option<String>, &'static str>, PrepareError> {
+            let Some(id) = id else { return Ok(Ok(None)) };
+            let text = desk.cleaning.text(&mut desk.repository, id, limits.file_bytes_max)?;
+            Ok(text.map(Some))
+        };
+        match (side(&change.old)?, side(&change.new)?) {
+            (Ok(old), Ok(new)) => files.extend(file_change(&change.path, old, new)),
+            // What a program wrote follows from the rest, like a lock.
+            (Err("generated"), _) | (_, Err("generated")) => {}
+            (Err(why), _) | (_, Err(why)) => return Ok(Err(why)),
+        }
+    }
+    if files.is_empty() {
+        return Ok(Err("nothing that people wrote"));
+    }
+    files.sort_by_key(|file| rank(&file.path));
+    let words = words(&desk.cleaning.scrub(&commit.message));
+    let Some(parent) = desk.repository.commit(&parent)? else { return Ok(Err("not readable")) };
+    let work = Work { commit, tree: parent.tree, words, files };
+    if work.changed_lines() > limits.diff_lines_max {
+        return Ok(Err("too many lines"));
+    }
+    Ok(Ok(work))
+}
+
+/// None where nothing changed: only the mode, or only a secret.
+fn file_change(path: &str, old: Option<String>, new: Option<String>) -> Option<FileChange> {
+    if old == new {
+        return None;
+    }
+    let (before, after) = (lines(old.as_deref().unwrap_or("")), lines(new.as_deref().unwrap_or("")));
+    let changed_lines = changed_lines(&hunks(&before, &after));
+    Some(FileChange { path: path.to_owned(), changed_lines, old, new })
+}

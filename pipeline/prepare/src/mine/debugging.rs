@@ -1,0 +1,165 @@
+//! Debugging: a fault is told, found, and corrected. Real ones come from commits that fixed them, made ones from
+//! mutants of the code as it stands.
+
+use super::Desk;
+use super::change::Work;
+use super::enact::{enact, touched_functions};
+use super::episode::{Episode, MinedKind, Trajectory};
+use super::function::Function;
+use super::lines::{edits, hunks, lines};
+use super::mutant::{Mutant, mutant};
+use super::syntax::{Language, Syntax, wanted};
+use super::workspace::Action;
+use crate::error::PrepareError;
+use numeric::Rng;
+
+/// A larger change is more than a fix.
+const FIX_LINES_MAX: usize = 40;
+const FIX_FILES_MAX: usize = 3;
+/// Lines of a fault that are quoted.
+const QUOTED_LINES_MAX: usize = 6;
+/// A function to put a fault into: long enough to hide it, short enough to read.
+const LINES_MIN: usize = 5;
+const LINES_MAX: usize = 80;
+const AROUND_LINES: usize = 15;
+const WHOLE_LINES_MAX: usize = 150;
+
+/// Whether a commit is a fix to learn debugging from.
+pub(super) fn is_fix(work: &Work) -> bool {
+    let (mut files, mut changed) = (0, 0);
+    for file in work.code() {
+        files += 1;
+        changed += file.changed_lines;
+        if file.old.is_none() || file.new.is_none() || Language::of_path(&file.path).is_none() {
+            return false;
+        }
+    }
+    work.words.is_fix() && (1..=FIX_FILES_MAX).contains(&files) && changed <= FIX_LINES_MAX
+}
+
+/// A fix as an episode: the message tells the fault, the diff corrects it.
+pub(super) fn from_fix(
+    desk: &mut Desk,
+    work: &Work,
+    rng: &mut Rng,
+) -> Result<Result<Episode, &'static str>, PrepareError> {
+    let fault = work.words.fault();
+    let told = if work.words.body.is_empty() { fault.clone() } else { format!("{fault}\n\n{}", work.words.body) };
+    let request = match (fault == work.words.subject, rng.below(2)) {
+        (true, 0) => format!("There is a fault to correct. {told}"),
+        (true, _) => format!("Please debug this: {told}"),
+        (false, 0) => format!("Bug: {told}\n\nFind the cause and fix it."),
+        (false, _) => format!("This is wrong: {told}\n\nPlease fix it."),
+    };
+    let enacted = enact(desk, work, &request, diagnosis(work))?;
+    Ok(enacted.map(|(document, silent)| Episode {
+        kind: MinedKind::Debugging,
+        form: "fix",
+        document,
+        silent,
+        commit: work.commit.id.clone(),
+        path: work.main_path().to_owned(),
+        language: Language::of_path(work.main_path()).map(Language::name),
+    }))
+}
+
+/// Where it goes wrong, before the first edit: the lines that the fix replaces, or the place where something lacks.
+fn diagnosis(work: &Work) -> String {
+    let Some(file) = work.code().max_by_key(|file| file.changed_lines) else { return String::new() };
+    let (old, new) = (file.old.as_deref().unwrap_or(""), file.new.as_deref().unwrap_or(""));
+    let (before, after) = (lines(old), lines(new));
+    let hunks = hunks(&before, &after);
+    let name = touched_functions(file).first().map_or_else(String::new, |name| format!(" in `{name}`"));
+    let is_code = |line: &&&str| line.chars().any(char::is_alphanumeric);
+    let replaced = hunks.iter().find(|hunk| before[hunk.old.clone()].iter().any(|line| is_code(&line)));
+    match replaced {
+        Some(hunk) if hunk.old.len() <= QUOTED_LINES_MAX => {
+            let quoted: String = before[hunk.old.clone()].concat();
+            let fence = Language::of_path(&file.path).map_or("", Language::name);
+            let line = hunk.old.start + 1;
+            format!("The fault is at `{}:{line}`{name}:\n\n```{fence}\n{}\n```", file.path, quoted.trim_end())
+        }
+        Some(hunk) => format!("The fault is in `{}`{name}, from line {} on.", file.path, hunk.old.start + 1),
+        None => {
+            let line = hunks.first().map_or(1, |hunk| hunk.old.start.max(1));
+            format!("Something is missing in `{}`{name}, after line {line}.", file.path)
+        }
+    }
+}
+
+/// Whether a function can hold a fault that somebody could find.
+pub(super) fn is_fit(function: &Function) -> bool {
+    (LINES_MIN..=LINES_MAX).contains(&function.lines) && !function.is_test
+}
+
+/// A function of the present tree with a fault put into it. The faulty code is shown by the tools, never said.
+pub(super) fn from_mutant(
+    desk: &mut Desk,
+    tree: &str,
+    (path, syntax): (&str, &Syntax),
+    function: &Function,
+    rng: &mut Rng,
+) -> Result<Result<Episode, &'static str>, PrepareError> {
+    let Some(fault) = mutant(path, syntax, function, rng) else { return Ok(Err("no mutant")) };
+    let Some(edits) = edits(&fault.text, syntax.text) else { return Ok(Err("no unique edits")) };
+    let told = told(path, function, rng);
+    let mut trajectory = Trajectory::of(&told);
+    let commit = desk.commit.clone();
+    let mut workspace = desk.workspace(tree);
+    workspace.set(path, Some(fault.text.clone()));
+    let all = lines(&fault.text);
+    let read = if all.len() <= WHOLE_LINES_MAX {
+        Action::Read { path: path.to_owned(), range: None }
+    } else {
+        let action =
+            Action::Search { text: wanted(syntax.names(), &fault.text, &function.name), path: path.to_owned() };
+        if !trajectory.step(&mut workspace, None, &action)? {
+            return Ok(Err("not found again"));
+        }
+        let first = syntax.line_of(function.whole.start) + 1;
+        let last = (syntax.line_of(function.whole.end) + 1 + AROUND_LINES).min(all.len());
+        Action::Read { path: path.to_owned(), range: Some((first.saturating_sub(AROUND_LINES).max(1), last)) }
+    };
+    if !trajectory.step(&mut workspace, None, &read)? {
+        return Ok(Err("not readable"));
+    }
+    let mut thought = Some(found(path, &fault));
+    for edit in edits {
+        let action = Action::Edit { path: path.to_owned(), edit };
+        if !trajectory.step(&mut workspace, thought.take(), &action)? {
+            return Ok(Err("an edit does not apply"));
+        }
+    }
+    if workspace.text(path)?.as_deref() != Some(syntax.text) {
+        return Ok(Err("the edits end elsewhere"));
+    }
+    let words = format!("Fixed `{}` in `{path}`: {}", function.name, fault.correction);
+    let (document, silent) = trajectory.ended(&words, None);
+    Ok(Ok(Episode {
+        kind: MinedKind::Debugging,
+        form: "mutant",
+        document,
+        silent,
+        commit,
+        path: path.to_owned(),
+        language: Some(syntax.language.name()),
+    }))
+}
+
+fn told(path: &str, function: &Function, rng: &mut Rng) -> String {
+    let name = &function.name;
+    match rng.below(4) {
+        0 => format!("`{name}` in `{path}` does not do what it should. Find the fault and fix it."),
+        1 => format!("There is a bug in `{name}` (`{path}`). Please fix it."),
+        2 => format!("Something in `{path}` is wrong, probably in `{name}`. Fix the code."),
+        _ => format!("`{name}` in `{path}` gives wrong results since the last change. What is it? Fix it."),
+    }
+}
+
+/// The fault in words, with the line that has it.
+fn found(path: &str, fault: &Mutant) -> String {
+    match &fault.faulty_line {
+        Some(line) => format!("`{path}:{}` has `{}`. {}", fault.line, line.trim(), fault.reason),
+        None => format!("`{path}:{}`: {}", fault.line, fault.reason),
+    }
+}

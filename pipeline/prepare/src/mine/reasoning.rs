@@ -1,0 +1,142 @@
+//! Reasoning: from what people wrote beside their code. Remarks inside of a function are the steps that lead from its
+//! description to its body; a description is what a function does in words; a message that gives reasons says why a
+//! change was made.
+
+use super::Desk;
+use super::change::Work;
+use super::episode::{Episode, MinedKind, conversation};
+use super::function::{Function, is_sentence};
+use super::lines::unified;
+use super::syntax::{Language, Syntax};
+use numeric::Rng;
+
+/// A body worth thinking about.
+const LINES_MIN: usize = 6;
+const LINES_MAX: usize = 80;
+/// A description that says something.
+const DESCRIPTION_CHARACTERS_MIN: usize = 60;
+const DESCRIPTION_CHARACTERS_MAX: usize = 1_500;
+const REMARKS_MIN: usize = 2;
+const REMARKS_MAX: usize = 12;
+/// Lines of a diff that is asked about.
+const DIFF_LINES_MAX: usize = 60;
+const CONTEXT_LINES: usize = 5;
+
+/// What a function is for becomes its code, by the steps that its remarks tell; without remarks, the code becomes what
+/// it is for.
+pub(super) fn from_function(
+    desk: &Desk,
+    (path, syntax): (&str, &Syntax),
+    function: &Function,
+    rng: &mut Rng,
+) -> Result<Episode, &'static str> {
+    let Some(documentation) = &function.documentation else { return Err("no description") };
+    let characters = documentation.text.chars().count();
+    let first = documentation.text.lines().next().unwrap_or_default();
+    if !(DESCRIPTION_CHARACTERS_MIN..=DESCRIPTION_CHARACTERS_MAX).contains(&characters) || !is_sentence(first) {
+        return Err("poor description");
+    }
+    if !(LINES_MIN..=LINES_MAX).contains(&function.lines) {
+        return Err("too short or too long");
+    }
+    let fence = syntax.language.name();
+    let has_steps = (REMARKS_MIN..=REMARKS_MAX).contains(&function.remarks.len());
+    let (form, document) = if has_steps {
+        let steps: Vec<String> =
+            function.remarks.iter().enumerate().map(|(index, remark)| format!("{}. {remark}", index + 1)).collect();
+        let request = implement(path, syntax, function, &documentation.text, rng);
+        let answer = format!("```{fence}\n{}\n```", dedented(syntax.text[function.whole.clone()].trim_end()));
+        ("steps", conversation(&request, Some(steps.join("\n")), &answer))
+    } else {
+        let code = without(syntax, function);
+        let name = &function.name;
+        let request = match rng.below(3) {
+            0 => format!("What does `{name}` do?\n\n```{fence}\n{code}\n```"),
+            1 => format!("Explain this function from `{path}`.\n\n```{fence}\n{code}\n```"),
+            _ => format!("```{fence}\n{code}\n```\n\nWrite the documentation of `{name}`."),
+        };
+        ("description", conversation(&request, None, &documentation.text))
+    };
+    Ok(Episode {
+        kind: MinedKind::Reasoning,
+        form,
+        document,
+        silent: Vec::new(),
+        commit: desk.commit.clone(),
+        path: path.to_owned(),
+        language: Some(fence),
+    })
+}
+
+/// Asks for a function by its signature and its description.
+fn implement(path: &str, syntax: &Syntax, function: &Function, description: &str, rng: &mut Rng) -> String {
+    let body = syntax.nodes[function.body].bytes.start;
+    let signature = dedented(syntax.text[function.own.start..body].trim_end());
+    let fence = syntax.language.name();
+    let name = &function.name;
+    match rng.below(3) {
+        0 => format!("Implement `{name}` in `{path}`.\n\n```{fence}\n{signature}\n```\n\n{description}"),
+        1 => format!(
+            "Write this function for `{path}`:\n\n```{fence}\n{signature}\n```\n\nIt is described so: {description}"
+        ),
+        _ => format!("{description}\n\nWrite that as `{name}`:\n\n```{fence}\n{signature}\n```"),
+    }
+}
+
+/// The function without its description.
+fn without(syntax: &Syntax, function: &Function) -> String {
+    let Some(documentation) = &function.documentation else { return syntax.text[function.own.clone()].to_owned() };
+    let inside = documentation.bytes.start >= function.own.start;
+    let code = if inside {
+        let start = syntax.indented_start(documentation.bytes.start);
+        let rest = &syntax.text[documentation.bytes.end..function.own.end];
+        format!("{}{}", &syntax.text[function.own.start..start], rest.trim_start_matches(['\n', '\r']))
+    } else {
+        syntax.text[function.own.clone()].to_owned()
+    };
+    dedented(code.trim_end())
+}
+
+/// All lines moved to the left as far as the first.
+fn dedented(code: &str) -> String {
+    let first = code.lines().next().unwrap_or_default();
+    let indent = &first[..first.len() - first.trim_start().len()];
+    let lines: Vec<&str> = code.lines().map(|line| line.strip_prefix(indent).unwrap_or(line.trim_start())).collect();
+    lines.join("\n")
+}
+
+/// A small change whose message gives its reasons, asked about.
+pub(super) fn from_commit(work: &Work, rng: &mut Rng) -> Result<Episode, &'static str> {
+    if !work.words.explains() {
+        return Err("gives no reason");
+    }
+    let code: Vec<_> = work.code().filter(|file| Language::of_path(&file.path).is_some()).collect();
+    let changed: usize = code.iter().map(|file| file.changed_lines).sum();
+    if code.is_empty() || changed > DIFF_LINES_MAX {
+        return Err("diff too long");
+    }
+    let shown: String = code
+        .iter()
+        .map(|file| {
+            let side = |text: &Option<String>| if text.is_some() { file.path.as_str() } else { "" };
+            let (old, new) = (file.old.as_deref().unwrap_or(""), file.new.as_deref().unwrap_or(""));
+            unified(side(&file.old), side(&file.new), old, new, CONTEXT_LINES)
+        })
+        .collect();
+    let subject = &work.words.subject;
+    let request = match rng.below(3) {
+        0 => format!("Why was this changed?\n\n{subject}\n\n```diff\n{shown}```"),
+        1 => format!("```diff\n{shown}```\n\nThis is \"{subject}\". What is the reason for it?"),
+        _ => format!("Explain the reason for this change: {subject}\n\n```diff\n{shown}```"),
+    };
+    let path = work.main_path().to_owned();
+    Ok(Episode {
+        kind: MinedKind::Reasoning,
+        form: "reasons",
+        document: conversation(&request, None, &work.words.body),
+        silent: Vec::new(),
+        commit: work.commit.id.clone(),
+        language: Language::of_path(&path).map(Language::name),
+        path,
+    })
+}
