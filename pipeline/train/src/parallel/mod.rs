@@ -42,8 +42,8 @@ pub fn check(size: usize, sequence_ranks: usize, micro_batches: usize, tokens: u
     let groups = size / sequence_ranks;
     if groups > micro_batches {
         return Err(format!(
-            "a step has {micro_batches} micro-batches for {groups} groups of ranks; raise accumulation to {groups}, or let \
-             more ranks share a sequence"
+            "a step has {micro_batches} micro-batches for {groups} groups of ranks; raise accumulation to {groups}, or \
+             let more ranks share a sequence"
         ));
     }
     if tokens < sequence_ranks {
