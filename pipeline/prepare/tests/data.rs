@@ -42,7 +42,7 @@ fn trained_tokens_are_those_of_trl() {
         .map(|s| serde_json::json!({"messages": s["messages"], "tools": s["tools"]}).to_string())
         .collect();
     let folder = Folder::new("trl");
-    let path = folder.write("chats.jsonl", &lines.join("\n"));
+    let path = folder.write("chats.jsonl", lines.join("\n"));
     let fit = Fit { sequence_length: 4096, ..FIT };
     let data = try_prepare(&format!("validation = 0\n[[source]]\ntype = \"jsonl\"\npath = \"{path}\""), fit, &NoRoots);
     let data = data.expect("data");
@@ -120,7 +120,7 @@ fn code_is_read_in_an_order_of_the_seed_and_capped() {
         folder.write(&format!("package/module_{i}.py"), &body);
     }
     folder.write("package/gpl.py", "# GNU General Public License\nx = 1\n");
-    folder.write("package/huge.py", &"x = 1\n".repeat(60_000));
+    folder.write("package/huge.py", "x = 1\n".repeat(60_000));
     folder.write("package/binary.py", "x = '\u{0}'\n");
     std::fs::write(folder.0.join("package/latin.py"), [0x78, 0xE9, 0x0A]).expect("write");
     folder.write("package/notes.txt", "not code");
@@ -166,7 +166,7 @@ fn long_empty_doubled_and_leaking_samples_are_counted() {
         chat("c", "d"),
         test_line,
     ];
-    let path = folder.write("lines.jsonl", &lines.join("\n"));
+    let path = folder.write("lines.jsonl", lines.join("\n"));
     let data = prepare(&format!("validation = 0\n[[source]]\ntype = \"jsonl\"\npath = \"{path}\""));
     let source = &data.statistics.sources[0];
     let total = &source.total;

@@ -268,7 +268,8 @@ fn fields_with_other_names_and_a_form_that_is_said() {
     });
     assert_eq!(said(&raws.expect("read")[0]), [(User, "q"), (Assistant, "a")]);
     let record = json!({"text": "x", "code": "y = 1\n"});
-    let as_text = read_with(&[record.clone()], |recipe| recipe.format = Some(prepare::Format::Text)).expect("read");
+    let as_text =
+        read_with(std::slice::from_ref(&record), |recipe| recipe.format = Some(prepare::Format::Text)).expect("read");
     assert_eq!(as_text[0].document, Document::Plain { text: "x".into() });
     assert_eq!(read(record).document, Document::Plain { text: "y = 1\n".into() });
 }

@@ -314,9 +314,12 @@ impl Documents<'_> {
     }
 }
 
+/// A record's value, or what is wrong with it.
+type Content = Result<Value, String>;
+
 impl OpenFile {
-    /// The next record with its place; an inner error is the record's, an outer one ends the file.
-    fn next(&mut self) -> Result<Option<(String, Result<Value, String>)>, PrepareError> {
+    /// The next record with its place. A wrong record is not the file's end; an error is.
+    fn next(&mut self) -> Result<Option<(String, Content)>, PrepareError> {
         let path = &self.path;
         match &mut self.records {
             Records::Json(records) => match records.next() {
