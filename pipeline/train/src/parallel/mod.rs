@@ -95,8 +95,8 @@ pub fn dismiss(ranks: &dyn Ranks) {
     collect::broadcast(ranks, Some(Order::end()));
 }
 
-/// What every rank but the first does until the first [dismisses](dismiss) it. `model` is the one that the first trains, with the same
-/// parameters trained; their values come from the first.
+/// What every rank but the first does until the first [dismisses](dismiss) it. `model` is the one that the first
+/// trains, with the same parameters trained; their values come from the first.
 pub fn serve(ranks: &dyn Ranks, sequence_ranks: usize, model: &mut Model) {
     let groups = Groups { sequence_ranks, size: ranks.size() };
     let mut gradients = Gradients::default();
