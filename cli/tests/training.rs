@@ -154,8 +154,10 @@ fn sigterm_saves_and_the_run_goes_on_to_the_same_end() {
 fn asked_twice_it_ends_at_once() {
     let folder = folder("twice");
     // One step that takes long.
-    let slow =
-        RECIPE.replace("batch_tokens = 512", "batch_tokens = 131072").replace("accumulation = 2", "accumulation = 1");
+    let slow = RECIPE
+        .replace("batch_tokens = 512", "batch_tokens = 131072")
+        .replace("accumulation = 2", "accumulation = 1")
+        .replace("evaluate_every = 7", "evaluate_every = 0");
     folder.write("small.toml", &slow);
     let child = start(&folder);
     let began = Instant::now();
@@ -163,6 +165,8 @@ fn asked_twice_it_ends_at_once() {
         assert!(began.elapsed() < Duration::from_secs(60), "it never began");
         std::thread::sleep(Duration::from_millis(5));
     }
+    // By now the step is on its way.
+    std::thread::sleep(Duration::from_millis(200));
     signal(&child, "-INT");
     std::thread::sleep(Duration::from_millis(50));
     signal(&child, "-INT");

@@ -159,8 +159,6 @@ impl Lesson<'_> {
             adapter::merge(&mut model);
         }
         save_model(&model, tokenizer, template, &job.directory, self.save)?;
-        // What they would resume is done, and they are three times the model.
-        train::checkpoint::remove_all(&job.directory)?;
         Ok(json!({
             "steps": summary.step,
             "loss": summary.loss,
