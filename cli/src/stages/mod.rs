@@ -143,8 +143,8 @@ impl Job<'_> {
         let mut metrics = self.work()?;
         metrics["seconds"] = json!(began.elapsed().as_secs_f64());
         Manifest { metrics, ..wanted }.write(&self.directory)?;
-        // What they would resume is done, and they are three times the model. Not before the manifest says so: a run that
-        // is killed in between would begin anew.
+        // What they would resume is done, and they are three times the model. Not before the manifest says so: a run
+        // that is killed in between would begin anew.
         train::checkpoint::remove_all(&self.directory)?;
         say(&format!("{name}: done in {}", duration_in_words(began.elapsed())));
         Ok(Outcome::Made)
