@@ -15,19 +15,14 @@ use models::{Config, Loading, Model};
 use numeric::Format;
 use prepare::{DataRecipe, Dataset, Fit};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use text::{Renderer, Template, Tokenizer};
 use train::{Ending, Method, Objective, Run, Supervised, TrainRecipe};
 
 /// The model that a stage trains, as every process of several has it; the first gives its numbers to the others.
 pub(super) fn model_to_train(job: &Job<'_>) -> Result<Model> {
     let (mut model, recipe) = match &job.stage.work {
-        Work::Pretrain(work) => {
-            let path = work.config_path(&job.build.recipe.path);
-            let reading = || format!("cannot use the configuration {}", path.display());
-            let text = std::fs::read_to_string(&path).with_context(reading)?;
-            (Model::random(Config::from_json(&text).with_context(reading)?, work.train.seed), &work.train)
-        }
+        Work::Pretrain(work) => (Model::random(configuration(job, work)?.1, work.train.seed), &work.train),
         Work::Sft(work) | Work::Recover(work) => (open_model(job.source()?, work.train.loading())?, &work.train),
         Work::Prune(_) | Work::Quantize(_) | Work::Evaluate(_) => unreachable!("the stage trains nothing"),
     };
@@ -37,12 +32,18 @@ pub(super) fn model_to_train(job: &Job<'_>) -> Result<Model> {
     Ok(model)
 }
 
-/// A new model, taught from nothing.
-pub(super) fn pretrain(job: &Job<'_>, work: &Pretrain) -> Result<Value> {
+/// The file that a new model is described in, and what it says.
+fn configuration(job: &Job<'_>, work: &Pretrain) -> Result<(PathBuf, Config)> {
     let path = work.config_path(&job.build.recipe.path);
     let reading = || format!("cannot use the configuration {}", path.display());
     let text = std::fs::read_to_string(&path).with_context(reading)?;
-    let mut config = Config::from_json(&text).with_context(reading)?;
+    let config = Config::from_json(&text).with_context(reading)?;
+    Ok((path, config))
+}
+
+/// A new model, taught from nothing.
+pub(super) fn pretrain(job: &Job<'_>, work: &Pretrain) -> Result<Value> {
+    let (path, mut config) = configuration(job, work)?;
     let (tokenizer, template) = new_text(job, work, config.vocab_size)?;
     let (tokens, rows) = (tokenizer.vocabulary_size(), config.vocab_size);
     if tokens > rows {

@@ -32,6 +32,11 @@ pub struct StepWork<'a> {
     pub cancelled: &'a AtomicBool,
 }
 
+/// What tokens of these weights count in a mean over `step_weight`.
+pub(crate) fn shares_of_a_mean(weights: &[f32], step_weight: f64) -> Vec<f32> {
+    weights.iter().map(|&weight| (f64::from(weight) / step_weight) as f32).collect()
+}
+
 /// Adds a micro-batch's gradients. The optimizer step minimises `Σ weight · loss / step_weight` over all of its
 /// micro-batches: the mean over the whole step, not a mean of means.
 pub trait Objective {

@@ -1,6 +1,6 @@
 //! Supervised fine-tuning: cross entropy of the next token, weighted by who said it and by the kind of task.
 
-use super::{Measured, Objective};
+use super::{Measured, Objective, shares_of_a_mean};
 use models::{Examples, GradientOptions, Model, Record, loss_and_gradients};
 use ops::Gradients;
 use prepare::Batch;
@@ -17,7 +17,7 @@ impl Objective for Supervised {
         options: &GradientOptions,
         gradients: &mut Gradients,
     ) -> Measured {
-        let weights: Vec<f32> = batch.weights.iter().map(|&w| (f64::from(w) / step_weight) as f32).collect();
+        let weights = shares_of_a_mean(&batch.weights, step_weight);
         let examples =
             Examples { tokens: &batch.tokens, lengths: &batch.lengths, targets: &batch.targets, weights: &weights };
         let record = loss_and_gradients(model, &examples, options, gradients);

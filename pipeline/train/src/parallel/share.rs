@@ -1,10 +1,8 @@
 //! A rank's share of a step, and what it measures on it.
 
 use super::{Ranks, collect};
-use crate::objective::{Measured, StepWork};
-use models::{
-    Alone, Beside, Examples, FeedForwardKind, LayerState, MixerKind, Model, Neighbours, loss_and_gradients_beside,
-};
+use crate::objective::{Measured, StepWork, shares_of_a_mean};
+use models::{Alone, Beside, Examples, LayerState, MixerKind, Model, Neighbours, loss_and_gradients_beside};
 use numeric::wire::{Message, Reading};
 use ops::{Carried, Gradients};
 use prepare::Batch;
@@ -38,7 +36,7 @@ impl Share {
         gradients: &mut Gradients,
     ) -> Self {
         let (group, member) = (ranks.rank() / groups.sequence_ranks, ranks.rank() % groups.sequence_ranks);
-        let experts = experts(model);
+        let experts = model.config.expert_counts();
         let per_batch: usize = experts.iter().sum();
         let tokens: usize = work.batches.iter().map(|batch| batch.tokens.len()).sum();
         let mut share = Self {
@@ -47,6 +45,7 @@ impl Share {
             entropies: vec![0.0; work.batches.len() * experts.len()],
             experts,
         };
+        let cost = cost(model);
         let mut before = 0;
         for (index, batch) in work.batches.iter().enumerate() {
             let first = before;
@@ -54,12 +53,11 @@ impl Share {
             if index % (groups.size / groups.sequence_ranks) != group {
                 continue;
             }
-            let rows = cut(&batch.lengths, groups.sequence_ranks, cost(model)).swap_remove(member);
+            let rows = cut(&batch.lengths, groups.sequence_ranks, cost).swap_remove(member);
             let mut line = Line { ranks, model, first: group * groups.sequence_ranks, members: groups.sequence_ranks };
             let record = {
                 let part = Part::of(&batch.lengths, &rows);
-                let weight = |&w: &f32| (f64::from(w) / work.step_weight) as f32;
-                let weights: Vec<f32> = batch.weights[rows.clone()].iter().map(weight).collect();
+                let weights = shares_of_a_mean(&batch.weights[rows.clone()], work.step_weight);
                 let examples = Examples {
                     tokens: &batch.tokens[rows.clone()],
                     lengths: &part.lengths,
@@ -112,19 +110,12 @@ impl Share {
     }
 }
 
-fn experts(model: &Model) -> Vec<usize> {
-    let of = |kind: FeedForwardKind| match kind {
-        FeedForwardKind::Experts { count } => Some(count),
-        FeedForwardKind::Dense => None,
-    };
-    model.config.layers.iter().filter_map(|layer| of(layer.feed_forward)).collect()
-}
-
 /// Operations that a token costs by itself, and for each token that it looks back on.
 fn cost(model: &Model) -> [f64; 2] {
     let top_k = model.config.experts.map_or(0, |experts| experts.top_k);
+    let experts = model.config.expert_counts().first().copied().unwrap_or(1).max(1);
     let visited = |name: &str, numbers: usize| match name.contains(".experts.") {
-        true => numbers as f64 * top_k as f64 / experts(model).first().copied().unwrap_or(1).max(1) as f64,
+        true => numbers as f64 * top_k as f64 / experts as f64,
         false => numbers as f64,
     };
     let in_layers = model.parameters().into_iter().filter(|parameter| parameter.name.contains("layers."));
