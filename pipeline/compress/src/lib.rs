@@ -7,8 +7,10 @@ mod observe;
 mod plan;
 mod prune;
 mod quantize;
+mod statistics;
 
 pub use observe::{Calibration, observe};
 pub use plan::{LayerPlan, Plan, PlanError};
 pub use prune::prune;
 pub use quantize::{QuantizeRecipe, StoredFormat, quantize};
+pub use statistics::{ExpertUse, LayerStatistics};
