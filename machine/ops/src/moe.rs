@@ -87,6 +87,11 @@ impl Routing {
         self.offsets.windows(2).map(|pair| (pair[1] - pair[0]) as u64).collect()
     }
 
+    /// The weight of each sorted row.
+    fn sorted_weights(&self) -> Vec<f32> {
+        self.slots.iter().map(|&slot| self.weights[slot as usize]).collect()
+    }
+
     /// Copies rows of x to their sorted places, once per chosen expert.
     fn gather(&self, x: &Buffer) -> Buffer {
         let mut sorted = Buffer::unwritten(self.slots.len(), x.width);
@@ -168,7 +173,7 @@ pub(crate) fn infer(x: &Buffer, moe: &Moe, pass: Pass) -> Buffer {
     if !moe.experts.iter().all(adds) {
         return forward(x, moe, pass, None).output;
     }
-    let Activated { routing, weighted, .. } = activate(x, moe, pass, None);
+    let (routing, weighted) = weighted(x, moe, pass);
     let mut output = Buffer::zeros(x.rows, x.width);
     if x.rows < SUMMED_MIN {
         let down: Vec<&Linear> = moe.experts.iter().map(|expert| &expert.down).collect();
@@ -187,6 +192,35 @@ pub(crate) fn infer(x: &Buffer, moe: &Moe, pass: Pass) -> Buffer {
         add_adapted(&mut output, &weighted, adapter, &routing, (moe.top_k, pass));
     }
     output
+}
+
+/// Whether gate and up outputs become one before they are written.
+pub(crate) fn is_gated(moe: &Moe) -> bool {
+    let plain = |map: &Linear| map.weight.matrix.is_packed() && map.bias.is_none();
+    moe.adapters[..2].iter().all(Option::is_none)
+        && moe.experts.iter().all(|e| plain(&e.gate) && plain(&e.up) && adds(e))
+}
+
+/// What goes into the down projections, and which rows it belongs to. Packed experts that nothing is added to never write
+/// their gate and up outputs.
+fn weighted(x: &Buffer, moe: &Moe, pass: Pass) -> (Routing, Buffer) {
+    if !is_gated(moe) {
+        let Activated { routing, weighted, .. } = activate(x, moe, pass, None);
+        return (routing, weighted);
+    }
+    let routing = Routing::of(x, moe, pass, None);
+    let width = moe.experts[0].gate.output_width();
+    let mut weighted = Buffer::unwritten(routing.slots.len(), width);
+    let weights = routing.sorted_weights();
+    let (mut rest, mut maps) = (&mut weighted[..], Vec::with_capacity(moe.experts.len()));
+    for (expert, rows) in moe.experts.iter().zip(routing.offsets.windows(2)).filter(|(_, rows)| rows[0] < rows[1]) {
+        let (y, rows) = (rest.split_off_mut(..(rows[1] - rows[0]) * width), rows[0]..rows[1]);
+        let y = y.expect("the experts' rows add up to all rows");
+        let pair = [&expert.gate, &expert.up].map(|map| map.weight.matrix.view());
+        maps.push(gemm::GatedMap { y, x, chosen: &routing.tokens[rows.clone()], pair, weights: &weights[rows] });
+    }
+    gemm::multiply_gated(maps);
+    (routing, weighted)
 }
 
 /// Adds what the down projections' adapter makes of the sorted rows to their tokens.
@@ -257,8 +291,7 @@ fn activate(x: &Buffer, moe: &Moe, pass: Pass, chosen: Option<&[u32]>) -> Activa
     });
     let [(gate, _), (up, _)] = &pair;
     let mut weighted = Buffer::unwritten(gate.rows, gate.width);
-    let weights: Vec<f32> = routing.slots.iter().map(|&slot| routing.weights[slot as usize]).collect();
-    swiglu::forward_weighted(&mut weighted, gate, up, &weights);
+    swiglu::forward_weighted(&mut weighted, gate, up, &routing.sorted_weights());
     Activated { routing, pair, weighted }
 }
 

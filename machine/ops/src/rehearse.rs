@@ -263,11 +263,12 @@ impl<'w> Execute<'w> for Rehearse {
             self.like(&logits)
         };
         let sorted = moe::is_sorted(x.rows, moe).then(|| self.value(rows, x.width));
-        let pair = [&expert.gate, &expert.up].map(|map| self.value(rows, map.output_width()));
+        let pair =
+            (!moe::is_gated(moe)).then(|| [&expert.gate, &expert.up].map(|map| self.value(rows, map.output_width())));
         self.product(x.rows, &[&expert.gate, &expert.up]);
         let narrow = [0, 1].map(|bank| self.narrowed(rows, &moe.adapters[bank]));
         drop((sorted, narrow));
-        let weighted = self.like(&pair[0]);
+        let weighted = self.value(rows, expert.gate.output_width());
         let narrow = self.narrowed(rows, &moe.adapters[2]);
         if !moe.experts.iter().all(moe::adds) {
             let outputs = self.value(rows, expert.down.output_width());

@@ -107,6 +107,22 @@ pub fn multiply_chosen(maps: Vec<(Map, &[u32])>) {
     packed::run(maps.into_iter().map(job).collect(), false);
 }
 
+/// One product of [`multiply_gated`].
+pub struct GatedMap<'a> {
+    pub y: &'a mut [f32],
+    pub x: &'a [f32],
+    pub chosen: &'a [u32],
+    /// Gate and up.
+    pub pair: [MatrixView<'a>; 2],
+    pub weights: &'a [f32],
+}
+
+/// Row r of `y` is `weights[r] · silu(x[chosen[r]] · gateᵀ) · (x[chosen[r]] · upᵀ)`, for packed weights: the same numbers
+/// as [`multiply_chosen`] and `swiglu::forward_weighted` give one after the other, with nothing written in between.
+pub fn multiply_gated(maps: Vec<GatedMap>) {
+    packed::run_gated(maps.into_iter().map(gated_job).collect());
+}
+
 /// Rows `offsets[g]..offsets[g + 1]` of x, times packed weight g, are added to the rows of `y` that `to` names for
 /// them, group by group.
 pub fn add_packed_products(y: &mut [f32], x: &[f32], weights: &[MatrixView], offsets: &[usize], to: &[u32]) {
@@ -140,6 +156,15 @@ fn run_jobs(jobs: Vec<Job>, accumulate: bool, precision: Precision) {
 fn packed_job<'a>(Job { x, weight, y }: Job<'a>, chosen: Option<&'a [u32]>) -> packed::Job<'a> {
     let Data::Packed(data) = weight.data else { unreachable!("only packed weights come here") };
     packed::Job { x, chosen, weight: data, rows: weight.rows, columns: weight.columns, y }
+}
+
+fn gated_job<'a>(GatedMap { y, x, chosen, pair: [gate, up], weights }: GatedMap<'a>) -> packed::GatedJob<'a> {
+    assert_eq!((gate.rows, gate.columns), (up.rows, up.columns), "gate and up differ in shape");
+    let (rows, columns) = (gate.rows, gate.columns);
+    let (Data::Packed(gate), Data::Packed(up)) = (gate.data, up.data) else {
+        unreachable!("only packed weights come here")
+    };
+    packed::GatedJob { x, chosen, gate, up, rows, columns, weights, y }
 }
 
 /// [`multiply`] of rows `offsets[g]..offsets[g + 1]` with `weights[g]`, for each group g.

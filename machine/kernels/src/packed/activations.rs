@@ -5,7 +5,7 @@
 
 use super::Class;
 use crate::pool;
-use numeric::AlignedBytes;
+use numeric::{AlignedBytes, PackedView};
 
 /// Columns of a run; the last one may have fewer, and then has room for as many.
 pub(super) const RUN: usize = 256;
@@ -60,6 +60,13 @@ pub(super) struct Plain<'a> {
     pub(super) x: &'a [f32],
     pub(super) columns: usize,
     pub(super) class: Class,
+}
+
+impl<'a> Plain<'a> {
+    /// For products with `weight`.
+    pub(super) fn of(x: &'a [f32], weight: PackedView, columns: usize) -> Self {
+        Self { x, columns, class: Class::of(weight.format, columns) }
+    }
 }
 
 impl Activations {

@@ -15,6 +15,7 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod codes;
+mod gated;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod scales;
@@ -25,6 +26,7 @@ use crate::cpu::Cpu;
 use crate::pool;
 pub(crate) use activations::round_to_bytes;
 use activations::{Activations, Plain, Run};
+pub(crate) use gated::{GatedJob, run_gated};
 use numeric::{Format, PANEL, PackedView};
 use std::ops::Range;
 
@@ -104,9 +106,21 @@ struct Part<'a> {
     accumulate: bool,
 }
 
-/// The job's whole output. Parts write different columns of it.
+/// Where parts write: different columns of rows of one `stride`.
 #[derive(Clone, Copy)]
-struct Output(*mut f32);
+struct Output {
+    /// The first row's value of the first lane of `panel`.
+    values: *mut f32,
+    stride: usize,
+    panel: usize,
+}
+
+impl Output {
+    /// All of a job's output, in rows of `rows` values.
+    fn whole(y: &mut [f32], rows: usize) -> Self {
+        Self { values: y.as_mut_ptr(), stride: rows, panel: 0 }
+    }
+}
 
 // SAFETY: parts write disjoint elements, and the job's `&mut` outlives them.
 unsafe impl Send for Output {}
@@ -135,10 +149,10 @@ impl Part<'_> {
     /// `panel` is one of the part's, `token` one of the job's.
     #[inline(always)]
     unsafe fn output(&self, token: usize, panel: usize) -> (*mut f32, usize) {
-        let row = panel * PANEL;
         let to = self.to.map_or(token, |to| to[token] as usize);
+        let at = to * self.y.stride + (panel - self.y.panel) * PANEL;
         // SAFETY: as promised by the caller.
-        (unsafe { self.y.0.add(to * self.rows + row) }, PANEL.min(self.rows - row))
+        (unsafe { self.y.values.add(at) }, PANEL.min(self.rows - panel * PANEL))
     }
 }
 
@@ -174,7 +188,7 @@ pub(crate) fn run_summed(y: &mut [f32], rows: usize, summands: &[Summand]) {
 }
 
 fn run_with(variant: &Variant, jobs: Vec<Job>, accumulate: bool) {
-    let inputs = Inputs::of(&jobs);
+    let inputs = Inputs::of(jobs.iter().map(|job| Plain::of(job.x, job.weight, job.columns)));
     let bytes: usize = jobs.iter().map(|job| job.weight.codes.len()).sum();
     let parallel = bytes >= PARALLEL_BYTES && pool::threads() > 1;
     let mut parts = Vec::with_capacity(jobs.len());
@@ -188,7 +202,7 @@ fn run_with(variant: &Variant, jobs: Vec<Job>, accumulate: bool) {
         let panels = rows.div_ceil(PANEL);
         assert_eq!(weight.panels(columns), panels, "the weight has other rows");
         let step = if parallel { panels_per_task(panels, weight.codes.len(), tokens) } else { panels.max(1) };
-        let y = Output(y.as_mut_ptr());
+        let y = Output::whole(y, rows);
         for start in (0..panels).step_by(step) {
             let panels = start..(start + step).min(panels);
             parts.push(Part { x, chosen, to: None, weight, panels, rows, y, accumulate });
@@ -217,8 +231,7 @@ fn panels_per_task(panels: usize, code_bytes: usize, tokens: usize) -> usize {
 fn run_summed_with(variant: &Variant, y: &mut [f32], rows: usize, summands: &[Summand]) {
     let tokens = y.len() / rows;
     assert_eq!(y.len(), tokens * rows, "the output is no whole rows");
-    let plain =
-        summands.iter().map(|s| Plain { x: s.x, columns: s.columns, class: Class::of(s.weight.format, s.columns) });
+    let plain = summands.iter().map(|summand| Plain::of(summand.x, summand.weight, summand.columns));
     let inputs = Activations::quantize(&plain.collect::<Vec<_>>());
     let panels = rows.div_ceil(PANEL);
     for (summand, x) in summands.iter().zip(&inputs) {
@@ -229,7 +242,7 @@ fn run_summed_with(variant: &Variant, y: &mut [f32], rows: usize, summands: &[Su
     let bytes = summands.iter().map(|summand| summand.weight.codes.len()).sum();
     let visits: usize = inputs.iter().map(Activations::tokens).sum();
     let step = panels_per_task(panels, bytes, visits.div_ceil(summands.len().max(1)));
-    let y = Output(y.as_mut_ptr());
+    let y = Output::whole(y, rows);
     pool::run(panels.div_ceil(step), &|task| {
         let panels = task * step..((task + 1) * step).min(panels);
         for (summand, x) in summands.iter().zip(&inputs) {
@@ -248,21 +261,21 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn of(jobs: &[Job]) -> Self {
+    /// What each of some products reads, in their order.
+    fn of<'a>(reads: impl Iterator<Item = Plain<'a>>) -> Self {
         let mut keys: Vec<(*const f32, usize, Class)> = Vec::new();
-        let (mut plain, mut of_job) = (Vec::new(), Vec::with_capacity(jobs.len()));
-        for job in jobs {
-            let class = Class::of(job.weight.format, job.columns);
-            assert!(job.x.len().is_multiple_of(job.columns), "rows of x have another width");
-            let key = (job.x.as_ptr(), job.x.len(), class);
+        let (mut distinct, mut of_job) = (Vec::new(), Vec::new());
+        for plain in reads {
+            assert!(plain.x.len().is_multiple_of(plain.columns), "rows of x have another width");
+            let key = (plain.x.as_ptr(), plain.x.len(), plain.class);
             let index = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
                 keys.push(key);
-                plain.push(Plain { x: job.x, columns: job.columns, class });
+                distinct.push(plain);
                 keys.len() - 1
             });
             of_job.push(index);
         }
-        Self { distinct: Activations::quantize(&plain), of_job }
+        Self { distinct: Activations::quantize(&distinct), of_job }
     }
 
     fn of_job(&self, job: usize) -> &Activations {

@@ -1,6 +1,6 @@
 //! Every variant against the definition, and the definition against dequantized weights in f64.
 
-use super::{Job, VARIANTS, run_with};
+use super::{GatedJob, Job, VARIANTS, run_with};
 use crate::cpu::Cpu;
 use numeric::{Data, Format, Matrix, Rng};
 
@@ -115,6 +115,36 @@ fn chosen_rows_are_the_rows() {
                 for (y, &row) in y.chunks_exact(rows).zip(chosen) {
                     assert_eq!(y, &all[row as usize * rows..][..rows], "{} {format:?}", variant.name);
                 }
+            }
+        }
+    }
+}
+
+/// The same numbers, to the bit, as two products and what SwiGLU makes of them.
+#[test]
+fn gated_products_are_the_products_and_swiglu() {
+    let mut rng = Rng::new(13);
+    for [gate, up] in [[Format::Q4K, Format::Q6K], [Format::Nvfp4; 2], [Format::Q8_0, Format::Mxfp4]] {
+        let (rows, columns, tokens) = (149, 512, 41);
+        let matrices = [gate, up].map(|format| random_matrix(format, rows, columns, &mut rng).packed());
+        let x: Vec<f32> = (0..tokens * columns).map(|_| rng.normal() as f32).collect();
+        let [gate, up] = [0, 1].map(|index: usize| match matrices[index].view().data {
+            Data::Packed(weight) => weight,
+            _ => panic!("the matrix is not packed"),
+        });
+        for variant in VARIANTS.iter().filter(|variant| (variant.runs_on)(Cpu::get())) {
+            let [all_gate, all_up] = [0, 1].map(|index: usize| product(variant, &x, &matrices[index], None));
+            for chosen in [&[7][..], &[40, 0, 7], &[3; 29]] {
+                let weights: Vec<f32> = chosen.iter().map(|_| rng.normal() as f32).collect();
+                let pick = |all: &[f32]| -> Vec<f32> {
+                    chosen.iter().flat_map(|&row| all[row as usize * rows..][..rows].to_vec()).collect()
+                };
+                let mut want = vec![f32::NAN; chosen.len() * rows];
+                crate::swiglu::forward_weighted(&mut want, &pick(&all_gate), &pick(&all_up), &weights);
+                let mut y = vec![f32::NAN; chosen.len() * rows];
+                let job = GatedJob { x: &x, chosen, gate, up, rows, columns, weights: &weights, y: &mut y };
+                super::gated::run_gated_with(variant, vec![job]);
+                assert_eq!(y, want, "{}", variant.name);
             }
         }
     }

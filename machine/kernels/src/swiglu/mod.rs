@@ -9,6 +9,7 @@ mod tests;
 mod vector;
 
 use crate::simd::{Level, for_each, rows_per_task};
+pub(crate) use vector::forward_rows;
 
 /// y = silu(gate)·up
 pub fn forward(y: &mut [f32], gate: &[f32], up: &[f32]) {
