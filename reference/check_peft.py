@@ -99,8 +99,10 @@ for adapter in args.adapter:
         wanted = theirs(tuned, sequences)
         effect = max((a - b).abs().max().item() for a, b in zip(wanted, plain))
         compare(f"ours in {adapter}", ours(scratch, sequences, args.model, "--adapter", adapter), wanted, effect)
-        keys = [str(w.message) for w in said if "key" in str(w.message).lower()]
-        failed |= bool(keys)
-        for key in keys:
-            print(f"BAD {key}")
+        for message in (str(w.message) for w in said):
+            # PEFT says of patterns on fused experts that they match no module, of its own adapters too, and applies them:
+            # the logits above would differ else. Keys of the file that are missing or left over are another matter.
+            if "missing" in message.lower() or "unexpected" in message.lower():
+                failed = True
+                print(f"BAD {message}")
 sys.exit(1 if failed else 0)
