@@ -13,7 +13,7 @@ mod statistics;
 
 pub use merge::{
     Activations, Alignment, Combination, GroupOutcome, Importance, LayerOutcome, MergeError, MergeRecipe, Neurons,
-    Refit, RouterRow, Rows, Tokens, align, carry_out, merge_layer, survey,
+    Refit, RouterRow, Rows, Tokens, align, carry_out, drop_losses, merge_layer, survey,
 };
 pub use observe::{Calibration, observe};
 pub use plan::{

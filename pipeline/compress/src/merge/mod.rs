@@ -12,6 +12,7 @@ mod align;
 mod assignment;
 mod combine;
 mod group;
+mod losses;
 mod neurons;
 mod outcome;
 mod refit;
@@ -30,6 +31,7 @@ use rows::{Routed, squared_error};
 use serde::{Deserialize, Serialize};
 
 pub use align::{Activations, Alignment, align};
+pub use losses::drop_losses;
 pub use neurons::Neurons;
 pub use outcome::{Combination, GroupOutcome, LayerOutcome};
 pub use rows::Rows;
@@ -295,6 +297,15 @@ impl Working {
             normalize: moe.normalize,
         };
         Self { moe, kept: keep.to_vec() }
+    }
+
+    /// Takes one more expert out.
+    pub(crate) fn remove(&mut self, expert: usize) {
+        let place = self.place(expert);
+        self.kept.remove(place);
+        self.moe.experts.remove(place);
+        let rest: Vec<usize> = (0..=self.kept.len()).filter(|&other| other != place).collect();
+        self.moe.router = crate::prune::router_of(&self.moe.router, &rest);
     }
 
     /// Where an expert that stays is now.

@@ -56,11 +56,7 @@ pub fn decide_layer(
         return Err(PlanError::Recipe(message));
     }
     let saliency = saliencies(statistics, recipe)?;
-    let mut order: Vec<usize> = (0..has).collect();
-    order.sort_by(|&a, &b| {
-        let is_super = |expert| super_experts.contains(&expert);
-        is_super(b).cmp(&is_super(a)).then(saliency[b].total_cmp(&saliency[a])).then(a.cmp(&b))
-    });
+    let order = order(&saliency, super_experts);
     let (kept, rest) = order.split_at(keep);
     let merge = match recipe.merge {
         true => {
@@ -85,8 +81,18 @@ pub fn decide_layer(
     })
 }
 
+/// Experts as they would stay: super-experts, then the most salient; ties keep the lower number.
+pub(crate) fn order(saliency: &[f64], super_experts: &[usize]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..saliency.len()).collect();
+    order.sort_by(|&a, &b| {
+        let is_super = |expert| super_experts.contains(&expert);
+        is_super(b).cmp(&is_super(a)).then(saliency[b].total_cmp(&saliency[a])).then(a.cmp(&b))
+    });
+    order
+}
+
 /// What each expert is worth by the recipe's measure; an expert that no token chose has 0.
-fn saliencies(statistics: &LayerStatistics, recipe: &PlanRecipe) -> Result<Vec<f64>, PlanError> {
+pub(crate) fn saliencies(statistics: &LayerStatistics, recipe: &PlanRecipe) -> Result<Vec<f64>, PlanError> {
     let experts = &statistics.experts;
     let tokens = statistics.tokens as f64;
     Ok(match recipe.saliency {

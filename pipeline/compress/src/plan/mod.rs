@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 pub use budget::{LayerSize, keep_counts};
+pub(crate) use decide::{order, saliencies};
 pub use decide::{decide_layer, super_experts};
 pub use recipe::{Budget, DistanceShares, Grouping, PlanRecipe, Saliency};
 
