@@ -118,16 +118,7 @@ pub(crate) fn shrink(
         compress::prune(model, &plan)?;
         return Ok(Shrunk { plan, outcomes: Vec::new() });
     }
-    // Decisions are measured on batches that nothing is fitted on: every fourth, or the last of fewer.
-    let is_held_out = |index: usize| index % 4 == 3 || (index + 1 == all.len() && all.len() < 4);
-    let (held_out, calibration): (Vec<_>, Vec<_>) =
-        all.iter().copied().enumerate().partition(|&(index, _)| is_held_out(index));
-    let [held_out, calibration] =
-        [held_out, calibration].map(|some| some.into_iter().map(|(_, batch)| batch).collect::<Vec<_>>());
-    if calibration.is_empty() {
-        let message = "there are too few tokens to merge experts: some are fitted on, others measured on";
-        return Err(Problem::new(message, format!("give more than {PASS_TOKENS} tokens, or drop experts only")).into());
-    }
+    let [calibration, held_out] = split(&all)?;
     let tokens = Tokens { calibration: &calibration, held_out: &held_out };
     let recipe = merge.cloned().unwrap_or_default();
     let mut meter = Meter::new("merging experts", plan.layers.len() as u64, "mixtures");
@@ -137,6 +128,21 @@ pub(crate) fn shrink(
         meter.set(done, "");
     })?;
     Ok(Shrunk { plan, outcomes })
+}
+
+/// Batches to fit on, and batches to measure on: every fourth, or the last of fewer.
+fn split<'a>(all: &[Calibration<'a>]) -> Result<[Vec<Calibration<'a>>; 2]> {
+    let is_held_out = |index: usize| index % 4 == 3 || (index + 1 == all.len() && all.len() < 4);
+    let of_kind = |held_out: bool| {
+        let batches = all.iter().enumerate().filter(|&(index, _)| is_held_out(index) == held_out);
+        batches.map(|(_, batch)| *batch).collect::<Vec<_>>()
+    };
+    let [calibration, held_out] = [of_kind(false), of_kind(true)];
+    if calibration.is_empty() {
+        let message = "there are too few tokens to merge experts: some are fitted on, others measured on";
+        return Err(Problem::new(message, format!("give more than {PASS_TOKENS} tokens, or drop experts only")).into());
+    }
+    Ok([calibration, held_out])
 }
 
 fn calibration_batches(samples: &[Sample], tokens_max: usize) -> Vec<(Vec<u32>, Vec<usize>)> {

@@ -199,7 +199,7 @@ fn errors_that_are_reported_are_those_of_the_layer() {
     let (_, fitted) = merge_layer(&moe, &plan, &known, &rows, &MergeRecipe::default()).expect("it merges");
     let unfitted = MergeRecipe { refit: Refit::Members, ..MergeRecipe::default() };
     let (_, unfitted) = merge_layer(&moe, &plan, &known, &rows, &unfitted).expect("it merges");
-    assert!(fitted.error < unfitted.error && unfitted.error <= unfitted.error_dropped, "{} {}", fitted.error, unfitted.error);
+    assert!(fitted.error < unfitted.error && unfitted.error <= unfitted.error_dropped, "{fitted:?} {unfitted:?}");
 }
 
 #[test]
@@ -221,10 +221,13 @@ fn what_cannot_be_measured_is_refused() {
     refused(&known, &broken, &recipe, "the calibration rows hold what is no number");
     refused(&statistics(&mut rng, 5), &good, &recipe, "5 experts were observed, the layer has 4");
     refused(&known, &good, &MergeRecipe { energy: 1.5, ..recipe.clone() }, "energy is 1.5, want a share");
-    let mut huge = moe.clone();
-    huge.experts[1].up.weight.matrix.as_f32_mut().fill(1e30);
-    let failed = merge_layer(&huge, &plan, &known, &good, &MergeRecipe { check: false, ..recipe });
-    assert!(matches!(failed, Err(MergeError::NotPositive { layer: 0, .. })), "{:?}", failed.map(|(_, outcome)| outcome));
+    let mut infinite = moe.clone();
+    infinite.experts[1].down.weight.matrix.as_f32_mut()[5] = f32::INFINITY;
+    let refused = merge_layer(&infinite, &plan, &known, &good, &recipe).expect_err("infinite").to_string();
+    assert!(refused.contains("expert 1 holds what is no number"), "{refused}");
+    broken.calibration.row_mut(3)[2] = 1e30;
+    let failed = merge_layer(&moe, &plan, &known, &broken, &recipe);
+    assert!(matches!(failed, Err(MergeError::NotPositive { layer: 0, .. })), "{:?}", failed.map(|(_, found)| found));
 }
 
 fn logits(model: &Model, tokens: &[u32]) -> Vec<f32> {

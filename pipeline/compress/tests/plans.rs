@@ -74,7 +74,6 @@ fn every_mistake_is_named() {
         ("from = [7]", "from = [7, 5]", "expert 5 stands in a merge and in a merge"),
         ("into = 4", "into = 1", "experts are merged into 1, which does not stay: add it to keep"),
         ("into = 4", "into = 3", "two merges go into 3: make them one"),
-        ("drop = [1, 6]", "drop = [1, 2, 5, 6]\nmerge = [{into = 3, from = []}]", "duplicate key"),
         ("drop = [6, 7]\n", "drop = [6, 7]\nmerge = [{into = 3, from = []}]\n", "nothing is merged into 3"),
         ("super_experts = [0]", "super_experts = [6]", "expert 6 is a super-expert: it must stay"),
         ("super_experts = [0]", "super_experts = [3]", "expert 3 is a super-expert: it must stay, and nothing be merged"),

@@ -107,7 +107,9 @@ pub fn align(centroid: &Neurons, member: &Neurons, activations: Option<Activatio
                 alike += share * f64::from(cosines[place]);
                 cost += share;
             }
-            costs[place] = (cost - alike.abs()) as f32;
+            // Weights that are no numbers are near nothing.
+            let cost = (cost - alike.abs()) as f32;
+            costs[place] = if cost.is_finite() { cost } else { f32::MAX };
         }
     }
     let from = assign(&costs, m).column_of_row;

@@ -136,10 +136,14 @@ impl Group<'_> {
     ) -> Result<Vec<Candidate>, NotPositive> {
         let recipe = self.recipe;
         let weights = combine::importance(members, &aligned.alignments, self.statistics, recipe.importance);
-        let mut merged = combine::average(&aligned.neurons, &weights);
+        let merged = combine::average(&aligned.neurons, &weights);
         let m = merged.count;
-        let ranks = combine::filter(&mut merged, &aligned.neurons, (&rows.x, &aligned.hidden), recipe.energy);
-        let mut made = vec![(merged, Combination::Average, ranks)];
+        let mut filtered = merged.clone();
+        let ranks = combine::filter(&mut filtered, &aligned.neurons, (&rows.x, &aligned.hidden), recipe.energy);
+        let mut made = vec![(merged, Combination::Average, [m; 3])];
+        if ranks != [m; 3] {
+            made.push((filtered, Combination::Average, ranks));
+        }
         if recipe.select {
             made.push((combine::selection(&aligned.neurons, &aligned.hidden, rows), Combination::Selection, [m; 3]));
         }

@@ -44,9 +44,9 @@ pub enum MergeError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error("layer {layer}: {problem}")]
-    Rows { layer: usize, problem: String },
-    #[error("layer {layer}, expert {expert}: least squares failed at pivot {pivot} ({value:e}); the rows hold what is no \
-             number, or far too large ones: look at the calibration data and at the model's weights")]
+    Layer { layer: usize, problem: String },
+    #[error("layer {layer}, expert {expert}: least squares failed at pivot {pivot} ({value:e}); its inputs are far too \
+             large: look at the calibration data and at the model's weights")]
     NotPositive { layer: usize, expert: usize, pivot: usize, value: f64 },
 }
 
@@ -98,7 +98,7 @@ pub struct MergeRecipe {
     pub importance: Importance,
     /// Whether the strongest neurons of all members are tried in place of an average.
     pub select: bool,
-    /// Share of what an average does that its subspace keeps; 1 keeps it whole.
+    /// Share of what an average does that its subspace keeps, where that measures better than the whole; 1 does not try.
     pub energy: f64,
     pub refit: Refit,
     /// The penalty of a fit, as a share of the mean square of its inputs.
@@ -254,7 +254,7 @@ fn check(
     recipe.check()?;
     plan.check(moe.experts.len(), moe.top_k)?;
     let layer = plan.layer;
-    let problem = |problem: String| Err(MergeError::Rows { layer, problem });
+    let problem = |problem: String| Err(MergeError::Layer { layer, problem });
     if statistics.experts.len() != moe.experts.len() {
         let (observed, has) = (statistics.experts.len(), moe.experts.len());
         return problem(format!("{observed} experts were observed, the layer has {has}: observe this model again"));
@@ -266,6 +266,14 @@ fn check(
         assert_eq!(rows.width, moe.router.input_width(), "{name} rows are inputs of the mixture");
         if rows.iter().any(|value| !value.is_finite()) {
             return problem(format!("the {name} rows hold what is no number: look at the model's weights"));
+        }
+    }
+    let members = plan.merge.iter().flat_map(|merge| [merge.into].into_iter().chain(merge.from.iter().copied()));
+    for member in members {
+        let Expert { gate, up, down } = &moe.experts[member];
+        let is_finite = |map: &ops::Linear| map.weight.matrix.to_f32().iter().all(|value| value.is_finite());
+        if ![gate, up, down].into_iter().all(is_finite) {
+            return problem(format!("expert {member} holds what is no number: drop it, or repair the model"));
         }
     }
     Ok(())

@@ -50,7 +50,8 @@ fn minima(recipe: &PlanRecipe, layers: &[LayerSize], total: usize) -> Result<Vec
         return Ok(minima);
     }
     let count = layers.len();
-    let message = format!("{total} experts for {count} layers: they need {least} together (see minimum), and have {most}");
+    let message =
+        format!("{total} experts for {count} layers, which need {least} together (see minimum) and have {most}");
     Err(PlanError::Recipe(message))
 }
 
@@ -119,7 +120,7 @@ mod tests {
         assert_eq!(counts(30), Ok(vec![8, 6, 16]));
         assert_eq!(counts(13), Ok(vec![5, 4, 4]));
         let refused = counts(11).expect_err("twice the top-k of three layers is 12").to_string();
-        assert!(refused.contains("they need 12 together"), "{refused}");
+        assert!(refused.contains("which need 12 together"), "{refused}");
         let few = PlanRecipe { minimum: Some(3), ..total(11, Budget::Uniform) };
         assert_eq!(keep_counts(&few, &layers, None), Ok(vec![4, 4, 3]));
     }

@@ -49,10 +49,8 @@ pub fn decide_layer(
         return Err(PlanError::Unobserved(layer));
     }
     if super_experts.len() > keep {
-        let message = format!(
-            "layer {layer} is to keep {keep} experts and has {} super-experts: keep more, or say keep_super_experts = false",
-            super_experts.len()
-        );
+        let supers = super_experts.len();
+        let message = format!("layer {layer} would keep {keep} experts and has {supers} super-experts: keep more");
         return Err(PlanError::Recipe(message));
     }
     let saliency = saliencies(statistics, recipe)?;
@@ -104,7 +102,7 @@ pub(crate) fn saliencies(statistics: &LayerStatistics, recipe: &PlanRecipe) -> R
         }
         Saliency::Fisher if experts.iter().all(|expert| expert.fisher == 0.0) => {
             let layer = statistics.layer;
-            let message = format!("no gradients were observed in layer {layer}: say saliency = \"reap\", or observe them");
+            let message = format!("no gradients were observed in layer {layer}: observe them, or choose by \"reap\"");
             return Err(PlanError::Recipe(message));
         }
         Saliency::Fisher => experts.iter().map(|expert| expert.fisher / tokens).collect(),

@@ -34,7 +34,7 @@ pub(super) fn groups(candidates: &Candidates) -> Result<Vec<Merge>, PlanError> {
     let experts = statistics.experts.len();
     if recipe.distance.outputs > 0.0 && statistics.output_similarity.len() != experts * experts {
         let layer = statistics.layer;
-        let message = format!("layer {layer}: the outputs of experts were not compared, but the distance asks for them");
+        let message = format!("the distance asks for outputs, but those of layer {layer} were not compared");
         return Err(PlanError::Recipe(message));
     }
     let lift_max = lift_max(statistics, recipe.lift_quantile);
