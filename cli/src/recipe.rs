@@ -3,7 +3,7 @@
 
 use crate::failure::Problem;
 use anyhow::{Context, Result};
-use compress::QuantizeRecipe;
+use compress::{MergeRecipe, PlanRecipe, QuantizeRecipe};
 use evaluate::EvaluateRecipe;
 use prepare::DataRecipe;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -95,10 +95,17 @@ stage_table! {
 }
 
 stage_table! {
-    /// Dropping experts.
+    /// Fewer experts: some go, some become part of others.
     Prune {
-        /// Experts that stay in each layer.
-        keep: usize,
+        /// Experts that stay in each layer; unsaid, `plan` says how many.
+        #[serde(default)]
+        keep: Option<usize>,
+        /// How it is decided what becomes of each expert.
+        #[serde(default)]
+        plan: PlanRecipe,
+        /// How experts become part of others; where this is said they do.
+        #[serde(default)]
+        merge: Option<MergeRecipe>,
         /// What the experts are watched on.
         data: DataRecipe,
         /// Tokens of it, at most.
@@ -128,6 +135,16 @@ stage_table! {
         teacher: Option<String>,
         #[serde(default)]
         measure: EvaluateRecipe,
+    }
+}
+
+impl Prune {
+    /// The whole of what is said about planning.
+    pub(crate) fn plan(&self) -> PlanRecipe {
+        let mut plan = self.plan.clone();
+        plan.keep = self.keep.or(plan.keep);
+        plan.merge |= self.merge.is_some();
+        plan
     }
 }
 
@@ -281,7 +298,11 @@ impl Recipe {
                     work.train.check().with_context(of)?;
                     work.data.check().with_context(of)?;
                 }
-                Work::Prune(work) => work.data.check().with_context(of)?,
+                Work::Prune(work) => {
+                    work.data.check().with_context(of)?;
+                    work.plan().check().with_context(of)?;
+                    work.merge.as_ref().map_or(Ok(()), MergeRecipe::check).with_context(of)?;
+                }
                 Work::Quantize(_) | Work::Evaluate(_) => {}
             }
         }

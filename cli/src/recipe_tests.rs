@@ -58,7 +58,8 @@ fn stages_come_in_order_with_names_and_defaults() {
     assert_eq!(names, ["base", "sft", "prune", "quantize", "evaluate"]);
     assert_eq!(recipe.title, "A tiny model");
     let Work::Prune(prune) = &recipe.stages[2].work else { panic!("the third stage prunes") };
-    assert_eq!((prune.keep, prune.tokens, prune.save), (8, 100_000, SaveFormat::Bf16));
+    assert_eq!((prune.keep, prune.tokens, prune.save), (Some(8), 100_000, SaveFormat::Bf16));
+    assert_eq!(prune.plan(), compress::PlanRecipe::keeping(8));
     let Work::Quantize(quantize) = &recipe.stages[3].work else { panic!("the fourth stage quantizes") };
     assert_eq!(quantize.formats.experts, StoredFormat::Mxfp4);
 }
@@ -124,4 +125,22 @@ fn the_shipped_recipes_are_sound() {
         }
     }
     assert!(seen >= 2);
+}
+
+#[test]
+fn pruning_takes_a_plan_and_a_way_of_merging() {
+    let of = |tables: &str| {
+        parse(&GOOD.replace("keep = 8\n", &format!("{tables}\n"))).map(|recipe| {
+            let Work::Prune(prune) = &recipe.stages[2].work else { panic!("the third stage prunes") };
+            (prune.plan(), prune.merge.clone())
+        })
+    };
+    let (plan, merge) = of("merge.refit = \"members\"\nplan.total = 40\nplan.budget = \"greedy\"").expect("it is good");
+    assert_eq!((plan.total, plan.keep, plan.merge), (Some(40), None, true));
+    assert_eq!(merge.expect("it is said").refit, compress::Refit::Members);
+    let refused = |tables: &str| format!("{:#}", of(tables).map(|_| ()).expect_err(tables));
+    assert!(refused("").contains("say either keep"), "{}", refused(""));
+    assert!(refused("keep = 8\nplan.total = 40").contains("say either keep"));
+    assert!(refused("keep = 8\nplan.salience = \"reap\"").contains("salience"));
+    assert!(refused("keep = 8\nmerge.energy = 2.0").contains("energy is 2, want a share"));
 }

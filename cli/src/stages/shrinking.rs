@@ -2,13 +2,13 @@
 
 use super::Job;
 use super::watching::{Preparing, SystemRoots};
+use crate::failure::Problem;
 use crate::place::{open_model, open_text};
 use crate::recipe::{Prune, Quantize, SaveFormat};
 use crate::terminal::Meter;
 use anyhow::{Context, Result};
-use compress::{Calibration, Plan};
+use compress::{Budget, Calibration, LayerOutcome, MergeRecipe, Plan, PlanRecipe, Tokens};
 use models::{Loading, Model};
-use ops::Statistics;
 use prepare::{Fit, Packing, Sample};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -27,15 +27,15 @@ pub(super) fn prune(job: &Job<'_>, work: &Prune) -> Result<Value> {
     let dataset = prepare::load(&work.data, &renderer, fit, &SystemRoots, &Preparing::default())
         .with_context(|| format!("cannot prepare the data of the stage {:?}", job.stage.name))?;
     job.check_interrupt()?;
-    let statistics = calibrate(&model, &dataset.samples, work.tokens);
+    let planned = Planned::Decided(work.plan());
+    let shrunk = shrink(&mut model, &dataset.samples, work.tokens, planned, work.merge.as_ref())?;
     job.check_interrupt()?;
-    let plan = Plan::drop_least_salient(&model, &statistics, work.keep)?;
-    formats::write_json(job.directory.join("plan.json"), &plan)?;
-    compress::prune(&mut model, &plan)?;
+    shrunk.save(&job.directory)?;
     save_model(&model, &tokenizer, &template, &job.directory, work.save)?;
     Ok(json!({
         "experts_before": before,
         "experts": model.config.expert_counts(),
+        "experts_merged": shrunk.merged(),
         "parameters": model.parameter_count(),
     }))
 }
@@ -50,13 +50,99 @@ pub(super) fn quantize(job: &Job<'_>, work: &Quantize) -> Result<Value> {
     Ok(json!({ "bytes_before": before, "bytes": bytes }))
 }
 
-/// Statistics of the experts over the first tokens of `samples`.
-pub(crate) fn calibrate(model: &Model, samples: &[Sample], tokens_max: usize) -> Statistics {
+/// What becomes of the experts.
+pub(crate) enum Planned {
+    Decided(PlanRecipe),
+    /// A file's.
+    Given(Plan),
+}
+
+/// What became of them.
+pub(crate) struct Shrunk {
+    plan: Plan,
+    /// Of each mixture, where any were merged or fitted.
+    outcomes: Vec<LayerOutcome>,
+}
+
+impl Shrunk {
+    /// Experts that became part of others.
+    fn merged(&self) -> usize {
+        let groups = self.outcomes.iter().flat_map(|outcome| &outcome.groups).filter(|group| group.merged);
+        groups.map(|group| group.from.len()).sum()
+    }
+
+    /// Writes the plan, and what was measured while it was carried out.
+    pub(crate) fn save(&self, directory: &Path) -> Result<()> {
+        self.plan.save(&directory.join("plan.toml"))?;
+        if !self.outcomes.is_empty() {
+            formats::write_json(directory.join("merging.json"), &self.outcomes)?;
+        }
+        Ok(())
+    }
+}
+
+/// Drops and merges experts of a model in memory, watched on the first tokens of `samples`.
+pub(crate) fn shrink(
+    model: &mut Model,
+    samples: &[Sample],
+    tokens_max: usize,
+    planned: Planned,
+    merge: Option<&MergeRecipe>,
+) -> Result<Shrunk> {
+    let merges = match &planned {
+        Planned::Decided(recipe) => recipe.merge,
+        Planned::Given(plan) => plan.layers.iter().any(|layer| !layer.merge.is_empty()),
+    };
+    if let (Planned::Given(plan), false) = (&planned, merges) {
+        compress::prune(model, plan)?;
+        return Ok(Shrunk { plan: plan.clone(), outcomes: Vec::new() });
+    }
     let batches = calibration_batches(samples, tokens_max);
-    let total: usize = batches.iter().map(|(tokens, _)| tokens.len()).sum();
-    let mut meter = Meter::new("watching the experts", total as u64, "tokens");
-    let calibrations = batches.iter().map(|(tokens, lengths)| Calibration { tokens, lengths });
-    compress::observe(model, calibrations, |done| meter.set(done as u64, ""))
+    let all: Vec<Calibration> =
+        batches.iter().map(|(tokens, lengths)| Calibration { tokens, lengths }).collect();
+    let layers = model.weights.layers.len() as u64;
+    let mut meter = Meter::new("watching the experts", layers, "layers");
+    let statistics = compress::survey(model, &all, |layer| meter.set(layer as u64 + 1, ""));
+    drop(meter);
+    let plan = match planned {
+        Planned::Decided(recipe) => {
+            let losses = match recipe.budget {
+                Budget::Greedy => Some(compress::drop_losses(model, &all, &statistics, &recipe)?),
+                Budget::Uniform => None,
+            };
+            Plan::decide(model, &statistics, &recipe, losses.as_deref())?
+        }
+        Planned::Given(plan) => plan,
+    };
+    if !merges {
+        compress::prune(model, &plan)?;
+        return Ok(Shrunk { plan, outcomes: Vec::new() });
+    }
+    let [calibration, held_out] = split(&all)?;
+    let tokens = Tokens { calibration: &calibration, held_out: &held_out };
+    let recipe = merge.cloned().unwrap_or_default();
+    let mut meter = Meter::new("merging experts", plan.layers.len() as u64, "mixtures");
+    let mut done = 0;
+    let outcomes = compress::carry_out(model, &plan, &statistics, &tokens, &recipe, |_| {
+        done += 1;
+        meter.set(done, "");
+    })?;
+    Ok(Shrunk { plan, outcomes })
+}
+
+/// Batches to fit on, and batches to measure on: every fourth, or the last of fewer.
+fn split<'a>(all: &[Calibration<'a>]) -> Result<[Vec<Calibration<'a>>; 2]> {
+    let is_held_out = |index: usize| index % 4 == 3 || (index + 1 == all.len() && all.len() < 4);
+    let of_kind = |held_out: bool| {
+        let batches = all.iter().enumerate().filter(|&(index, _)| is_held_out(index) == held_out);
+        batches.map(|(_, batch)| *batch).collect::<Vec<_>>()
+    };
+    let [calibration, held_out] = [of_kind(false), of_kind(true)];
+    if calibration.is_empty() {
+        let message = "there are too few tokens to merge experts: some are fitted on, others measured on";
+        return Err(Problem::new(message, format!("give more than {PASS_TOKENS} tokens, or drop experts only")).into());
+    }
+    Ok([calibration, held_out])
 }
 
 fn calibration_batches(samples: &[Sample], tokens_max: usize) -> Vec<(Vec<u32>, Vec<usize>)> {

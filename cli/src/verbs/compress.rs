@@ -1,19 +1,19 @@
-//! `lateen compress`: fewer experts and fewer bits, from flags.
+//! `lateen compress`: fewer experts, by dropping and merging, and fewer bits, from flags.
 
 use crate::failure::Problem;
 use crate::place::{Speaking, model_directory};
 use crate::recipe::SaveFormat;
-use crate::stages::{Preparing, SystemRoots, calibrate, save_model};
+use crate::stages::{Planned, Preparing, Shrunk, SystemRoots, save_model, shrink};
 use crate::terminal::{put, say};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use compress::{Plan, QuantizeRecipe, StoredFormat};
+use compress::{Plan, PlanRecipe, QuantizeRecipe, StoredFormat};
 use evaluate::table::bytes_in_words;
 use models::{Loading, Model};
-use prepare::{DataRecipe, FileRecipe, Fit, KataRecipe, Packing, SourceRecipe};
+use prepare::{DataRecipe, FileRecipe, Fit, KataRecipe, Packing, Sample, SourceRecipe};
 use std::path::PathBuf;
 
-/// Make a model smaller: drop experts, store weights in fewer bits
+/// Make a model smaller: drop and merge experts, store weights in fewer bits
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// A model folder, a run, or the name of a fixture
@@ -24,7 +24,10 @@ pub(crate) struct Arguments {
     /// Experts that stay in each layer
     #[arg(long, value_name = "N", conflicts_with = "plan")]
     keep: Option<usize>,
-    /// Drop what this plan says (the plan.json of an earlier pruning, possibly edited)
+    /// Merge experts that do not stay into those that do, where that measures better than dropping them
+    #[arg(long, requires = "keep")]
+    merge: bool,
+    /// Drop and merge what this plan says (the plan.toml of an earlier run, possibly edited)
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
     /// Watch the experts on the records of this file (JSON lines, JSON, Parquet) instead of katas
@@ -82,9 +85,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let before = Model::open(&from, Loading::Stored).map(|model| model.bytes())?;
     std::fs::create_dir_all(&arguments.out).with_context(|| format!("cannot make {}", arguments.out.display()))?;
     if prunes {
-        let plan = plan_of(&arguments, &speaking)?;
-        formats::write_json(arguments.out.join("plan.json"), &plan)?;
-        compress::prune(&mut speaking.model, &plan)?;
+        shrunk(&arguments, &mut speaking)?.save(&arguments.out)?;
     }
     if let Some(format) = arguments.quantize {
         let recipe = QuantizeRecipe {
@@ -102,11 +103,21 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
-fn plan_of(arguments: &Arguments, speaking: &Speaking) -> Result<Plan> {
-    if let Some(path) = &arguments.plan {
-        return Ok(formats::read_json(path)?);
-    }
-    let keep = arguments.keep.unwrap_or(usize::MAX);
+fn shrunk(arguments: &Arguments, speaking: &mut Speaking) -> Result<Shrunk> {
+    let planned = match &arguments.plan {
+        Some(path) => Planned::Given(Plan::load(path)?),
+        None => Planned::Decided(PlanRecipe { keep: arguments.keep, merge: arguments.merge, ..PlanRecipe::default() }),
+    };
+    let samples = match &planned {
+        // Nothing has to be measured.
+        Planned::Given(plan) if plan.layers.iter().all(|layer| layer.merge.is_empty()) => Vec::new(),
+        _ => samples(arguments, speaking)?,
+    };
+    shrink(&mut speaking.model, &samples, arguments.tokens, planned, None)
+}
+
+/// What the experts are watched on.
+fn samples(arguments: &Arguments, speaking: &Speaking) -> Result<Vec<Sample>> {
     let source = match &arguments.data {
         Some(path) => SourceRecipe::File(FileRecipe::new(path)),
         // About 150 tokens an episode, so that there are enough and not many more.
@@ -114,7 +125,5 @@ fn plan_of(arguments: &Arguments, speaking: &Speaking) -> Result<Plan> {
     };
     let recipe = DataRecipe { validation: 0, sources: vec![source], ..DataRecipe::default() };
     let fit = Fit { sequence_length: 2048, packing: Packing::BestFit };
-    let dataset = prepare::load(&recipe, &speaking.renderer(), fit, &SystemRoots, &Preparing::default())?;
-    let statistics = calibrate(&speaking.model, &dataset.samples, arguments.tokens);
-    Ok(Plan::drop_least_salient(&speaking.model, &statistics, keep)?)
+    Ok(prepare::load(&recipe, &speaking.renderer(), fit, &SystemRoots, &Preparing::default())?.samples)
 }

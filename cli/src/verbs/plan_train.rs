@@ -228,7 +228,10 @@ fn origin(recipe: &Recipe, index: usize) -> Result<Origin> {
     let from = origin(recipe, before)?;
     let Work::Prune(prune) = &recipe.stages[before].work else { return Ok(from) };
     let mut config = from.config()?;
-    let counts: Vec<usize> = config.layers.iter().map(|_| prune.keep).collect();
+    let (plan, layers) = (prune.plan(), config.layers.len());
+    // Where layers differ nobody knows yet how; what training takes goes by their sum.
+    let keep = plan.keep.or(plan.total.map(|total| total.div_ceil(layers))).unwrap_or(usize::MAX);
+    let counts: Vec<usize> = config.expert_counts().iter().map(|&count| count.min(keep)).collect();
     config.set_expert_counts(&counts);
     Ok(Origin::Config(Box::new(config)))
 }

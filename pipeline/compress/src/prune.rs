@@ -1,36 +1,58 @@
 //! Dropping experts: their networks and their rows of the router go, everything else stays as it is.
 
-use crate::{Plan, PlanError};
+use crate::{LayerPlan, Plan, PlanError};
 use models::{FeedForward, Model};
 use numeric::Matrix;
+use ops::{Expert, Linear, Parameter};
 
-/// Carries out a plan. The kept experts are renumbered in their old order, so that the result is an ordinary model with
-/// fewer experts.
+/// Carries out a plan that only drops. The kept experts are renumbered in their old order, so that the result is an
+/// ordinary model with fewer experts, in the formats that it was stored in.
 pub fn prune(model: &mut Model, plan: &Plan) -> Result<(), PlanError> {
     plan.check(model)?;
+    if let Some(LayerPlan { layer, .. }) = plan.layers.iter().find(|layer| !layer.merge.is_empty()) {
+        let problem = "it merges experts, which has to be measured on tokens: this only drops".to_owned();
+        return Err(PlanError::Layer { layer: *layer, problem });
+    }
     let mut counts = vec![0; model.weights.layers.len()];
     for layer_plan in &plan.layers {
         let FeedForward::Moe(moe) = &mut model.weights.layers[layer_plan.layer].feed_forward else {
             unreachable!("the plan was checked against the model");
         };
-        let router = &mut moe.routed.router.weight;
-        router.matrix = rows(&router.matrix, &layer_plan.keep);
-        router.shape[0] = layer_plan.keep.len();
+        let keep = &layer_plan.keep;
+        moe.routed.router = router_of(&moe.routed.router, keep);
         let mut expert = 0;
         moe.routed.experts.retain(|_| {
             expert += 1;
-            layer_plan.keep.contains(&(expert - 1))
+            keep.contains(&(expert - 1))
         });
-        for (new, (expert, &old)) in moe.routed.experts.iter_mut().zip(&layer_plan.keep).enumerate() {
-            for map in [&mut expert.gate, &mut expert.up, &mut expert.down] {
-                map.weight.name = map.weight.name.replace(&format!(".experts.{old}."), &format!(".experts.{new}."));
-            }
-        }
-        counts[layer_plan.layer] = layer_plan.keep.len();
+        let experts = moe.routed.experts.iter_mut().zip(keep);
+        experts.enumerate().for_each(|(new, (expert, &old))| rename(expert, old, new));
+        counts[layer_plan.layer] = keep.len();
     }
     model.config.set_expert_counts(&counts);
     model.renumber();
     Ok(())
+}
+
+/// Gives an expert another number.
+pub(crate) fn rename(expert: &mut Expert, old: usize, new: usize) {
+    for map in [&mut expert.gate, &mut expert.up, &mut expert.down] {
+        map.weight.name = map.weight.name.replace(&format!(".experts.{old}."), &format!(".experts.{new}."));
+    }
+}
+
+/// The router of the experts that stay, in f32.
+pub(crate) fn router_of(router: &Linear, keep: &[usize]) -> Linear {
+    let chosen = |parameter: &Parameter, matrix: Matrix| {
+        let mut shape = parameter.shape.clone();
+        shape[0] = keep.len();
+        Parameter { id: parameter.id, name: parameter.name.clone(), shape, trained: parameter.trained, matrix }
+    };
+    let bias = router.bias.as_ref().map(|bias| {
+        let values = keep.iter().map(|&expert| bias.values()[expert]).collect();
+        chosen(bias, Matrix::from_f32(1, keep.len(), values))
+    });
+    Linear { weight: chosen(&router.weight, rows(&router.weight.matrix, keep)), bias, adapter: None }
 }
 
 /// The chosen rows, as f32.

@@ -1,6 +1,9 @@
 //! Compression of the oracle's small mixtures.
 
-use compress::{Calibration, Plan, PlanError, QuantizeRecipe, StoredFormat, observe, prune, quantize};
+use compress::{
+    Calibration, LayerStatistics, Plan, PlanError, PlanRecipe, QuantizeRecipe, StoredFormat, observe, prune, quantize,
+    survey,
+};
 use models::{FeedForward, KvFormat, Loading, Model, ModelError, Quantization, State};
 use numeric::{Format, Matrix};
 use ops::{Buffer, Infer, Moe, Precision, Record, Routing, Statistics};
@@ -69,8 +72,10 @@ fn pruned_routing_is_routing_among_the_rest() {
     let mut model = open("qwen3_next");
     let tokens = tokens();
     let (probabilities, ..) = first_mixture(&model, &tokens);
-    let mut plan = Plan::drop_least_salient(&model, &observed(&model, &tokens), 5).expect("five of eight can stay");
+    let mut plan = keeping(&model, &surveyed(&model, &tokens), 5).expect("five of eight can stay");
     plan.layers[0].keep = vec![0, 2, 3, 5, 7];
+    plan.layers[0].drop = vec![1, 4, 6];
+    plan.layers[0].super_experts.clear();
     let wanted_experts: Vec<Vec<f32>> = [0, 2, 3, 5, 7].map(|expert| down(&model, expert)).to_vec();
     prune(&mut model, &plan).expect("the plan fits");
     assert_eq!(model.config.expert_counts(), [5; 4]);
@@ -101,16 +106,49 @@ fn down(model: &Model, expert: usize) -> Vec<f32> {
     moe.routed.experts[expert].down.weight.values().to_vec()
 }
 
+/// What pruning decides on is what observing counts.
+#[test]
+fn a_survey_counts_what_observing_counts() {
+    for case in ["qwen3_moe", "qwen3_next"] {
+        let model = open(case);
+        let tokens = tokens();
+        let observed = observed(&model, &tokens);
+        for found in surveyed(&model, &tokens) {
+            let wanted = &observed.layers[found.layer];
+            assert_eq!((found.tokens, found.experts.len()), (tokens.len() as u64, wanted.len()));
+            for (expert, (found_use, wanted)) in found.experts.iter().zip(wanted).enumerate() {
+                assert_eq!(found_use.tokens, wanted.tokens, "{case}, layer {}, expert {expert}", found.layer);
+                assert_eq!(found.together[expert * (found.experts.len() + 1)], wanted.tokens);
+                let close = |a: f64, b: f64| (a - b).abs() <= 1e-4 * b.abs().max(1e-3);
+                assert!(close(found_use.gate_mass, wanted.weight) && close(found_use.weighted_norm, wanted.weighted_norm));
+            }
+        }
+    }
+}
+
+fn surveyed(model: &Model, tokens: &[u32]) -> Vec<LayerStatistics> {
+    survey(model, &[Calibration { tokens, lengths: &[100, 50] }], |_| ())
+}
+
+fn keeping(model: &Model, statistics: &[LayerStatistics], keep: usize) -> Result<Plan, PlanError> {
+    Plan::decide(model, statistics, &PlanRecipe::keeping(keep), None)
+}
+
 #[test]
 fn plans_that_do_not_fit_are_refused() {
     let mut model = open("qwen3_moe");
-    let statistics = observed(&model, &tokens());
-    let refused = Plan::drop_least_salient(&model, &statistics, 1);
-    assert_eq!(refused, Err(PlanError::Count { layer: 0, keep: 1, has: 8, top_k: 2 }));
-    assert_eq!(Plan::drop_least_salient(&model, &Statistics::default(), 4), Err(PlanError::Unobserved(0)));
-    let mut plan = Plan::drop_least_salient(&model, &statistics, 4).expect("four of eight");
+    let statistics = surveyed(&model, &tokens());
+    let refused = keeping(&model, &statistics, 1).expect_err("a token takes two").to_string();
+    assert!(refused.contains("layer 0 would keep 1 experts of 8: keep from 2 to 8"), "{refused}");
+    assert_eq!(keeping(&model, &[], 4), Err(PlanError::Unobserved(0)));
+    let mut plan = keeping(&model, &statistics, 4).expect("four of eight");
+    plan.layers[1].merge.push(compress::Merge { into: plan.layers[1].keep[0], from: vec![plan.layers[1].drop[0]] });
+    plan.layers[1].super_experts.clear();
+    plan.layers[1].drop.remove(0);
+    let refused = prune(&mut model, &plan).expect_err("pruning merges nothing").to_string();
+    assert!(refused.starts_with("layer 1 of the plan: it merges experts"), "{refused}");
     plan.layers[1].keep[3] = 8;
-    assert_eq!(prune(&mut model, &plan), Err(PlanError::Expert { layer: 1, expert: 8, has: 8 }));
+    assert!(matches!(prune(&mut model, &plan), Err(PlanError::Layer { layer: 1, .. })));
     plan.layers.pop();
     assert_eq!(prune(&mut model, &plan), Err(PlanError::Layers { planned: 1, has: 2 }));
 }

@@ -1,0 +1,121 @@
+//! A model in memory, layer by layer: each layer's plan is carried out on what the layers before it now say.
+
+use super::{LayerOutcome, MergeError, MergeRecipe, Rows, merge_layer};
+use crate::{Calibration, LayerStatistics, Plan, PlanError};
+use models::{FeedForward, KvFormat, Model, State};
+use ops::{Buffer, Infer, Moe, Precision, Record, Routing, Spans};
+
+/// Tokens to fit on, and tokens to measure on.
+#[derive(Debug, Clone, Copy)]
+pub struct Tokens<'a> {
+    pub calibration: &'a [Calibration<'a>],
+    pub held_out: &'a [Calibration<'a>],
+}
+
+/// The hidden states of some sequences, on their way through the layers.
+struct Batch {
+    lengths: Vec<usize>,
+    hidden: Buffer,
+    is_held_out: bool,
+}
+
+/// All batches before the same layer.
+pub(super) struct Walk {
+    batches: Vec<Batch>,
+}
+
+/// Keeps what goes into a mixture.
+#[derive(Default)]
+struct Inputs(Option<Buffer>);
+
+impl Record for Inputs {
+    const LOOKS: bool = true;
+
+    fn experts(&mut self, _: &Moe, x: &Buffer, _: &Routing, _: &Buffer) {
+        self.0 = Some(x.clone());
+    }
+}
+
+impl Walk {
+    pub(super) fn start(model: &Model, tokens: &Tokens) -> Self {
+        let mut e = Infer::new(Precision::F32);
+        let mut batch = |calibration: &Calibration, is_held_out| {
+            let hidden = models::embed(&mut e, model, calibration.tokens);
+            Batch { lengths: calibration.lengths.to_vec(), hidden, is_held_out }
+        };
+        let mut batches: Vec<Batch> = tokens.calibration.iter().map(|some| batch(some, false)).collect();
+        batches.extend(tokens.held_out.iter().map(|some| batch(some, true)));
+        Self { batches }
+    }
+
+    /// Goes through a layer, and keeps what came into its mixture, if it has one.
+    pub(super) fn step(&mut self, model: &Model, index: usize) -> Rows {
+        let inputs = self.inputs(model, index);
+        self.pass(model, index);
+        inputs
+    }
+
+    /// What comes into a layer's mixture; the batches stay before the layer.
+    fn inputs(&self, model: &Model, index: usize) -> Rows {
+        let width = model.config.hidden_size;
+        let (mut calibration, mut held_out) = (Vec::new(), Vec::new());
+        if matches!(model.weights.layers[index].feed_forward, FeedForward::Moe(_)) {
+            for batch in &self.batches {
+                let mut e = Infer::recording(Precision::F32, Inputs::default());
+                batch.through(&mut e, model, index);
+                let rows = if batch.is_held_out { &mut held_out } else { &mut calibration };
+                rows.extend_from_slice(&e.record.0.expect("the layer has a mixture"));
+            }
+        }
+        Rows { calibration: Buffer::from_values(width, calibration), held_out: Buffer::from_values(width, held_out) }
+    }
+
+    fn pass(&mut self, model: &Model, index: usize) {
+        for batch in &mut self.batches {
+            batch.hidden = batch.through(&mut Infer::new(Precision::F32), model, index);
+        }
+    }
+}
+
+impl Batch {
+    fn through<R: Record>(&self, e: &mut Infer<R>, model: &Model, index: usize) -> Buffer {
+        let mut states = vec![State::empty(&model.config, KvFormat::F32); self.lengths.len()];
+        let spans = Spans { lengths: self.lengths.clone(), starts: vec![0; self.lengths.len()] };
+        models::layer(e, model, index, &mut states, &spans, self.hidden.clone())
+    }
+}
+
+/// Carries out a plan on a model in memory, layers in order; each is measured and fitted on what comes out of those
+/// before it as they then are. `statistics` are of the model's mixtures, as it is now. `progress` hears of every
+/// mixture that is done.
+pub fn carry_out(
+    model: &mut Model,
+    plan: &Plan,
+    statistics: &[LayerStatistics],
+    tokens: &Tokens,
+    recipe: &MergeRecipe,
+    mut progress: impl FnMut(&LayerOutcome),
+) -> Result<Vec<LayerOutcome>, MergeError> {
+    plan.check(model)?;
+    let mut walk = Walk::start(model, tokens);
+    let mut counts = vec![0; model.weights.layers.len()];
+    let mut outcomes = Vec::with_capacity(plan.layers.len());
+    let mut planned = plan.layers.iter();
+    for index in 0..model.weights.layers.len() {
+        let rows = walk.inputs(model, index);
+        if let FeedForward::Moe(moe) = &mut model.weights.layers[index].feed_forward {
+            let plan = planned.next().expect("the plan was checked against the model");
+            let observed = statistics.iter().find(|statistics| statistics.layer == index);
+            let observed = observed.ok_or(PlanError::Unobserved(index))?;
+            let (merged, outcome) = merge_layer(&moe.routed, plan, observed, &rows, recipe)?;
+            moe.routed = merged;
+            counts[index] = plan.keep.len();
+            progress(&outcome);
+            outcomes.push(outcome);
+        }
+        walk.pass(model, index);
+    }
+    model.config.set_expert_counts(&counts);
+    model.renumber();
+    Ok(outcomes)
+}
