@@ -98,8 +98,7 @@ pub(crate) fn shrink(
         return Ok(Shrunk { plan: plan.clone(), outcomes: Vec::new() });
     }
     let batches = calibration_batches(samples, tokens_max);
-    let all: Vec<Calibration> =
-        batches.iter().map(|(tokens, lengths)| Calibration { tokens, lengths }).collect();
+    let all: Vec<Calibration> = batches.iter().map(|(tokens, lengths)| Calibration { tokens, lengths }).collect();
     let layers = model.weights.layers.len() as u64;
     let mut meter = Meter::new("watching the experts", layers, "layers");
     let statistics = compress::survey(model, &all, |layer| meter.set(layer as u64 + 1, ""));

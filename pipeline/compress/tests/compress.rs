@@ -120,7 +120,9 @@ fn a_survey_counts_what_observing_counts() {
                 assert_eq!(found_use.tokens, wanted.tokens, "{case}, layer {}, expert {expert}", found.layer);
                 assert_eq!(found.together[expert * (found.experts.len() + 1)], wanted.tokens);
                 let close = |a: f64, b: f64| (a - b).abs() <= 1e-4 * b.abs().max(1e-3);
-                assert!(close(found_use.gate_mass, wanted.weight) && close(found_use.weighted_norm, wanted.weighted_norm));
+                assert!(
+                    close(found_use.gate_mass, wanted.weight) && close(found_use.weighted_norm, wanted.weighted_norm)
+                );
             }
         }
     }
@@ -142,9 +144,10 @@ fn plans_that_do_not_fit_are_refused() {
     assert!(refused.contains("layer 0 would keep 1 experts of 8: keep from 2 to 8"), "{refused}");
     assert_eq!(keeping(&model, &[], 4), Err(PlanError::Unobserved(0)));
     let mut plan = keeping(&model, &statistics, 4).expect("four of eight");
-    plan.layers[1].merge.push(compress::Merge { into: plan.layers[1].keep[0], from: vec![plan.layers[1].drop[0]] });
-    plan.layers[1].super_experts.clear();
-    plan.layers[1].drop.remove(0);
+    let layer = &mut plan.layers[1];
+    layer.super_experts.clear();
+    let merge = compress::Merge { into: layer.keep[0], from: vec![layer.drop.remove(0)] };
+    layer.merge.push(merge);
     let refused = prune(&mut model, &plan).expect_err("pruning merges nothing").to_string();
     assert!(refused.starts_with("layer 1 of the plan: it merges experts"), "{refused}");
     plan.layers[1].keep[3] = 8;

@@ -264,7 +264,8 @@ fn merged_and_pruned(case: &str, keep: usize, vocabulary: u32) {
     let dropping = Plan { layers: plan.layers.iter().map(LayerPlan::without_merges).collect() };
     let (mut pruned, mut carried) = (before.clone(), before);
     prune(&mut pruned, &dropping).expect("it prunes");
-    carry_out(&mut carried, &dropping, &statistics, &tokens_of_both, &MergeRecipe::as_planned(), |_| ()).expect("it drops");
+    carry_out(&mut carried, &dropping, &statistics, &tokens_of_both, &MergeRecipe::as_planned(), |_| ())
+        .expect("it drops");
     assert_eq!(logits(&pruned, &tokens[..300]), logits(&carried, &tokens[..300]));
     let names = |model: &Model| model.parameters().iter().map(|p| (p.id, p.name.clone())).collect::<Vec<_>>();
     assert_eq!(names(&pruned), names(&model));

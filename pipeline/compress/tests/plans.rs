@@ -76,8 +76,16 @@ fn every_mistake_is_named() {
         ("into = 4", "into = 3", "two merges go into 3: make them one"),
         ("drop = [6, 7]\n", "drop = [6, 7]\nmerge = [{into = 3, from = []}]\n", "nothing is merged into 3"),
         ("super_experts = [0]", "super_experts = [6]", "expert 6 is a super-expert: it must stay"),
-        ("super_experts = [0]", "super_experts = [3]", "expert 3 is a super-expert: it must stay, and nothing be merged"),
-        ("tokens = [9, 8, 7, 6, 5, 4, 0, 0]", "tokens = [9]", "layer 1 of the plan: tokens has 1 entries for 8 experts"),
+        (
+            "super_experts = [0]",
+            "super_experts = [3]",
+            "expert 3 is a super-expert: it must stay, and nothing be merged",
+        ),
+        (
+            "tokens = [9, 8, 7, 6, 5, 4, 0, 0]",
+            "tokens = [9]",
+            "layer 1 of the plan: tokens has 1 entries for 8 experts",
+        ),
         ("layer = 1\n", "layer = 2\n", "layer 2 of the plan: layer 1 of the model is to stand here"),
         ("layer = 1\n", "layer = 1\nkeeps = [1]\n", "unknown field `keeps`"),
         ("from = [7]", "from = [7]\nweight = 2", "unknown field `weight`"),
@@ -105,8 +113,7 @@ fn decided_plans_are_whole_and_repeat() {
     let statistics = surveyed(&model);
     for saliency in [Saliency::Reap, Saliency::Frequency, Saliency::Random] {
         for grouping in [Grouping::Nearest, Grouping::Walk] {
-            let recipe =
-                PlanRecipe { merge: true, distance_max: 4.0, saliency, grouping, ..PlanRecipe::keeping(4) };
+            let recipe = PlanRecipe { merge: true, distance_max: 4.0, saliency, grouping, ..PlanRecipe::keeping(4) };
             let plan = Plan::decide(&model, &statistics, &recipe, None).expect("four of eight");
             plan.check(&model).expect("what is decided fits");
             assert_eq!(Plan::decide(&model, &statistics, &recipe, None), Ok(plan.clone()));
@@ -167,7 +174,8 @@ fn experts_that_work_together_are_not_merged() {
     let mut statistics = surveyed(&model);
     let layer = &mut statistics[0];
     layer.tokens = 1000;
-    layer.experts = (0..8).map(|e| ExpertUse { tokens: 250, weighted_norm: 100.0 - f64::from(e), ..Default::default() }).collect();
+    layer.experts =
+        (0..8).map(|e| ExpertUse { tokens: 250, weighted_norm: 100.0 - f64::from(e), ..Default::default() }).collect();
     layer.together = vec![60; 64];
     // Expert 7's outputs are those of 0, but the two are always chosen together; 1 is second.
     layer.output_similarity = vec![0.0; 64];

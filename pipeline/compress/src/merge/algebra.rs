@@ -296,7 +296,11 @@ mod tests {
         // Two equal columns: without a penalty there is no factor, so it grows.
         let twins = Buffer::from_values(2, vec![1.0, 1.0, 2.0, 2.0]);
         let found = ridge(&twins, &Buffer::from_values(1, vec![2.0, 4.0]), 0.0).expect("the penalty grows");
-        assert!(found.lambda > 0.0 && found.change.iter().all(|value| (value - 1.0).abs() < 1e-3), "{:?}", found.change);
+        assert!(
+            found.lambda > 0.0 && found.change.iter().all(|value| (value - 1.0).abs() < 1e-3),
+            "{:?}",
+            found.change
+        );
         let nothing = ridge(&Buffer::zeros(3, 2), &Buffer::zeros(3, 1), 0.1).expect("nothing to learn");
         assert_eq!(nothing.change, [0.0, 0.0]);
         let broken = Buffer::from_values(1, vec![f32::NAN]);

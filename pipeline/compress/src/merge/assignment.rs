@@ -17,13 +17,8 @@ pub(crate) struct Assignment {
 /// The cheapest assignment of `n` rows to as many columns; `costs` `[n, n]` must be finite.
 pub(crate) fn assign(costs: &[f32], n: usize) -> Assignment {
     assert_eq!(costs.len(), n * n, "a cost for every pair");
-    let mut solver = Solver {
-        costs,
-        n,
-        column_of_row: vec![NONE; n],
-        row_of_column: vec![NONE; n],
-        potentials: vec![0.0; n],
-    };
+    let mut solver =
+        Solver { costs, n, column_of_row: vec![NONE; n], row_of_column: vec![NONE; n], potentials: vec![0.0; n] };
     let free = solver.reduce_columns();
     let free = solver.reduce_rows(free);
     let free = solver.reduce_rows(free);

@@ -1,14 +1,14 @@
 //! One group: made into one expert in every way that the recipe allows, measured, and taken or left.
 
-use super::align::{Activations, Alignment, align};
 use super::algebra::NotPositive;
+use super::align::{Activations, Alignment, align};
 use super::neurons::{Neurons, gathered, hidden};
 use super::outcome::{Combination, GroupOutcome};
 use super::router::{self, BiasDirection, Row};
 use super::rows::{GroupRows, Routed, squared_error};
 use super::{Held, MergeRecipe, Refit, RouterRow, Working, combine, mixture, refit};
-use crate::plan::Merge;
 use crate::LayerStatistics;
+use crate::plan::Merge;
 use ops::{Buffer, Expert, Moe};
 
 /// What a group is made from.

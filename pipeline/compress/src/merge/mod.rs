@@ -45,8 +45,10 @@ pub enum MergeError {
     Plan(#[from] PlanError),
     #[error("layer {layer}: {problem}")]
     Layer { layer: usize, problem: String },
-    #[error("layer {layer}, expert {expert}: least squares failed at pivot {pivot} ({value:e}); its inputs are far too \
-             large: look at the calibration data and at the model's weights")]
+    #[error(
+        "layer {layer}, expert {expert}: least squares failed at pivot {pivot} ({value:e}); its inputs are far too \
+             large: look at the calibration data and at the model's weights"
+    )]
     NotPositive { layer: usize, expert: usize, pivot: usize, value: f64 },
 }
 
@@ -230,6 +232,7 @@ pub fn merge_layer(
     if recipe.refit == Refit::Layer && plan.keep.len() < moe.experts.len() {
         let fixed: Vec<usize> =
             plan.super_experts.iter().filter_map(|expert| plan.keep.binary_search(expert).ok()).collect();
+        working.balance(&fixed);
         let wanted = mixture(calibration, moe);
         let said = mixture(calibration, &working.moe);
         let mut fitted = Missing::of(calibration, &wanted, &said, &working.moe);
@@ -305,6 +308,13 @@ impl Working {
             normalize: moe.normalize,
         };
         Self { moe, kept: keep.to_vec() }
+    }
+
+    /// Scales the neurons of all experts but these: the penalty of a fit would otherwise go by how large activations
+    /// happen to be.
+    fn balance(&mut self, fixed: &[usize]) {
+        let free = self.moe.experts.iter_mut().enumerate().filter(|(index, _)| !fixed.contains(index));
+        free.for_each(|(_, expert)| *expert = Neurons::of(expert).into_expert(expert));
     }
 
     /// Takes one more expert out.

@@ -25,13 +25,8 @@ impl Neurons {
     pub fn of(expert: &Expert) -> Self {
         let (count, width) = (expert.gate.output_width(), expert.gate.input_width());
         let down = transposed(&expert.down.weight.matrix.to_f32(), width, count);
-        let mut neurons = Self {
-            count,
-            width,
-            gate: expert.gate.weight.matrix.to_f32(),
-            up: expert.up.weight.matrix.to_f32(),
-            down,
-        };
+        let mut neurons =
+            Self { count, width, gate: expert.gate.weight.matrix.to_f32(), up: expert.up.weight.matrix.to_f32(), down };
         neurons.balance();
         neurons
     }

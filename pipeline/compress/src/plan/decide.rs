@@ -178,9 +178,10 @@ mod tests {
         // A negative peak is a peak.
         let mut below = vec![1.0; 100];
         below[9] = -60.0;
-        let layers = [with_peaks(0, &peaks), with_peaks(1, &below), with_peaks(2, &[1.0; 100]), with_peaks(3, &peaks)];
-        let layers: Vec<&LayerStatistics> = layers.iter().collect();
+        let flat = with_peaks(2, &[1.0; 100]);
+        let layers = [&with_peaks(0, &peaks), &with_peaks(1, &below), &flat, &with_peaks(3, &[1.0; 100])];
         assert_eq!(super_experts(&layers, 4), [vec![7], vec![9], vec![], vec![]]);
+        assert_eq!(super_experts(&[&flat, &with_peaks(3, &peaks)], 4), [Vec::<usize>::new(), vec![]]);
         // Where all are alike, nobody stands out.
         let flat = with_peaks(0, &[1.0; 32]);
         assert_eq!(super_experts(&[&flat], 4), [Vec::<usize>::new()]);

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 pub use budget::{LayerSize, keep_counts};
-pub(crate) use decide::{order, saliencies};
 pub use decide::{decide_layer, super_experts};
+pub(crate) use decide::{order, saliencies};
 pub use recipe::{Budget, DistanceShares, Grouping, PlanRecipe, Saliency};
 
 /// What can be wrong with a plan, or with what a plan is to be made of.
@@ -80,7 +80,9 @@ impl LayerPlan {
     fn misplaced(&self, has: usize, top_k: usize) -> Option<String> {
         let keep = self.keep.len();
         if keep < top_k || keep > has {
-            return Some(format!("it keeps {keep} experts of {has}: keep at least {top_k} (its top-k) and at most all"));
+            return Some(format!(
+                "it keeps {keep} experts of {has}: keep at least {top_k} (its top-k) and at most all"
+            ));
         }
         let merged = self.merge.iter().flat_map(|merge| &merge.from).map(|&expert| (expert, "a merge"));
         let named = self.keep.iter().map(|&expert| (expert, "keep"));
@@ -160,9 +162,7 @@ impl LayerSize {
     pub fn of(model: &Model) -> Vec<Self> {
         let each = model.weights.layers.iter().enumerate();
         let of_mixture = |(layer, weights): (usize, &models::LayerWeights)| match &weights.feed_forward {
-            FeedForward::Moe(moe) => {
-                Some(Self { layer, experts: moe.routed.experts.len(), top_k: moe.routed.top_k })
-            }
+            FeedForward::Moe(moe) => Some(Self { layer, experts: moe.routed.experts.len(), top_k: moe.routed.top_k }),
             FeedForward::Dense(_) => None,
         };
         each.filter_map(of_mixture).collect()
