@@ -100,7 +100,8 @@ pub struct MergeRecipe {
     pub importance: Importance,
     /// Whether the strongest neurons of all members are tried in place of an average.
     pub select: bool,
-    /// Share of what an average does that its subspace keeps, where that measures better than the whole; 1 does not try.
+    /// Share of what an average does that its subspace keeps, where that measures better than the whole; 1 does not
+    /// try.
     pub energy: f64,
     pub refit: Refit,
     /// The penalty of a fit, as a share of the mean square of its inputs.

@@ -1,7 +1,7 @@
 //! Fitting down projections again, by least squares on what the experts before said.
 //!
-//! With gate and up fixed an expert is linear in its down projection, so the best one has a closed form (after MergeMoE,
-//! arXiv 2510.14436).
+//! With gate and up fixed an expert is linear in its down projection, so the best one has a closed form (after
+//! MergeMoE, arXiv 2510.14436).
 
 use super::algebra::{NotPositive, ridge};
 use super::neurons::{gathered, hidden};
