@@ -200,6 +200,27 @@ fn folders_that_no_build_made_are_left_alone() {
 }
 
 #[test]
+fn compare_tells_methods_that_cannot_be_from_those_that_can() {
+    let folder = Folder::new("compare");
+    folder.model("model");
+    let compare = |more: &[&'static str]| [&["compare", "model", "--keep", "3", "--tokens", "5000"], more].concat();
+    folder.write("wrong.toml", "[[method]]\nname = \"mine\"\nplan = { merges = true }\n");
+    let said = bad(&folder, 1, &compare(&["--methods", "wrong.toml"]));
+    assert!(said.contains("wrong.toml is no list of methods") && said.contains("merges"), "{said}");
+    assert!(bad(&folder, 1, &compare(&["--seeds", "0"])).contains("compares nothing"));
+    folder.write(
+        "mine.toml",
+        "[[method]]\nname = \"nothing refitted\"\nplan = { merge = true }\nmerge = { refit = \"none\" }\n",
+    );
+    let said = good(&folder, &compare(&["--methods", "mine.toml", "--json"]));
+    let found: serde_json::Value = serde_json::from_str(&said).expect("it is JSON");
+    let found = found.as_array().expect("one entry to each method");
+    assert_eq!(found.len(), 7);
+    assert_eq!(found[6]["method"], "nothing refitted");
+    assert!(found.iter().all(|found| found["keep"] == 3 && found["seeds"][0]["mean"].as_f64() > Some(0.0)), "{said}");
+}
+
+#[test]
 fn compress_wants_something_to_do_and_a_place_of_its_own() {
     let folder = Folder::new("compress");
     folder.model("model");

@@ -10,8 +10,8 @@ use clap::{Args, ValueEnum};
 use compress::{Plan, PlanRecipe, QuantizeRecipe, StoredFormat};
 use evaluate::table::bytes_in_words;
 use models::{Loading, Model};
-use prepare::{DataRecipe, FileRecipe, Fit, KataRecipe, Packing, Sample, SourceRecipe};
-use std::path::PathBuf;
+use prepare::{DataRecipe, Dataset, FileRecipe, Fit, KataRecipe, Packing, SourceRecipe};
+use std::path::{Path, PathBuf};
 
 /// Make a model smaller: drop and merge experts, store weights in fewer bits
 #[derive(Args)]
@@ -111,19 +111,24 @@ fn shrunk(arguments: &Arguments, speaking: &mut Speaking) -> Result<Shrunk> {
     let samples = match &planned {
         // Nothing has to be measured.
         Planned::Given(plan) if plan.layers.iter().all(|layer| layer.merge.is_empty()) => Vec::new(),
-        _ => samples(arguments, speaking)?,
+        _ => calibration_samples(arguments.data.as_deref(), arguments.tokens, 0, speaking)?.samples,
     };
     shrink(&mut speaking.model, &samples, arguments.tokens, planned, None)
 }
 
-/// What the experts are watched on.
-fn samples(arguments: &Arguments, speaking: &Speaking) -> Result<Vec<Sample>> {
-    let source = match &arguments.data {
+/// What the experts are watched on: the records of a file, some of which are kept for measuring, or katas.
+pub(crate) fn calibration_samples(
+    data: Option<&Path>,
+    tokens: usize,
+    seed: u64,
+    speaking: &Speaking,
+) -> Result<Dataset> {
+    let source = match data {
         Some(path) => SourceRecipe::File(FileRecipe::new(path)),
         // About 150 tokens an episode, so that there are enough and not many more.
-        None => SourceRecipe::Kata(KataRecipe { episodes: arguments.tokens / 100 + 1, ..KataRecipe::default() }),
+        None => SourceRecipe::Kata(KataRecipe { episodes: tokens / 100 + 1, ..KataRecipe::default() }),
     };
-    let recipe = DataRecipe { validation: 0, sources: vec![source], ..DataRecipe::default() };
+    let recipe = DataRecipe { seed, sources: vec![source], ..DataRecipe::default() };
     let fit = Fit { sequence_length: 2048, packing: Packing::BestFit };
-    Ok(prepare::load(&recipe, &speaking.renderer(), fit, &SystemRoots, &Preparing::default())?.samples)
+    Ok(prepare::load(&recipe, &speaking.renderer(), fit, &SystemRoots, &Preparing::default())?)
 }

@@ -218,7 +218,7 @@ fn measure(arguments: &Arguments, speaking: &Speaking, teacher: Option<&Model>, 
     unless_stopped(evaluate(&arguments.model, &subject, teacher, &recipe, cancel, &mut progress))
 }
 
-fn unless_stopped<T>(found: Result<T, EvaluateError>) -> Result<T> {
+pub(crate) fn unless_stopped<T>(found: Result<T, EvaluateError>) -> Result<T> {
     match found {
         Err(EvaluateError::Cancelled) => Err(Interrupted { hint: String::new() }.into()),
         other => Ok(other?),

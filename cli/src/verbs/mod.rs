@@ -3,6 +3,7 @@
 pub(crate) mod adapter;
 pub(crate) mod bench;
 pub(crate) mod build;
+pub(crate) mod compare;
 pub(crate) mod complete;
 pub(crate) mod compress;
 pub(crate) mod doctor;
