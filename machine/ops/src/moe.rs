@@ -201,8 +201,8 @@ pub(crate) fn is_gated(moe: &Moe) -> bool {
         && moe.experts.iter().all(|e| plain(&e.gate) && plain(&e.up) && adds(e))
 }
 
-/// What goes into the down projections, and which rows it belongs to. Packed experts that nothing is added to never write
-/// their gate and up outputs.
+/// What goes into the down projections, and which rows it belongs to. Packed experts that nothing is added to never
+/// write their gate and up outputs.
 fn weighted(x: &Buffer, moe: &Moe, pass: Pass) -> (Routing, Buffer) {
     if !is_gated(moe) {
         let Activated { routing, weighted, .. } = activate(x, moe, pass, None);
