@@ -2,6 +2,7 @@
 
 mod support;
 
+use compress::{Merge, Plan};
 use formats::TensorFile;
 use models::{Loading, Model};
 use serde_json::Value;
@@ -31,6 +32,37 @@ fn inspect_tells_what_a_model_is() {
     assert!(small["bytes"].as_u64() < found["bytes"].as_u64());
     let tensors = good(&folder, &["inspect", "small", "--tensors"]);
     assert!(tensors.contains("MXFP4") && !tensors.contains("weight_scale"), "{tensors}");
+}
+
+/// What was carried out can be read, edited and carried out again; what does not fit is refused.
+#[test]
+fn experts_are_merged_by_flags_and_by_an_edited_plan() {
+    let folder = Folder::new("merging");
+    folder.model("model");
+    good(&folder, &["compress", "model", "--out", "first", "--keep", "3", "--merge", "--tokens", "5000"]);
+    let found = json(&good(&folder, &["inspect", "first", "--json"]));
+    assert_eq!(found["experts_per_layer"], serde_json::json!([3, 3]));
+    let outcomes = json(&fs::read_to_string(folder.join("first/merging.json")).expect("it tells what was measured"));
+    assert!(outcomes[1]["error"].as_f64() <= outcomes[1]["error_dropped"].as_f64(), "{outcomes}");
+
+    let mut plan = Plan::load(&folder.join("first/plan.toml")).expect("it is a plan");
+    for layer in &mut plan.layers {
+        (layer.keep, layer.merge) = (vec![0, 1, 3], vec![Merge { into: 1, from: vec![2] }]);
+        layer.drop.clear();
+        layer.super_experts.clear();
+    }
+    folder.write("edited.toml", &plan.to_toml());
+    good(&folder, &["compress", "model", "--out", "second", "--plan", "edited.toml", "--tokens", "5000"]);
+    assert_eq!(Plan::load(&folder.join("second/plan.toml")), Ok(plan.clone()));
+    let outcomes = json(&fs::read_to_string(folder.join("second/merging.json")).expect("it tells what was measured"));
+    assert_eq!(outcomes[0]["groups"][0]["from"], serde_json::json!([2]));
+
+    folder.write("broken.toml", &plan.to_toml().replace("keep = [0, 1, 3]", "keep = [0, 1]"));
+    let said = support::bad(&folder, 1, &["compress", "model", "--out", "third", "--plan", "broken.toml"]);
+    assert!(said.contains("layer 0 of the plan: expert 3 stands nowhere"), "{said}");
+    let few = ["compress", "model", "--out", "third", "--keep", "3", "--merge", "--tokens", "300"];
+    let said = support::bad(&folder, 1, &few);
+    assert!(said.contains("too few tokens to merge experts") && said.contains("hint: give more than 2048"), "{said}");
 }
 
 /// The contract that scripts rely on.
