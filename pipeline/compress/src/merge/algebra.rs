@@ -133,8 +133,8 @@ pub(crate) fn symmetric_eigen(mut a: Vec<f64>, n: usize) -> (Vec<f64>, Vec<f64>)
     let mut vectors = vec![0.0; n * n];
     (0..n).for_each(|i| vectors[i * n + i] = 1.0);
     let mut beside = vec![0.0; n];
-    for k in 0..n.saturating_sub(2) {
-        beside[k] = reflect(&mut a, &mut vectors, n, k);
+    for (k, entry) in beside.iter_mut().enumerate().take(n.saturating_sub(2)) {
+        *entry = reflect(&mut a, &mut vectors, n, k);
     }
     if n >= 2 {
         beside[n - 2] = a[(n - 1) * n + n - 2];

@@ -96,11 +96,11 @@ pub fn align(centroid: &Neurons, member: &Neurons, activations: Option<Activatio
     // Both parts are 0 for equal neurons and about 1 for unrelated ones.
     let weight_share = cosines.as_ref().map_or(1.0, |&(_, share)| 1.0 - share) / (squares / m as f64).max(1e-300);
     let mut costs = vec![0.0f32; m * m];
-    for i in 0..m {
-        let own: f64 = of_centroid[i].iter().sum();
-        for j in 0..m {
+    for (i, own) in of_centroid.iter().enumerate() {
+        let own = own[0] + own[1];
+        for (j, other) in of_member.iter().enumerate() {
             let place = i * m + j;
-            let apart = own + of_member[j][0] + of_member[j][1] - 2.0 * f64::from(gate[place]);
+            let apart = own + other[0] + other[1] - 2.0 * f64::from(gate[place]);
             let mut alike = weight_share * 2.0 * f64::from(signed[place]);
             let mut cost = weight_share * apart;
             if let Some((cosines, share)) = &cosines {

@@ -101,7 +101,7 @@ pub fn carry_out(
     let mut counts = vec![0; model.weights.layers.len()];
     let mut outcomes = Vec::with_capacity(plan.layers.len());
     let mut planned = plan.layers.iter();
-    for index in 0..model.weights.layers.len() {
+    for (index, count) in counts.iter_mut().enumerate() {
         let rows = walk.inputs(model, index);
         if let FeedForward::Moe(moe) = &mut model.weights.layers[index].feed_forward {
             let plan = planned.next().expect("the plan was checked against the model");
@@ -109,7 +109,7 @@ pub fn carry_out(
             let observed = observed.ok_or(PlanError::Unobserved(index))?;
             let (merged, outcome) = merge_layer(&moe.routed, plan, observed, &rows, recipe)?;
             moe.routed = merged;
-            counts[index] = plan.keep.len();
+            *count = plan.keep.len();
             progress(&outcome);
             outcomes.push(outcome);
         }
