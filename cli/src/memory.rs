@@ -106,6 +106,11 @@ impl Machine {
         }
     }
 
+    /// Bytes that are available.
+    pub(crate) fn available(&self) -> u64 {
+        self.available
+    }
+
     /// Whether so many bytes are available.
     pub(crate) fn has(&self, bytes: usize) -> bool {
         bytes as u64 <= self.available
@@ -136,6 +141,28 @@ fn group_memory() -> Option<(u64, u64)> {
         Some((limit, limit.saturating_sub(used.saturating_sub(files))))
     };
     own.ancestors().take_while(|folder| folder.starts_with(root)).filter_map(memory).min_by_key(|(_, free)| *free)
+}
+
+/// `4GB`, `500 MB`, `3.5GiB`, or a plain number of bytes.
+pub(crate) fn bytes_from_words(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        _ => return Err("want a number with MB, GB, MiB or GiB, such as 4GB".to_owned()),
+    };
+    match number.parse::<f64>() {
+        Ok(number) if number > 0.0 && number * factor < 1e18 => Ok((number * factor) as u64),
+        _ => Err("want a number above 0, such as 4GB".to_owned()),
+    }
 }
 
 /// A plan beside the machine that it is for.
@@ -220,6 +247,21 @@ impl Planned {
             0 if left > 0 => usize::MAX,
             0 => 0,
             page => left / page * PAGE_TOKENS,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, wanted) in [("4GB", 4_000_000_000), ("500 MB", 500_000_000), ("1.5GiB", 1_610_612_736), ("77", 77)] {
+            assert_eq!(bytes_from_words(text), Ok(wanted), "{text}");
+        }
+        for text in ["", "GB", "-4GB", "4 apples", "0", "1e9", "1.2.3GB"] {
+            assert!(bytes_from_words(text).is_err(), "{text}");
         }
     }
 }

@@ -23,6 +23,7 @@ fn help_is_what_it_was() {
         ("bench", vec!["bench"]),
         ("plan", vec!["plan"]),
         ("plan-train", vec!["plan", "train"]),
+        ("plan-compress", vec!["plan", "compress"]),
         ("run", vec!["run"]),
         ("complete", vec!["complete"]),
         ("prepare-kata", vec!["prepare", "kata"]),

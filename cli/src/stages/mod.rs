@@ -7,7 +7,7 @@ mod training;
 mod watching;
 
 pub(crate) use measuring::{read_reports, write_page};
-pub(crate) use shrinking::{Planned, Shrunk, save_model, shrink};
+pub(crate) use shrinking::{Planned, calibration, save_model, shrink};
 pub(crate) use together::Together;
 pub(crate) use watching::{Preparing, SystemRoots};
 

@@ -7,8 +7,11 @@ use crate::place::{open_model, open_text};
 use crate::recipe::{Prune, Quantize, SaveFormat};
 use crate::terminal::Meter;
 use anyhow::{Context, Result};
-use compress::{Budget, Calibration, LayerOutcome, MergeRecipe, Plan, PlanRecipe, Tokens};
-use models::{Loading, Model};
+use compress::{
+    Budget, Calibration, CompressError, LayerOutcome, LayerStatistics, MergeRecipe, ObserveOptions, ObserveStep, Plan,
+    PlanRecipe, Saliency, Tokens,
+};
+use models::{Layers, Loading, Model};
 use prepare::{Fit, Packing, Sample};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -57,6 +60,16 @@ pub(crate) enum Planned {
     Given(Plan),
 }
 
+impl Planned {
+    /// Whether any expert becomes part of another.
+    pub(crate) fn merges(&self) -> bool {
+        match self {
+            Self::Decided(recipe) => recipe.merge,
+            Self::Given(plan) => plan.layers.iter().any(|layer| !layer.merge.is_empty()),
+        }
+    }
+}
+
 /// What became of them.
 pub(crate) struct Shrunk {
     plan: Plan,
@@ -89,20 +102,14 @@ pub(crate) fn shrink(
     planned: Planned,
     merge: Option<&MergeRecipe>,
 ) -> Result<Shrunk> {
-    let merges = match &planned {
-        Planned::Decided(recipe) => recipe.merge,
-        Planned::Given(plan) => plan.layers.iter().any(|layer| !layer.merge.is_empty()),
-    };
+    let merges = planned.merges();
     if let (Planned::Given(plan), false) = (&planned, merges) {
         compress::prune(model, plan)?;
         return Ok(Shrunk { plan: plan.clone(), outcomes: Vec::new() });
     }
     let batches = calibration_batches(samples, tokens_max);
     let all: Vec<Calibration> = batches.iter().map(|(tokens, lengths)| Calibration { tokens, lengths }).collect();
-    let layers = model.weights.layers.len() as u64;
-    let mut meter = Meter::new("watching the experts", layers, "layers");
-    let statistics = compress::survey(model, &all, |layer| meter.set(layer as u64 + 1, ""));
-    drop(meter);
+    let statistics = watch(model, &all, &planned, merges)?;
     let plan = match planned {
         Planned::Decided(recipe) => {
             let losses = match recipe.budget {
@@ -127,6 +134,29 @@ pub(crate) fn shrink(
         meter.set(done, "");
     })?;
     Ok(Shrunk { plan, outcomes })
+}
+
+/// What the experts do, as far as the plan asks.
+fn watch(
+    model: &Model,
+    all: &[Calibration],
+    planned: &Planned,
+    merges: bool,
+) -> Result<Vec<LayerStatistics>, CompressError> {
+    let by_gradients = matches!(planned, Planned::Decided(recipe) if recipe.saliency == Saliency::Fisher);
+    let usual = ObserveOptions::default();
+    let options = ObserveOptions {
+        chunk_tokens: PASS_TOKENS,
+        similarity_tokens: if merges { usual.similarity_tokens } else { 0 },
+        gradient_tokens: if by_gradients { usize::MAX } else { 0 },
+        ..usual
+    };
+    let mut meter: Option<Meter> = None;
+    compress::observe(Layers::Resident(model), all, &options, None, &mut |step: ObserveStep| {
+        let meter = meter.get_or_insert_with(|| Meter::new("watching the experts", step.total as u64, "steps"));
+        meter.set(step.done as u64, "");
+        true
+    })
 }
 
 /// Batches to fit on, and batches to measure on: every fourth, or the last of fewer.
@@ -162,6 +192,13 @@ fn calibration_batches(samples: &[Sample], tokens_max: usize) -> Vec<(Vec<u32>, 
         }
     }
     batches
+}
+
+/// The first tokens of `samples`, and the length of each sequence; of a long one its beginning.
+pub(crate) fn calibration(samples: &[Sample], tokens_max: usize) -> (Vec<u32>, Vec<usize>) {
+    let batches = calibration_batches(samples, tokens_max);
+    let (tokens, lengths): (Vec<_>, Vec<_>) = batches.into_iter().unzip();
+    (tokens.concat(), lengths.concat())
 }
 
 /// A whole model folder: weights, config and text files.

@@ -155,7 +155,7 @@ struct Data {
 
 impl Data {
     fn prepare(arguments: &Arguments, speaking: &Speaking, seed: u64) -> Result<Self> {
-        let dataset = calibration_samples(arguments.data.as_deref(), arguments.tokens, seed, speaking)?;
+        let dataset = calibration_samples(arguments.data.as_deref(), arguments.tokens, seed, &speaking.renderer())?;
         let held_out = match arguments.data {
             Some(_) => dataset.validation,
             None => kata_samples(&speaking.renderer(), Split::Test, HELD_OUT_TASKS, 0)?,

@@ -10,6 +10,7 @@ pub(crate) mod doctor;
 pub(crate) mod evaluate;
 pub(crate) mod inspect;
 pub(crate) mod plan;
+pub(crate) mod plan_compress;
 pub(crate) mod plan_train;
 pub(crate) mod prepare;
 pub(crate) mod run;

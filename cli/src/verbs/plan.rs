@@ -1,6 +1,7 @@
-//! `lateen plan`: what running a model takes of memory, before it is loaded; what training takes is `plan_train.rs`.
+//! `lateen plan`: what running a model takes of memory, before it is loaded; what training takes is `plan_train.rs`,
+//! what compressing takes `plan_compress.rs`.
 
-use super::plan_train;
+use super::{plan_compress, plan_train};
 use crate::memory::{KvArguments, Machine, Planned, context_of, name_of};
 use crate::place::{AdapterArguments, WeightArguments, model_place, outline_model, stored_bytes};
 use crate::terminal::{put, put_json};
@@ -48,6 +49,7 @@ pub(crate) struct Arguments {
 #[derive(Subcommand)]
 enum Other {
     Train(plan_train::Arguments),
+    Compress(plan_compress::Arguments),
 }
 
 /// From 1 to 65536: more is a slip of the hand.
@@ -78,6 +80,7 @@ struct Findings {
 pub(crate) fn run(mut arguments: Arguments) -> Result<()> {
     match (arguments.other.take(), arguments.model.take()) {
         (Some(Other::Train(arguments)), _) => plan_train::run(arguments),
+        (Some(Other::Compress(arguments)), _) => plan_compress::run(&arguments),
         (None, Some(model)) => of_running(model, &arguments),
         (None, None) => unreachable!("the arguments ask for a model"),
     }

@@ -1,7 +1,8 @@
 //! The model family: one forward pass for qwen3_next, qwen3_moe, qwen3 and qwen2.
 //!
 //! Legend: T tokens, H hidden width, V vocabulary, E experts.
-//! Read `forward.rs` first: it is the model. `weights.rs` says what it is made of, `state.rs` what it remembers.
+//! Read `forward.rs` first: it is the model. `weights.rs` says what it is made of, `state.rs` what it remembers;
+//! `stream.rs` reads a model that is larger than memory, `rewrite.rs` writes one.
 
 pub mod adapter;
 mod attention;
@@ -15,14 +16,18 @@ mod forward;
 mod gguf;
 mod gradient;
 mod kept;
+mod layerwise;
 mod model;
 mod neighbours;
 mod plan;
+mod plan_layerwise;
 mod plan_training;
 mod quantization;
+mod rewrite;
 mod source;
 mod state;
 mod store;
+mod stream;
 mod weights;
 
 pub use config::{
@@ -34,13 +39,17 @@ pub use forward::{embed, finish, hidden, layer, logits};
 pub use gradient::{
     CHUNK_TOKENS, Examples, GradientOptions, Record, loss_and_gradients, loss_and_gradients_beside, losses,
 };
+pub use layerwise::{Ending, Layers, layer_from_empty};
 pub use model::{Loading, Model};
 pub use neighbours::{Alone, Beside, Neighbours};
 pub use ops::KvFormat;
 pub use plan::{Plan, PlanSettings};
+pub use plan_layerwise::{LayerwisePlan, LayerwiseSettings};
 pub use plan_training::{TrainingPlan, TrainingSettings};
 pub use quantization::Quantization;
+pub use rewrite::{Rewrite, RewriteStep, rewrite_bytes, rewrite_model};
 pub use state::{LayerState, State};
+pub use stream::LayerStream;
 pub use weights::{
     AttentionWeights, DeltaInput, DeltaWeights, FeedForward, LayerWeights, Mixer, MoeWeights, SharedExpert, Weights,
 };

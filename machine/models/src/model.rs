@@ -31,7 +31,7 @@ pub enum Loading {
 }
 
 /// Shards of a saved model grow to this at most.
-const SHARD_BYTES_MAX: u64 = 4 << 30;
+pub(crate) const SHARD_BYTES_MAX: u64 = 4 << 30;
 
 #[derive(Debug, Clone)]
 pub struct Model {
@@ -122,23 +122,7 @@ impl Model {
             return Err(ModelError::Tensor { name, problem: problem.into() });
         }
         store::write(&parameters, plain, |plan| Ok(plan.create_model(directory, SHARD_BYTES_MAX)?))?;
-        let mut config = self.config.clone();
-        let dtype = match plain {
-            Format::F16 => "float16",
-            Format::Bf16 => "bfloat16",
-            _ => "float32",
-        };
-        config.set_extra("dtype", json!(dtype));
-        config.set_extra("architectures", json!([architecture(config.model_type)]));
-        write_text(directory, "config.json", &config.to_json())?;
-        let mut generation = json!({"do_sample": false});
-        for key in ["eos_token_id", "pad_token_id"] {
-            if let Some(value) = config.extra(key).filter(|value| !value.is_null()) {
-                generation[key] = value.clone();
-            }
-        }
-        let path = directory.join("generation_config.json");
-        Ok(formats::atomic::write_json(&path, &generation)?)
+        write_config(directory, &self.config, plain)
     }
 
     /// Every parameter; each stands at the place of its id.
@@ -182,11 +166,31 @@ impl Model {
     }
 }
 
-fn read_config(directory: &Path) -> Result<Config, ModelError> {
+pub(crate) fn read_config(directory: &Path) -> Result<Config, ModelError> {
     let path = directory.join("config.json");
     let problem = |problem: String| ModelError::Config { path: path.clone(), problem };
     let text = std::fs::read_to_string(&path).map_err(|error| problem(error.to_string()))?;
     Config::from_json(&text).map_err(|error| problem(error.to_string()))
+}
+
+/// Writes generation_config.json, then config.json: with that the folder is a model.
+pub(crate) fn write_config(directory: &Path, config: &Config, plain: Format) -> Result<(), ModelError> {
+    let mut generation = json!({"do_sample": false});
+    for key in ["eos_token_id", "pad_token_id"] {
+        if let Some(value) = config.extra(key).filter(|value| !value.is_null()) {
+            generation[key] = value.clone();
+        }
+    }
+    formats::atomic::write_json(directory.join("generation_config.json"), &generation)?;
+    let mut config = config.clone();
+    let dtype = match plain {
+        Format::F16 => "float16",
+        Format::Bf16 => "bfloat16",
+        _ => "float32",
+    };
+    config.set_extra("dtype", json!(dtype));
+    config.set_extra("architectures", json!([architecture(config.model_type)]));
+    write_text(directory, "config.json", &config.to_json())
 }
 
 fn architecture(model_type: ModelType) -> &'static str {

@@ -16,14 +16,6 @@ use numeric::block::{BlockMxfp4, BlockNvfp4, BlockQ8};
 use numeric::{Format, Matrix, Storage, f16};
 use ops::Parameter;
 
-/// One tensor of a file.
-struct Part {
-    name: String,
-    dtype: DType,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
 /// The 32 or 64 four-bit codes of a block, one per column, from nibbles that lie `half` apart.
 fn codes(quants: &[u8], half: usize) -> impl Iterator<Item = u8> + '_ {
     quants.chunks_exact(half).flat_map(|part| part.iter().map(|q| q & 15).chain(part.iter().map(|q| q >> 4)))
@@ -44,41 +36,65 @@ fn unpack(bytes: &[u8], half: usize, quants: &mut [u8]) {
     }
 }
 
-fn parts(parameter: &Parameter, plain: Format) -> Vec<Part> {
+/// A tensor that is to be written: name, kind, shape.
+pub(crate) type Declared = (String, DType, Vec<usize>);
+
+/// The tensors that a parameter of this format becomes, of which only the shape need be known.
+pub(crate) fn declared(parameter: &Parameter, format: Format, plain: Format) -> Vec<Declared> {
+    let Matrix { rows, columns, .. } = parameter.matrix;
+    let part = |suffix: &str, dtype, columns| (format!("{}{suffix}", parameter.name), dtype, vec![rows, columns]);
+    match format {
+        Format::Q8_0 => vec![part("", DType::I8, columns), part("_scale", DType::F16, columns / 32)],
+        Format::Mxfp4 => vec![part("_packed", DType::U8, columns / 2), part("_scale", DType::U8, columns / 32)],
+        Format::Nvfp4 => vec![
+            part("_packed", DType::U8, columns / 2),
+            part("_scale", DType::F8E4M3, columns / 16),
+            (format!("{}_global_scale", parameter.name), DType::F32, vec![1]),
+        ],
+        _ => vec![(parameter.name.clone(), plain_dtype(parameter, plain), parameter.shape.clone())],
+    }
+}
+
+/// As what a parameter that is not quantized is stored: vectors stay f32.
+fn plain_dtype(parameter: &Parameter, plain: Format) -> DType {
+    match plain {
+        Format::Bf16 if parameter.shape.len() > 1 => DType::BF16,
+        Format::F16 if parameter.shape.len() > 1 => DType::F16,
+        _ => DType::F32,
+    }
+}
+
+/// Writes a declared parameter.
+pub(crate) fn write_parameter(
+    writer: &mut TensorWriter,
+    parameter: &Parameter,
+    plain: Format,
+) -> Result<(), ModelError> {
+    let parts = declared(parameter, parameter.matrix.format(), plain);
+    for ((name, dtype, _), bytes) in parts.into_iter().zip(contents(parameter, plain)) {
+        debug_assert!(bytes.len().is_multiple_of(dtype.bytes()), "{name} is not whole numbers");
+        writer.write(&name, &bytes)?;
+    }
+    Ok(())
+}
+
+/// The bytes of each tensor that [`declared`] names.
+fn contents(parameter: &Parameter, plain: Format) -> Vec<Vec<u8>> {
     let matrix = &parameter.matrix;
-    let (rows, columns) = (matrix.rows, matrix.columns);
-    let part = |suffix: &str, dtype, columns, bytes| {
-        let name = format!("{}{suffix}", parameter.name);
-        Part { name, dtype, shape: vec![rows, columns], bytes }
-    };
     match &matrix.storage {
         Storage::Q8_0(blocks) => vec![
-            part("", DType::I8, columns, blocks.iter().flat_map(|b| b.quants.map(|q| q as u8)).collect()),
-            part("_scale", DType::F16, columns / 32, blocks.iter().flat_map(|b| b.scale.to_le_bytes()).collect()),
+            blocks.iter().flat_map(|b| b.quants.map(|q| q as u8)).collect(),
+            blocks.iter().flat_map(|b| b.scale.to_le_bytes()).collect(),
         ],
-        Storage::Mxfp4(blocks) => vec![
-            part("_packed", DType::U8, columns / 2, pack(blocks.iter().flat_map(|b| codes(&b.quants, 16)))),
-            part("_scale", DType::U8, columns / 32, blocks.iter().map(|b| b.scale).collect()),
-        ],
-        Storage::Nvfp4 { blocks, tensor_scale } => vec![
-            part("_packed", DType::U8, columns / 2, pack(blocks.iter().flat_map(|b| codes(&b.quants, 8)))),
-            part("_scale", DType::F8E4M3, columns / 16, blocks.iter().flat_map(|b| b.scales).collect()),
-            Part {
-                name: format!("{}_global_scale", parameter.name),
-                dtype: DType::F32,
-                shape: vec![1],
-                bytes: tensor_scale.recip().to_le_bytes().to_vec(),
-            },
-        ],
-        _ => {
-            let dtype = match plain {
-                Format::Bf16 if parameter.shape.len() > 1 => DType::BF16,
-                Format::F16 if parameter.shape.len() > 1 => DType::F16,
-                _ => DType::F32,
-            };
-            let bytes = dtype.encode(&matrix.to_f32());
-            vec![Part { name: parameter.name.clone(), dtype, shape: parameter.shape.clone(), bytes }]
+        Storage::Mxfp4(blocks) => {
+            vec![pack(blocks.iter().flat_map(|b| codes(&b.quants, 16))), blocks.iter().map(|b| b.scale).collect()]
         }
+        Storage::Nvfp4 { blocks, tensor_scale } => vec![
+            pack(blocks.iter().flat_map(|b| codes(&b.quants, 8))),
+            blocks.iter().flat_map(|b| b.scales).collect(),
+            tensor_scale.recip().to_le_bytes().to_vec(),
+        ],
+        _ => vec![plain_dtype(parameter, plain).encode(&matrix.to_f32())],
     }
 }
 
@@ -89,12 +105,14 @@ pub(crate) fn write(
     begin: impl FnOnce(&TensorPlan) -> Result<TensorWriter, ModelError>,
 ) -> Result<(), ModelError> {
     let mut plan = TensorPlan::new();
-    for part in parameters.iter().flat_map(|parameter| parts(parameter, plain)) {
-        plan.declare(part.name, part.dtype, &part.shape);
+    for parameter in parameters {
+        for (name, dtype, shape) in declared(parameter, parameter.matrix.format(), plain) {
+            plan.declare(name, dtype, &shape);
+        }
     }
     let mut writer = begin(&plan)?;
-    for part in parameters.iter().flat_map(|parameter| parts(parameter, plain)) {
-        writer.write(&part.name, &part.bytes)?;
+    for parameter in parameters {
+        write_parameter(&mut writer, parameter, plain)?;
     }
     writer.finish()?;
     Ok(())

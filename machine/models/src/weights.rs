@@ -97,16 +97,21 @@ impl Weights {
         source: &mut impl Source,
         layers: Range<usize>,
     ) -> Result<Self, ModelError> {
-        let (width, vocabulary) = (config.hidden_size, config.vocab_size);
         let mut b = Binder { config, source };
-        let embedding = b.linear("model.embed_tokens", [vocabulary, width], false)?;
+        let embedding = b.embedding()?;
         let layers = layers.map(|index| b.layer(index)).collect::<Result<_, _>>()?;
-        let final_norm = b.norm("model.norm", width)?;
-        let separate_head = match config.tied_embeddings {
-            true => None,
-            false => Some(b.linear("lm_head", [vocabulary, width], false)?),
-        };
+        let (final_norm, separate_head) = b.ending()?;
         Ok(Self { embedding, layers, final_norm, separate_head })
+    }
+
+    /// What stands before the first layer.
+    pub(crate) fn bind_embedding(config: &Config, source: &mut impl Source) -> Result<Linear, ModelError> {
+        Binder { config, source }.embedding()
+    }
+
+    /// What stands after the last layer; the head only where it is not the embedding.
+    pub(crate) fn bind_ending(config: &Config, source: &mut impl Source) -> Result<(Norm, Option<Linear>), ModelError> {
+        Binder { config, source }.ending()
     }
 
     /// Layer `index` alone.
@@ -141,6 +146,20 @@ impl<S: Source> Binder<'_, S> {
             false => None,
         };
         Ok(Linear { weight, bias, adapter: None })
+    }
+
+    fn embedding(&mut self) -> Result<Linear, ModelError> {
+        self.linear("model.embed_tokens", [self.config.vocab_size, self.config.hidden_size], false)
+    }
+
+    fn ending(&mut self) -> Result<(Norm, Option<Linear>), ModelError> {
+        let (width, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
+        let final_norm = self.norm("model.norm", width)?;
+        let head = match self.config.tied_embeddings {
+            true => None,
+            false => Some(self.linear("lm_head", [vocabulary, width], false)?),
+        };
+        Ok((final_norm, head))
     }
 
     /// A norm of the residual stream or of heads.
@@ -300,84 +319,101 @@ impl DeltaColumns {
 
 /// Visits every parameter in a fixed order; the same text serves shared and mutable borrows.
 macro_rules! walk {
-    ($name:ident, $iter:ident, $($mutable:tt)?) => {
+    ($name:ident, $linear:ident, $iter:ident, $($mutable:tt)?) => {
+        fn $linear<'a>(map: &'a $($mutable)? Linear, visit: &mut dyn FnMut(&'a $($mutable)? Parameter)) {
+            visit(&$($mutable)? map.weight);
+            if let Some(bias) = &$($mutable)? map.bias {
+                visit(bias);
+            }
+            if let Some(adapter) = &$($mutable)? map.adapter {
+                visit(&$($mutable)? adapter.a);
+                visit(&$($mutable)? adapter.b);
+            }
+        }
+
         impl Weights {
             /// Every parameter, adapters included, in a fixed order.
             pub fn $name<'a>(&'a $($mutable)? self, visit: &mut dyn FnMut(&'a $($mutable)? Parameter)) {
-                fn linear<'a>(map: &'a $($mutable)? Linear, visit: &mut dyn FnMut(&'a $($mutable)? Parameter)) {
-                    visit(&$($mutable)? map.weight);
-                    if let Some(bias) = &$($mutable)? map.bias {
-                        visit(bias);
-                    }
-                    if let Some(adapter) = &$($mutable)? map.adapter {
-                        visit(&$($mutable)? adapter.a);
-                        visit(&$($mutable)? adapter.b);
-                    }
-                }
-                fn expert<'a>(expert: &'a $($mutable)? Expert, visit: &mut dyn FnMut(&'a $($mutable)? Parameter)) {
-                    linear(&$($mutable)? expert.gate, visit);
-                    linear(&$($mutable)? expert.up, visit);
-                    linear(&$($mutable)? expert.down, visit);
-                }
-                linear(&$($mutable)? self.embedding, visit);
+                $linear(&$($mutable)? self.embedding, visit);
                 for layer in self.layers.$iter() {
-                    visit(&$($mutable)? layer.input_norm.weight);
-                    match &$($mutable)? layer.mixer {
-                        Mixer::Attention(w) => {
-                            linear(&$($mutable)? w.query, visit);
-                            linear(&$($mutable)? w.key, visit);
-                            linear(&$($mutable)? w.value, visit);
-                            linear(&$($mutable)? w.output, visit);
-                            for norm in w.head_norms.$iter().flatten() {
-                                visit(&$($mutable)? norm.weight);
-                            }
-                        }
-                        Mixer::Delta(w) => {
-                            match &$($mutable)? w.input {
-                                DeltaInput::Grouped { qkvz, .. } => linear(qkvz, visit),
-                                DeltaInput::Split { qkv, z } => {
-                                    linear(qkv, visit);
-                                    linear(z, visit);
-                                }
-                            }
-                            linear(&$($mutable)? w.ba, visit);
-                            visit(&$($mutable)? w.conv.weight);
-                            visit(&$($mutable)? w.gates.a_log);
-                            visit(&$($mutable)? w.gates.dt_bias);
-                            visit(&$($mutable)? w.norm.weight);
-                            linear(&$($mutable)? w.output, visit);
-                        }
-                    }
-                    visit(&$($mutable)? layer.post_norm.weight);
-                    match &$($mutable)? layer.feed_forward {
-                        FeedForward::Dense(w) => expert(&$($mutable)? *w, visit),
-                        FeedForward::Moe(w) => {
-                            linear(&$($mutable)? w.routed.router, visit);
-                            for routed in w.routed.experts.$iter() {
-                                expert(routed, visit);
-                            }
-                            for adapter in w.routed.adapters.$iter().flatten() {
-                                visit(&$($mutable)? adapter.a);
-                                visit(&$($mutable)? adapter.b);
-                            }
-                            if let Some(shared) = &$($mutable)? w.shared {
-                                expert(&$($mutable)? shared.expert, visit);
-                                linear(&$($mutable)? shared.gate, visit);
-                            }
-                        }
-                    }
+                    layer.$name(visit);
                 }
                 visit(&$($mutable)? self.final_norm.weight);
                 if let Some(head) = &$($mutable)? self.separate_head {
-                    linear(head, visit);
+                    $linear(head, visit);
+                }
+            }
+        }
+
+        impl LayerWeights {
+            /// Every parameter of the layer, adapters included, in a fixed order.
+            pub fn $name<'a>(&'a $($mutable)? self, visit: &mut dyn FnMut(&'a $($mutable)? Parameter)) {
+                fn expert<'a>(expert: &'a $($mutable)? Expert, visit: &mut dyn FnMut(&'a $($mutable)? Parameter)) {
+                    $linear(&$($mutable)? expert.gate, visit);
+                    $linear(&$($mutable)? expert.up, visit);
+                    $linear(&$($mutable)? expert.down, visit);
+                }
+                visit(&$($mutable)? self.input_norm.weight);
+                match &$($mutable)? self.mixer {
+                    Mixer::Attention(w) => {
+                        $linear(&$($mutable)? w.query, visit);
+                        $linear(&$($mutable)? w.key, visit);
+                        $linear(&$($mutable)? w.value, visit);
+                        $linear(&$($mutable)? w.output, visit);
+                        for norm in w.head_norms.$iter().flatten() {
+                            visit(&$($mutable)? norm.weight);
+                        }
+                    }
+                    Mixer::Delta(w) => {
+                        match &$($mutable)? w.input {
+                            DeltaInput::Grouped { qkvz, .. } => $linear(qkvz, visit),
+                            DeltaInput::Split { qkv, z } => {
+                                $linear(qkv, visit);
+                                $linear(z, visit);
+                            }
+                        }
+                        $linear(&$($mutable)? w.ba, visit);
+                        visit(&$($mutable)? w.conv.weight);
+                        visit(&$($mutable)? w.gates.a_log);
+                        visit(&$($mutable)? w.gates.dt_bias);
+                        visit(&$($mutable)? w.norm.weight);
+                        $linear(&$($mutable)? w.output, visit);
+                    }
+                }
+                visit(&$($mutable)? self.post_norm.weight);
+                match &$($mutable)? self.feed_forward {
+                    FeedForward::Dense(w) => expert(&$($mutable)? *w, visit),
+                    FeedForward::Moe(w) => {
+                        $linear(&$($mutable)? w.routed.router, visit);
+                        for routed in w.routed.experts.$iter() {
+                            expert(routed, visit);
+                        }
+                        for adapter in w.routed.adapters.$iter().flatten() {
+                            visit(&$($mutable)? adapter.a);
+                            visit(&$($mutable)? adapter.b);
+                        }
+                        if let Some(shared) = &$($mutable)? w.shared {
+                            expert(&$($mutable)? shared.expert, visit);
+                            $linear(&$($mutable)? shared.gate, visit);
+                        }
+                    }
                 }
             }
         }
     };
 }
 
-walk!(visit, iter,);
-walk!(visit_mut, iter_mut, mut);
+walk!(visit, visit_linear, iter,);
+walk!(visit_mut, visit_linear_mut, iter_mut, mut);
+
+impl LayerWeights {
+    /// Bytes that the layer takes in memory.
+    pub fn bytes(&self) -> usize {
+        let mut bytes = 0;
+        self.visit(&mut |parameter| bytes += parameter.matrix.bytes());
+        bytes
+    }
+}
 
 impl Weights {
     /// Every linear map with the path of its module, for adapters and quantization: `model.layers.0.mlp.gate`.

@@ -2,10 +2,10 @@
 //!
 //! Legend: T tokens (rows), H hidden width, E experts. Every value is `[T, width]`, f32, row-major.
 //!
-//! [`Execute`] is the vocabulary. [`Infer`] runs the kernels and forgets; with a [`Statistics`] recorder it also counts
-//! ([`Observe`]); [`Tape`] runs the same kernels, remembers, and walks back; [`Rehearse`] runs none and notes how much
-//! memory they would take. Each operation's forward and backward
-//! stand side by side in a file of their own.
+//! [`Execute`] is the vocabulary. [`Infer`] runs the kernels and forgets; a recorder ([`Record`]) may look at what
+//! experts do. [`Tape`] runs the same kernels, remembers, and walks back, where a recorder ([`RecordBackward`]) may
+//! look at what is asked of them; [`Rehearse`] runs none and notes how much memory they would take. Each operation's
+//! forward and backward stand side by side in a file of their own.
 
 pub mod attention;
 pub mod buffer;
@@ -18,7 +18,6 @@ mod infer;
 pub mod linear;
 mod low_rank;
 pub mod moe;
-mod observe;
 mod parameter;
 mod rehearse;
 mod rehearse_tape;
@@ -35,8 +34,7 @@ pub use kernels::gated_delta::Shape as DeltaShape;
 pub use kernels::gemm::Precision;
 pub use kernels::kv_page::{KvFormat, PageShape};
 pub use kernels::rope::Rope;
-pub use moe::Routing;
-pub use observe::{ExpertStatistics, Observe, Statistics};
+pub use moe::{ExpertGradients, RecordBackward, Routing};
 pub use parameter::{Adapter, Conv, DeltaGates, Expert, Gradients, Linear, Moe, Norm, Parameter};
 pub use rehearse::{Held, Rehearse, Rehearsed};
 pub use rehearse_tape::RehearseTape;

@@ -302,18 +302,44 @@ pub(crate) fn balance(coefficient: f32, counts: &[u64], tokens: usize) -> Vec<f3
     counts.iter().map(|&count| factor * count as f32).collect()
 }
 
-/// Adds to dx and the gradients. `pass`: the precision of products, and what a loss on the routers asks of each token's
-/// probabilities, `[E]`.
+/// What the way back through a mixture knows of its experts.
+#[derive(Debug)]
+pub struct ExpertGradients<'a> {
+    pub routing: &'a Routing,
+    /// `[T, top_k]`: `⟨∂L/∂y, f(x)⟩` with the unweighted output f of each chosen expert, which is `∂L/∂g` of its
+    /// weight g.
+    pub weights: &'a Buffer,
+    /// `[T · top_k, I]`, sorted by expert: what stands before the down projections, unweighted.
+    pub hidden: &'a Buffer,
+    /// Of the same shape: `∂L/∂hidden`.
+    pub of_hidden: &'a Buffer,
+}
+
+/// Looks at what passes by on the way back.
+pub trait RecordBackward {
+    /// One mixture was walked back through.
+    fn experts_backward(&mut self, moe: &Moe, seen: &ExpertGradients);
+}
+
+/// How a mixture is walked back through.
+pub(crate) struct Back<'a, 'r> {
+    pub(crate) pass: Pass,
+    /// What a loss on the routers asks of each token's probabilities, `[E]`.
+    pub(crate) balance: &'a [f32],
+    pub(crate) recorder: Option<&'r mut (dyn RecordBackward + 'r)>,
+}
+
+/// Adds to dx and the gradients.
 pub(crate) fn backward(
     dx: &mut Buffer,
     dy: &Buffer,
     x: &Buffer,
     saved: &Saved,
     moe: &Moe,
-    how: (Pass, &[f32]),
+    how: Back,
     gradients: &mut Gradients,
 ) {
-    let pass = how.0;
+    let Back { pass, balance, recorder } = how;
     let Saved { routing, gate, up, weighted, hidden } = saved;
     let banks = banks(moe);
     let grouped = |bank: usize| routing.bank(&banks[bank], &moe.adapters[bank], pass);
@@ -336,6 +362,10 @@ pub(crate) fn backward(
         let weight = routing.weights[routing.slots[row] as usize];
         d.iter_mut().for_each(|d| *d *= weight);
     });
+    if let Some(recorder) = recorder {
+        let seen = ExpertGradients { routing, weights: &dweights, hidden: &activated, of_hidden: &dactivated };
+        recorder.experts_backward(moe, &seen);
+    }
     let mut dgate = Buffer::zeros(gate.rows, gate.width);
     let mut dup = Buffer::zeros(up.rows, up.width);
     swiglu::backward(&mut dgate, &mut dup, &dactivated, gate, up);
@@ -345,7 +375,7 @@ pub(crate) fn backward(
     grouped(0).backward(Some(&mut dsorted), &dgate, &sorted, &hidden[0], gradients);
     grouped(1).backward(Some(&mut dsorted), &dup, &sorted, &hidden[1], gradients);
     routing.scatter(dx, &dsorted, moe.top_k);
-    backward_router(dx, &dweights, x, routing, moe, how, gradients);
+    backward_router(dx, &dweights, x, routing, moe, (pass, balance), gradients);
 }
 
 fn backward_router(

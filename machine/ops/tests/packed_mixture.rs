@@ -2,12 +2,21 @@
 //! against the way that a recorder looks at.
 
 use numeric::{Format, Matrix, Rng};
-use ops::{Adapter, Buffer, Execute, Expert, Infer, Linear, Moe, Observe, Parameter, Precision};
+use ops::{Adapter, Buffer, Execute, Expert, Infer, Linear, Moe, Parameter, Precision, Record, Routing};
 
 const HIDDEN: usize = 64;
 const INNER: usize = 96;
 const EXPERTS: usize = 5;
 const TOP_K: usize = 2;
+
+/// Wants every expert's outputs, and does nothing with them.
+struct Look;
+
+impl Record for Look {
+    const LOOKS: bool = true;
+
+    fn experts(&mut self, _: &Moe, _: &Buffer, _: &Routing, _: &Buffer) {}
+}
 
 fn linear(rows: usize, columns: usize, format: Format, rng: &mut Rng) -> Linear {
     let values: Vec<f32> = (0..rows * columns).map(|_| (0.2 * rng.normal()) as f32).collect();
@@ -65,7 +74,7 @@ fn many_tokens_are_each_token() {
         let tokens = 41;
         let x = Buffer::from_values(HIDDEN, (0..tokens * HIDDEN).map(|_| rng.normal() as f32).collect());
         let together = Infer::new(Precision::F32).moe(&x, &moe);
-        let looked_at = Observe::observing(Precision::F32).moe(&x, &moe);
+        let looked_at = Infer::recording(Precision::F32, Look).moe(&x, &moe);
         close(&together, &looked_at, "looked at");
         for token in 0..tokens {
             let alone = Buffer::from_values(HIDDEN, x.row(token).to_vec());

@@ -1,25 +1,32 @@
 //! Compression: observe, plan, prune or merge, quantize.
 //!
-//! [`observe`] runs calibration tokens and counts; [`Plan::decide`] decides from what was counted what becomes of every
-//! expert, as a file one can read and edit; [`prune`] carries out a plan that only drops, [`carry_out`] and
-//! [`merge_layer`] one that merges; [`quantize`] rounds what is left.
+//! [`observe`] runs calibration tokens layer by layer and counts; [`Plan::decide`] decides from what was counted what
+//! becomes of every expert, as a file one can read and edit; [`prune`] carries out a plan that only drops on a model in
+//! memory, [`rewrite_experts`] on one that is larger, from folder to folder; [`carry_out`] and [`merge_layer`] carry
+//! out one that merges; [`quantize`] rounds what is left.
 
+mod cost;
+mod error;
 mod merge;
 mod observe;
 mod plan;
 mod prune;
 mod quantize;
+mod rewrite;
 mod statistics;
 
+pub use cost::{CompressCost, measure_products};
+pub use error::CompressError;
 pub use merge::{
     Activations, Alignment, Combination, GroupOutcome, Importance, LayerOutcome, MergeError, MergeRecipe, Neurons,
-    Refit, RouterRow, Rows, Tokens, align, carry_out, drop_losses, merge_layer, survey,
+    Refit, RouterRow, Rows, Tokens, align, carry_out, drop_losses, merge_layer,
 };
-pub use observe::{Calibration, observe};
+pub use observe::{Calibration, ObserveOptions, ObservePlace, ObservePlan, ObserveStep, observe};
 pub use plan::{
     Budget, DistanceShares, Grouping, LayerPlan, LayerSize, Merge, Plan, PlanError, PlanRecipe, Saliency, decide_layer,
     keep_counts, super_experts,
 };
 pub use prune::prune;
 pub use quantize::{QuantizeRecipe, StoredFormat, quantize};
+pub use rewrite::{ExpertRewrite, prune_experts, rewrite_experts, rewrite_memory};
 pub use statistics::{ExpertUse, LayerStatistics};

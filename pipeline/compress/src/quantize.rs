@@ -55,7 +55,8 @@ impl Default for QuantizeRecipe {
 }
 
 impl QuantizeRecipe {
-    fn quantization(&self) -> Quantization {
+    /// The same in formats.
+    pub fn quantization(&self) -> Quantization {
         Quantization {
             experts: self.experts.format(),
             projections: self.projections.format(),

@@ -1,12 +1,12 @@
 //! Compression of the oracle's small mixtures.
 
 use compress::{
-    Calibration, LayerStatistics, Plan, PlanError, PlanRecipe, QuantizeRecipe, StoredFormat, observe, prune, quantize,
-    survey,
+    Calibration, LayerStatistics, ObserveOptions, Plan, PlanError, PlanRecipe, QuantizeRecipe, StoredFormat, observe,
+    prune, quantize,
 };
-use models::{FeedForward, KvFormat, Loading, Model, ModelError, Quantization, State};
+use models::{FeedForward, KvFormat, Layers, Loading, Model, ModelError, Quantization, State};
 use numeric::{Format, Matrix};
-use ops::{Buffer, Infer, Moe, Precision, Record, Routing, Statistics};
+use ops::{Buffer, Infer, Moe, Precision, Record, Routing};
 use std::path::PathBuf;
 
 fn open(case: &str) -> Model {
@@ -23,28 +23,10 @@ fn run(model: &Model, tokens: &[u32]) -> Vec<f32> {
     models::hidden(&mut e, model, &mut [State::empty(&model.config, KvFormat::F32)], tokens, &[tokens.len()]).to_vec()
 }
 
-fn observed(model: &Model, tokens: &[u32]) -> Statistics {
-    observe(model, [Calibration { tokens, lengths: &[100, 50] }], |_| ())
-}
-
-/// Saliency by its definition, from one expert network at a time.
-#[test]
-fn saliency_is_the_mean_of_gate_times_norm() {
-    let model = open("qwen3_moe");
-    let tokens = tokens();
-    let statistics = observed(&model, &tokens);
-    for (layer, experts) in statistics.layers.iter().enumerate() {
-        let routed: u64 = experts.iter().map(|expert| expert.tokens).sum();
-        assert_eq!(routed, 2 * tokens.len() as u64, "layer {layer}: top-2 of every token");
-        let weight: f64 = experts.iter().map(|expert| expert.weight).sum();
-        assert!((weight - tokens.len() as f64).abs() < 1e-3, "renormalised gates add up to one per token");
-    }
-    // Twice as large outputs are twice as salient.
-    let mut louder = model.clone();
-    let FeedForward::Moe(moe) = &mut louder.weights.layers[0].feed_forward else { panic!("a mixture") };
-    moe.routed.experts[3].down.weight.matrix.as_f32_mut().iter_mut().for_each(|value| *value *= 2.0);
-    let (before, after) = (statistics.layers[0][3], observed(&louder, &tokens).layers[0][3]);
-    assert!((after.weighted_norm / before.weighted_norm - 2.0).abs() < 1e-3);
+fn observed(model: &Model, tokens: &[u32]) -> Vec<LayerStatistics> {
+    let calibration = [Calibration { tokens, lengths: &[100, 50] }];
+    let options = ObserveOptions::default();
+    observe(Layers::Resident(model), &calibration, &options, None, &mut |_| true).expect("it is observed")
 }
 
 /// Keeps the first mixture's probabilities and choices.
@@ -72,7 +54,7 @@ fn pruned_routing_is_routing_among_the_rest() {
     let mut model = open("qwen3_next");
     let tokens = tokens();
     let (probabilities, ..) = first_mixture(&model, &tokens);
-    let mut plan = keeping(&model, &surveyed(&model, &tokens), 5).expect("five of eight can stay");
+    let mut plan = keeping(&model, &observed(&model, &tokens), 5).expect("five of eight can stay");
     plan.layers[0].keep = vec![0, 2, 3, 5, 7];
     plan.layers[0].drop = vec![1, 4, 6];
     plan.layers[0].super_experts.clear();
@@ -106,32 +88,6 @@ fn down(model: &Model, expert: usize) -> Vec<f32> {
     moe.routed.experts[expert].down.weight.values().to_vec()
 }
 
-/// What pruning decides on is what observing counts.
-#[test]
-fn a_survey_counts_what_observing_counts() {
-    for case in ["qwen3_moe", "qwen3_next"] {
-        let model = open(case);
-        let tokens = tokens();
-        let observed = observed(&model, &tokens);
-        for found in surveyed(&model, &tokens) {
-            let wanted = &observed.layers[found.layer];
-            assert_eq!((found.tokens, found.experts.len()), (tokens.len() as u64, wanted.len()));
-            for (expert, (found_use, wanted)) in found.experts.iter().zip(wanted).enumerate() {
-                assert_eq!(found_use.tokens, wanted.tokens, "{case}, layer {}, expert {expert}", found.layer);
-                assert_eq!(found.together[expert * (found.experts.len() + 1)], wanted.tokens);
-                let close = |a: f64, b: f64| (a - b).abs() <= 1e-4 * b.abs().max(1e-3);
-                assert!(
-                    close(found_use.gate_mass, wanted.weight) && close(found_use.weighted_norm, wanted.weighted_norm)
-                );
-            }
-        }
-    }
-}
-
-fn surveyed(model: &Model, tokens: &[u32]) -> Vec<LayerStatistics> {
-    survey(model, &[Calibration { tokens, lengths: &[100, 50] }], |_| ())
-}
-
 fn keeping(model: &Model, statistics: &[LayerStatistics], keep: usize) -> Result<Plan, PlanError> {
     Plan::decide(model, statistics, &PlanRecipe::keeping(keep), None)
 }
@@ -139,7 +95,7 @@ fn keeping(model: &Model, statistics: &[LayerStatistics], keep: usize) -> Result
 #[test]
 fn plans_that_do_not_fit_are_refused() {
     let mut model = open("qwen3_moe");
-    let statistics = surveyed(&model, &tokens());
+    let statistics = observed(&model, &tokens());
     let refused = keeping(&model, &statistics, 1).expect_err("a token takes two").to_string();
     assert!(refused.contains("layer 0 would keep 1 experts of 8: keep from 2 to 8"), "{refused}");
     assert_eq!(keeping(&model, &[], 4), Err(PlanError::Unobserved(0)));

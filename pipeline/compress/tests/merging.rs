@@ -1,10 +1,10 @@
 //! Merging: what must not change does not, what is measured is true, and the result is an ordinary model.
 
 use compress::{
-    Calibration, LayerPlan, LayerStatistics, Merge, MergeError, MergeRecipe, Plan, PlanRecipe, Refit, RouterRow, Rows,
-    Tokens, carry_out, merge_layer, prune, survey,
+    Calibration, LayerPlan, LayerStatistics, Merge, MergeError, MergeRecipe, ObserveOptions, Plan, PlanRecipe, Refit,
+    RouterRow, Rows, Tokens, carry_out, merge_layer, observe, prune,
 };
-use models::{FeedForward, KvFormat, Loading, Model, State};
+use models::{FeedForward, KvFormat, Layers, Loading, Model, State};
 use numeric::{Format, Matrix, Rng};
 use ops::{Buffer, Execute, Expert, Infer, Linear, Moe, Parameter, Precision};
 use std::path::PathBuf;
@@ -242,7 +242,8 @@ fn merged_and_pruned(case: &str, keep: usize, vocabulary: u32) {
     let tokens: Vec<u32> = (0..900u32).map(|i| (i * 37 + i * i * 5) % vocabulary).collect();
     let fitted = [Calibration { tokens: &tokens[..600], lengths: &[400, 200] }];
     let held_out = [Calibration { tokens: &tokens[600..], lengths: &[300] }];
-    let statistics = survey(&model, &fitted, |_| ());
+    let statistics = observe(Layers::Resident(&model), &fitted, &ObserveOptions::default(), None, &mut |_| true);
+    let statistics = statistics.expect("it is observed");
     let recipe = PlanRecipe { merge: true, distance_max: 4.0, ..PlanRecipe::keeping(keep) };
     let plan = Plan::decide(&model, &statistics, &recipe, None).expect("so many can stay");
     let before = model.clone();

@@ -1,10 +1,10 @@
 //! Plans as files, and what may be wrong with them.
 
 use compress::{
-    Budget, Calibration, ExpertUse, Grouping, LayerPlan, LayerStatistics, Merge, Plan, PlanError, PlanRecipe, Saliency,
-    survey,
+    Budget, Calibration, ExpertUse, Grouping, LayerPlan, LayerStatistics, Merge, ObserveOptions, Plan, PlanError,
+    PlanRecipe, Saliency, observe,
 };
-use models::{Loading, Model};
+use models::{Layers, Loading, Model};
 use std::path::PathBuf;
 
 fn open() -> Model {
@@ -12,9 +12,11 @@ fn open() -> Model {
     Model::open(&directory, Loading::F32).expect("the oracle's model opens")
 }
 
-fn surveyed(model: &Model) -> Vec<LayerStatistics> {
+fn observed(model: &Model) -> Vec<LayerStatistics> {
     let tokens: Vec<u32> = (0..200).map(|i| (i * 37 + i * i * 5) % 512).collect();
-    survey(model, &[Calibration { tokens: &tokens, lengths: &[120, 80] }], |_| ())
+    let calibration = [Calibration { tokens: &tokens, lengths: &[120, 80] }];
+    let options = ObserveOptions::default();
+    observe(Layers::Resident(model), &calibration, &options, None, &mut |_| true).expect("it is observed")
 }
 
 const FILE: &str = "\
@@ -110,7 +112,7 @@ fn every_mistake_is_named() {
 #[test]
 fn decided_plans_are_whole_and_repeat() {
     let model = open();
-    let statistics = surveyed(&model);
+    let statistics = observed(&model);
     for saliency in [Saliency::Reap, Saliency::Frequency, Saliency::Random] {
         for grouping in [Grouping::Nearest, Grouping::Walk] {
             let recipe = PlanRecipe { merge: true, distance_max: 4.0, saliency, grouping, ..PlanRecipe::keeping(4) };
@@ -125,7 +127,7 @@ fn decided_plans_are_whole_and_repeat() {
     let of = |recipe: &PlanRecipe| Plan::decide(&model, &statistics, recipe, None).expect("four of eight");
     assert_ne!(of(&seed(1)).layers[0].keep, of(&seed(2)).layers[0].keep, "chance depends on the seed");
     let refused = PlanRecipe { saliency: Saliency::Fisher, ..PlanRecipe::keeping(4) };
-    let refused = Plan::decide(&model, &statistics, &refused, None).expect_err("a survey has no gradients").to_string();
+    let refused = Plan::decide(&model, &statistics, &refused, None).expect_err("none were asked for").to_string();
     assert!(refused.contains("no gradients were observed in layer 0"), "{refused}");
     let unmerged = PlanRecipe::keeping(4);
     let merged = PlanRecipe { merge: true, distance_max: 4.0, ..unmerged.clone() };
@@ -137,7 +139,7 @@ fn decided_plans_are_whole_and_repeat() {
 #[test]
 fn budgets_under_a_total_follow_the_losses() {
     let model = open();
-    let statistics = surveyed(&model);
+    let statistics = observed(&model);
     let recipe = PlanRecipe { total: Some(12), budget: Budget::Greedy, ..PlanRecipe::default() };
     let losses = [vec![0.0; 8], (0..8).map(f64::from).collect()];
     let plan = Plan::decide(&model, &statistics, &recipe, Some(&losses)).expect("twelve of sixteen");
@@ -148,7 +150,7 @@ fn budgets_under_a_total_follow_the_losses() {
 #[test]
 fn super_experts_stay_and_are_not_merged_into() {
     let model = open();
-    let mut statistics = surveyed(&model);
+    let mut statistics = observed(&model);
     // The least salient expert of the first layer has one huge activation.
     let least = (0..8).min_by(|&a, &b| statistics[0].saliency(a).total_cmp(&statistics[0].saliency(b))).expect("eight");
     statistics[0].experts[least].activation_max = 1e4;
@@ -171,7 +173,7 @@ fn super_experts_stay_and_are_not_merged_into() {
 #[test]
 fn experts_that_work_together_are_not_merged() {
     let model = open();
-    let mut statistics = surveyed(&model);
+    let mut statistics = observed(&model);
     let layer = &mut statistics[0];
     layer.tokens = 1000;
     layer.experts =

@@ -2,9 +2,9 @@
 
 use super::import::{self, Import};
 use super::places::{Adapters, module};
-use super::probe::{Probe, Prompts, probe};
+use super::probe::{Probe, probe};
 use super::prove::{Proof, prove};
-use crate::{Loading, Model, ModelError};
+use crate::{LayerStream, Loading, Model, ModelError};
 use formats::safetensors::Tensors;
 use formats::{DType, Tensor, TensorPlan};
 use kernels::pool;
@@ -120,18 +120,16 @@ pub fn merge_directory(job: &Merge, watch: &mut dyn FnMut(MergeStep) -> bool) ->
         let problem = format!("{} is there already: give another folder, or remove it first", job.out.display());
         return Err(ModelError::Adapter(problem));
     }
-    let outline = Model::outline(job.base, Loading::Stored)?;
-    let adapters = import::read(&outline.weights, job.adapter, &job.import)?;
-    let tensors = Tensors::open(job.base)?;
-    check_plain(&tensors, &outline, &adapters)?;
+    let base = LayerStream::open(job.base, Loading::Stored)?;
+    let adapters = import::read(&base.outline().weights, job.adapter, &job.import)?;
+    check_plain(base.tensors(), base.outline(), &adapters)?;
     let partial = Partial::make(job.out)?;
-    write(&tensors, &adapters, &partial.0, watch)?;
+    write(base.tensors(), &adapters, &partial.0, watch)?;
     copy_others(job.base, &partial.0)?;
-    let merged = Tensors::open(&partial.0)?;
-    let proof = prove(&tensors, &merged, &adapters, watch)?;
+    let merged = LayerStream::open(&partial.0, Loading::Stored)?;
+    let proof = prove(base.tensors(), merged.tensors(), &adapters, watch)?;
     proof.check(&adapters)?;
-    let prompts = Prompts { config: &outline.config, sequences: job.prompts };
-    let found = probe([&tensors, &merged], &adapters, &prompts, watch)?;
+    let found = probe([&base, &merged], &adapters, job.prompts, watch)?;
     found.check()?;
     drop(merged);
     partial.publish(job.out)?;

@@ -5,20 +5,13 @@
 use super::merge::{MergeStep, parts, tell};
 use super::places::Adapters;
 use crate::forward::{embed, finish, layer_of, logits};
-use crate::source::{Checkpoint, Taking};
 use crate::weights::Weights;
-use crate::{Config, KvFormat, Loading, Model, ModelError, State};
+use crate::{KvFormat, LayerStream, ModelError, State};
 use formats::DType;
 use formats::safetensors::Tensors;
 use kernels::cross_entropy::argmax;
 use ops::{Buffer, Infer, Precision, Spans};
 use serde::Serialize;
-
-/// Token sequences to run on.
-pub(crate) struct Prompts<'a> {
-    pub(crate) config: &'a Config,
-    pub(crate) sequences: &'a [Vec<u32>],
-}
 
 /// How the logits of the merged model differ from those of the base with its adapter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -73,12 +66,12 @@ struct Run {
 
 /// Runs base with adapters, merged, and base alone.
 pub(crate) fn probe(
-    [base, merged]: [&Tensors; 2],
+    [base, merged]: [&LayerStream; 2],
     adapters: &Adapters,
-    prompts: &Prompts,
+    sequences: &[Vec<u32>],
     watch: &mut dyn FnMut(MergeStep) -> bool,
 ) -> Result<Probe, ModelError> {
-    let Prompts { config, sequences } = prompts;
+    let config = &base.outline().config;
     let lengths: Vec<usize> = sequences.iter().map(Vec::len).filter(|&length| length > 0).collect();
     let tokens = sequences.concat();
     if tokens.is_empty() {
@@ -86,7 +79,7 @@ pub(crate) fn probe(
     }
     let spans = Spans { starts: vec![0; lengths.len()], lengths };
     let mut e = Infer::new(Precision::F32);
-    let (mut own, other) = (ends(config, base)?, ends(config, merged)?);
+    let (mut own, other) = (base.ends()?, merged.ends()?);
     let mut runs = [&own, &other, &own].map(|model| Run {
         x: embed(&mut e, model, &tokens),
         states: vec![State::empty(config, KvFormat::F32); spans.lengths.len()],
@@ -94,12 +87,12 @@ pub(crate) fn probe(
     let total = config.layers.len() as u64;
     for index in 0..config.layers.len() {
         let [adapted, of_merged, plain] = &mut runs;
-        let mut weights = one_layer(config, base, index)?;
+        let mut weights = base.alone(index)?;
         plain.step(&mut e, &weights, index, &spans);
         adapters.attach(&mut weights);
         adapted.step(&mut e, &weights, index, &spans);
         drop(weights);
-        of_merged.step(&mut e, &one_layer(config, merged, index)?, index, &spans);
+        of_merged.step(&mut e, &merged.alone(index)?, index, &spans);
         tell(watch, MergeStep::Probing { done: index as u64 + 1, total })?;
     }
     let [adapted, of_merged, plain] = runs;
@@ -114,7 +107,7 @@ pub(crate) fn probe(
         Adapters::take(&mut own.weights);
         tally.add([&adapted, &logits(&mut e, &other, &of_merged, rows), &plain]);
     }
-    Ok(tally.probe(rounding(merged, adapters)))
+    Ok(tally.probe(rounding(merged.tensors(), adapters)))
 }
 
 const LOGITS_ROWS: usize = 64;
@@ -124,22 +117,6 @@ impl Run {
         let x = std::mem::replace(&mut self.x, Buffer::zeros(0, 1));
         self.x = layer_of(e, &weights.layers[0], index, &mut self.states, spans, x);
     }
-}
-
-/// A model without its layers.
-fn ends(config: &Config, tensors: &Tensors) -> Result<Model, ModelError> {
-    let mut source = Checkpoint::new(tensors, Loading::Stored, Taking::Numbers);
-    let weights = Weights::bind_layers(config, &mut source, 0..0)?;
-    Ok(Model { config: config.clone(), weights })
-}
-
-/// One layer as a model's weights, so that adapters find it; the ends are without numbers.
-fn one_layer(config: &Config, tensors: &Tensors, index: usize) -> Result<Weights, ModelError> {
-    let mut outlines = Checkpoint::new(tensors, Loading::Stored, Taking::Outlines);
-    let mut weights = Weights::bind_layers(config, &mut outlines, 0..0)?;
-    let mut source = Checkpoint::new(tensors, Loading::Stored, Taking::Numbers);
-    weights.layers.push(Weights::bind_layer(config, &mut source, index)?);
-    Ok(weights)
 }
 
 /// The coarsest rounding among the merged weights.

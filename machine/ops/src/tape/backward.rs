@@ -2,7 +2,8 @@
 
 use super::{Carried, Mark, Op, Tape, Var};
 use crate::linear::Pass;
-use crate::{Buffer, Gradients, Linear, Norm, attention, causal_conv, columns, delta_rule, linear, moe};
+use crate::moe::{self, RecordBackward};
+use crate::{Buffer, Gradients, Linear, Norm, attention, causal_conv, columns, delta_rule, linear};
 use kernels::rms_norm::{self, GatedGradients};
 use kernels::{rope, sigmoid_gate, swiglu};
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ impl Adjoints {
 struct Walk<'g> {
     adjoints: Adjoints,
     gradients: &'g mut Gradients,
+    recorder: Option<&'g mut (dyn RecordBackward + 'g)>,
     carried: &'g mut Carried,
     pass: Pass,
     auxiliary_coefficient: f32,
@@ -56,9 +58,11 @@ impl<'w> Tape<'w, '_> {
         carried: &mut Carried,
     ) -> Option<Buffer> {
         let pass = Pass { first_token: mark.first_token(), ..self.pass() };
-        let Tape { auxiliary_coefficient, ref mut nodes, ref mut gradients, ref batch, .. } = *self;
+        let Tape { auxiliary_coefficient, ref mut nodes, ref mut gradients, ref batch, ref mut recorder, .. } = *self;
+        let recorder = recorder.as_mut().map(|recorder| &mut **recorder as &mut dyn RecordBackward);
         let adjoints = Adjoints((0..nodes.len()).map(|_| None).collect());
-        let mut walk = Walk { adjoints, gradients, carried, pass, auxiliary_coefficient, batch: batch.as_ref() };
+        let batch = batch.as_ref();
+        let mut walk = Walk { adjoints, gradients, recorder, carried, pass, auxiliary_coefficient, batch };
         seeds.into_iter().for_each(|(var, adjoint)| walk.adjoints.add(var, adjoint));
         let mut found = None;
         while nodes.len() > mark.nodes() {
@@ -173,7 +177,9 @@ impl Walk<'_> {
                 };
                 let (tokens, counts) = self.batch.and_then(of_batch).unwrap_or_else(own);
                 let balance = moe::balance(self.auxiliary_coefficient, &counts, tokens);
-                moe::backward(&mut dx, dy, value(x), &saved, moe, (self.pass, &balance), self.gradients);
+                let recorder = self.recorder.as_mut().map(|recorder| &mut **recorder as &mut dyn RecordBackward);
+                let how = moe::Back { pass: self.pass, balance: &balance, recorder };
+                moe::backward(&mut dx, dy, value(x), &saved, moe, how, self.gradients);
                 self.adjoints.put(x, dx);
             }
             _ => unreachable!("the other operations are undone in step"),

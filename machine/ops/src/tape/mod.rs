@@ -10,6 +10,7 @@ pub use segment::{Carried, Mark, Segment};
 
 use crate::cross_entropy::{Target, Wanted};
 use crate::linear::{Hidden, Pass};
+use crate::moe::RecordBackward;
 use crate::{
     AttentionShape, Buffer, Columns, Conv, DeltaGates, DeltaState, Execute, Gradients, KvCache, Linear, Moe, Norm,
     Parameter, Precision, Rope, Spans, Teacher, attention, causal_conv, columns, cross_entropy, delta_rule, infer,
@@ -122,6 +123,7 @@ pub struct Tape<'w, 'g> {
     auxiliary_coefficient: f32,
     nodes: Vec<Node<'w>>,
     gradients: &'g mut Gradients,
+    recorder: Option<&'g mut (dyn RecordBackward + 'g)>,
     /// Tokens per expert of every mixture that was run, with its layer.
     expert_counts: Vec<(usize, Vec<u64>)>,
     /// Of the routers of those mixtures, with their layer and tokens.
@@ -142,6 +144,7 @@ impl<'w, 'g> Tape<'w, 'g> {
             auxiliary_coefficient,
             nodes: Vec::new(),
             gradients,
+            recorder: None,
             expert_counts: Vec::new(),
             router_entropies: Vec::new(),
             segment: Segment::default(),
@@ -153,6 +156,11 @@ impl<'w, 'g> Tape<'w, 'g> {
     /// What adapters leave out is decided by this seed; without one they leave out nothing.
     pub fn dropping(self, seed: Option<u64>) -> Self {
         Self { dropout_seed: seed, ..self }
+    }
+
+    /// The recorder looks at every mixture that is walked back through.
+    pub fn recording(self, recorder: &'g mut dyn RecordBackward) -> Self {
+        Self { recorder: Some(recorder), ..self }
     }
 
     fn pass(&self) -> Pass {

@@ -18,7 +18,6 @@ mod outcome;
 mod refit;
 mod router;
 mod rows;
-mod survey;
 mod walk;
 
 use crate::{LayerPlan, LayerStatistics, PlanError};
@@ -35,7 +34,6 @@ pub use losses::drop_losses;
 pub use neurons::Neurons;
 pub use outcome::{Combination, GroupOutcome, LayerOutcome};
 pub use rows::Rows;
-pub use survey::survey;
 pub use walk::{Tokens, carry_out};
 
 /// What can go wrong while a plan is carried out.

@@ -1,0 +1,128 @@
+//! `lateen compress` a layer at a time: planned, refused, killed and gone on with.
+
+mod support;
+
+use serde_json::Value;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use support::{Folder, bad, config, good, lateen};
+
+const PRUNE: [&str; 8] = ["compress", "model", "--keep", "2", "--tokens", "6000", "--gradient-tokens", "2000"];
+
+fn weights(folder: &Path) -> Vec<u8> {
+    std::fs::read(folder.join("model.safetensors")).expect("it was written")
+}
+
+#[test]
+fn what_was_killed_goes_on_and_comes_out_the_same() {
+    let folder = Folder::new("compress-killed");
+    folder.model("model");
+    good(&folder, &[&PRUNE[..], &["--out", "whole"]].concat());
+    let mut child = lateen(&folder).args(PRUNE).args(["--out", "killed"]).spawn().expect("the program starts");
+    let (first, began) = (folder.join("killed/statistics/layer-0000.forward.safetensors"), Instant::now());
+    while !first.exists() && began.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().expect("it runs");
+    let status = child.wait().expect("it ends");
+    assert!(status.code().is_none(), "it was done before it could be killed: {status}");
+    assert!(first.exists() && !folder.join("killed/config.json").exists());
+    let when = || std::fs::metadata(&first).expect("it is there").modified().expect("the system tells");
+    let before = when();
+    good(&folder, &[&PRUNE[..], &["--out", "killed"]].concat());
+    assert_eq!(when(), before, "what was observed is not observed again");
+    assert!(weights(&folder.join("killed")) == weights(&folder.join("whole")));
+    let statistics = |run: &str, file: &str| std::fs::read(folder.join(run).join("statistics").join(file)).expect(file);
+    for file in ["layer-0000.forward.safetensors", "layer-0001.forward.safetensors", "layer-0001.gradient.safetensors"]
+    {
+        assert!(statistics("killed", file) == statistics("whole", file), "{file}");
+    }
+    let plan = |run: &str| std::fs::read_to_string(folder.join(run).join("plan.toml")).expect("a plan");
+    assert_eq!(plan("killed"), plan("whole"));
+    assert!(good(&folder, &["inspect", "killed"]).contains("qwen3_next"));
+    // A plan that is given makes the same of it, without watching anything.
+    good(&folder, &["compress", "model", "--plan", "whole/plan.toml", "--out", "given"]);
+    assert!(weights(&folder.join("given")) == weights(&folder.join("whole")));
+    assert!(!folder.join("given/statistics").exists());
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_it_begins() {
+    let folder = Folder::new("compress-memory");
+    folder.model("model");
+    let said = bad(&folder, 1, &[&PRUNE[..], &["--out", "small", "--memory", "3MB"]].concat());
+    assert!(said.contains("watching the experts of model would take") && said.contains("3.0 MB may be held"), "{said}");
+    assert!(said.contains("largest layer") && said.contains("allow more with --memory"), "{said}");
+    assert!(!folder.join("small/statistics").exists());
+    let said = bad(&folder, 2, &[&PRUNE[..], &["--out", "small", "--memory", "much"]].concat());
+    assert!(said.contains("such as 4GB"), "{said}");
+}
+
+fn plan(folder: &Folder, model: &str, more: &[&str]) -> Value {
+    let speeds = ["--disk-speed", "500", "--product-speed", "100", "--json"];
+    let words = [&["plan", "compress", model, "--tokens", "100000"], &speeds[..], more].concat();
+    serde_json::from_str(&good(folder, &words)).expect("it is JSON")
+}
+
+/// The released shape of 80 billion parameters, which is not here.
+fn released() -> String {
+    let large = [
+        ("\"head_dim\": 16", "\"head_dim\": 256"),
+        ("\"hidden_size\": 32", "\"hidden_size\": 2048"),
+        ("\"layer_types\": [\"linear_attention\", \"full_attention\"]", "\"full_attention_interval\": 4"),
+        ("\"linear_key_head_dim\": 8", "\"linear_key_head_dim\": 128"),
+        ("\"linear_num_key_heads\": 2", "\"linear_num_key_heads\": 16"),
+        ("\"linear_num_value_heads\": 4", "\"linear_num_value_heads\": 32"),
+        ("\"linear_value_head_dim\": 8", "\"linear_value_head_dim\": 128"),
+        ("\"moe_intermediate_size\": 32", "\"moe_intermediate_size\": 512"),
+        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 48"),
+        ("\"num_attention_heads\": 2", "\"num_attention_heads\": 16"),
+        ("\"num_experts\": 4", "\"num_experts\": 512"),
+        ("\"num_experts_per_tok\": 2", "\"num_experts_per_tok\": 10"),
+        ("\"num_key_value_heads\": 1", "\"num_key_value_heads\": 2"),
+        ("\"shared_expert_intermediate_size\": 32", "\"shared_expert_intermediate_size\": 512"),
+    ];
+    large.iter().fold(config(151_936), |text, (from, to)| {
+        assert!(text.contains(from), "{from}");
+        text.replace(from, to)
+    })
+}
+
+#[test]
+fn a_plan_says_memory_disk_and_time_also_of_a_model_that_is_not_here() {
+    let folder = Folder::new("plan-compress");
+    folder.write("80b.json", &released());
+    let found = plan(&folder, "80b.json", &["--keep", "256", "--memory", "16GB"]);
+    let number = |found: &Value, path: &str| found.pointer(path).and_then(Value::as_f64).expect(path);
+    // 79.7 billion parameters of two bytes; a layer has 512 experts of 3 · 512 · 2048.
+    assert!((number(&found, "/before") / 159.3e9 - 1.0).abs() < 0.01, "{found}");
+    let layer = number(&found, "/plan/layer");
+    assert!(layer > 2.0 * 512.0 * 3.0 * 512.0 * 2048.0 && layer < 3.4e9, "{layer}");
+    assert_eq!(found["fits"], true);
+    // Of some 3 billion parameters that a token visits, without embedding and head.
+    let products = number(&found, "/cost/multiply_adds") / 100_000.0;
+    assert!(products > 3.0e9 && products < 4.0e9, "{products}");
+    let (read, written) = (number(&found, "/cost/read"), number(&found, "/cost/written"));
+    assert!((read / (2.0 * number(&found, "/before")) - 1.0).abs() < 0.01, "there once, and once to write");
+    let seconds = (read + written) / 500e6 + 100_000.0 * products / 100e9;
+    assert!((number(&found, "/seconds") / seconds - 1.0).abs() < 1e-6);
+    assert!(number(&found, "/disk") > number(&found, "/cost/model"));
+
+    let less = plan(&folder, "80b.json", &["--keep", "256", "--memory", "4.2GB"]);
+    assert_eq!((&less["fits"], &less["plan"]["states_on_disk"]), (&true.into(), &true.into()), "{less}");
+    assert!(number(&less, "/observing") <= 4.2e9 && number(&less, "/cost/read") > read);
+    let least = plan(&folder, "80b.json", &["--keep", "256", "--memory", "3GB"]);
+    assert_eq!(least["fits"], false, "not even a layer");
+    let back = plan(&folder, "80b.json", &["--keep", "256", "--memory", "16GB", "--gradient-tokens", "50000"]);
+    assert!((number(&back, "/cost/multiply_adds") / 100_000.0 / products - 2.0).abs() < 0.05);
+    let fewer = plan(&folder, "80b.json", &["--keep", "128", "--memory", "16GB"]);
+    assert!(number(&fewer, "/cost/model") < 0.55 * number(&found, "/cost/model"));
+
+    folder.model("model");
+    let text = good(&folder, &["plan", "compress", "model", "--keep", "3", "--tokens", "5000"]);
+    assert!(text.contains("it fits into") && text.contains("as measured here"), "{text}");
+    let said = bad(&folder, 1, &["plan", "compress", "model", "--keep", "1"]);
+    assert!(said.contains("--keep 1 of 4 experts") && said.contains("keep from 2 to 4"), "{said}");
+    let said = bad(&folder, 1, &["plan", "compress", "model", "--keep", "2", "--disk-speed", "0"]);
+    assert!(said.contains("--disk-speed wants a number above 0"), "{said}");
+}

@@ -1,0 +1,122 @@
+//! A model that may be larger than memory: opened from its headers alone, then visited a layer at a time. What a layer
+//! is read from is given back to the system as soon as it is copied, so that a visit holds the layer and no more.
+
+use crate::model::read_config;
+use crate::source::{Checkpoint, Taking};
+use crate::weights::{LayerWeights, Weights};
+use crate::{Loading, Model, ModelError};
+use formats::safetensors::Tensors;
+use formats::{DType, hash_bytes};
+use numeric::Format;
+use ops::{Linear, Norm};
+use std::path::Path;
+
+/// See the head of this file.
+pub struct LayerStream {
+    tensors: Tensors,
+    outline: Model,
+    loading: Loading,
+}
+
+impl LayerStream {
+    /// Opens a model folder. Names and shapes of all tensors are checked against the config; no number is read.
+    pub fn open(directory: &Path, loading: Loading) -> Result<Self, ModelError> {
+        let config = read_config(directory)?;
+        let tensors = Tensors::open(directory)?;
+        let weights = Weights::bind(&config, &mut Checkpoint::new(&tensors, loading, Taking::Outlines))?;
+        Ok(Self { tensors, outline: Model { config, weights }, loading })
+    }
+
+    /// As [`Self::open`], for writing layers again: plain weights as they are stored. Those of a model that is stored
+    /// in blocks become f32, since what is cut out of it or added to it is rounded anew.
+    pub fn open_plain(directory: &Path) -> Result<Self, ModelError> {
+        let stream = Self::open(directory, Loading::Stored)?;
+        let is_plain = |format: Format| format.block_columns() == 1;
+        match stream.outline.parameters().iter().all(|parameter| is_plain(parameter.matrix.format())) {
+            true => Ok(stream),
+            false => Self::open(directory, Loading::F32),
+        }
+    }
+
+    /// The whole model without numbers, as its weights come into memory.
+    pub fn outline(&self) -> &Model {
+        &self.outline
+    }
+
+    pub fn tensors(&self) -> &Tensors {
+        &self.tensors
+    }
+
+    /// How weights come into memory.
+    pub fn loading(&self) -> Loading {
+        self.loading
+    }
+
+    fn source(&self) -> Checkpoint<'_> {
+        Checkpoint::new(&self.tensors, self.loading, Taking::Numbers)
+    }
+
+    /// The weights of one layer.
+    pub fn layer(&self, index: usize) -> Result<LayerWeights, ModelError> {
+        Weights::bind_layer(&self.outline.config, &mut self.source(), index)
+    }
+
+    /// One layer as a model's weights, for what works on those; the ends are without numbers.
+    pub fn alone(&self, index: usize) -> Result<Weights, ModelError> {
+        let mut outlines = Checkpoint::new(&self.tensors, self.loading, Taking::Outlines);
+        let mut weights = Weights::bind_layers(&self.outline.config, &mut outlines, 0..0)?;
+        weights.layers.push(self.layer(index)?);
+        Ok(weights)
+    }
+
+    /// The model without its layers.
+    pub fn ends(&self) -> Result<Model, ModelError> {
+        let weights = Weights::bind_layers(&self.outline.config, &mut self.source(), 0..0)?;
+        Ok(Model { config: self.outline.config.clone(), weights })
+    }
+
+    /// `[V, H]`.
+    pub fn embedding(&self) -> Result<Linear, ModelError> {
+        Weights::bind_embedding(&self.outline.config, &mut self.source())
+    }
+
+    /// The final norm, and the head where it is not the embedding.
+    pub fn ending(&self) -> Result<(Norm, Option<Linear>), ModelError> {
+        Weights::bind_ending(&self.outline.config, &mut self.source())
+    }
+
+    /// Tells this model from others, without reading all of it: a hash of its configuration, of every tensor's name,
+    /// kind and shape, and of a page of numbers of every few tensors.
+    pub fn fingerprint(&self) -> String {
+        const PAGES: usize = 1024;
+        const PAGE_BYTES: usize = 4096;
+        let stride = self.tensors.len().div_ceil(PAGES).max(1);
+        let mut told = self.outline.config.to_json().into_bytes();
+        for (number, tensor) in self.tensors.tensors().enumerate() {
+            told.extend(format!("{} {} {:?}\n", tensor.name, tensor.dtype.name(), tensor.shape).bytes());
+            if number % stride == 0 {
+                // From the middle: what stands first is often alike.
+                let start = (tensor.bytes.len() / 2).min(tensor.bytes.len().saturating_sub(PAGE_BYTES));
+                told.extend(&tensor.bytes[start..(start + PAGE_BYTES).min(tensor.bytes.len())]);
+                self.tensors.release(&tensor);
+            }
+        }
+        hash_bytes(&told)
+    }
+
+    /// Bytes in the files of the tensors whose names begin so.
+    pub fn stored_bytes(&self, prefix: &str) -> u64 {
+        let tensors = self.tensors.tensors().filter(|tensor| tensor.name.starts_with(prefix));
+        tensors.map(|tensor| tensor.bytes.len() as u64).sum()
+    }
+
+    /// What plain weights are stored as: the format of the largest part of them.
+    pub fn plain_format(&self) -> Format {
+        let bytes = |dtype: DType| -> u64 {
+            let tensors = self.tensors.tensors().filter(|tensor| tensor.dtype == dtype);
+            tensors.map(|tensor| tensor.bytes.len() as u64).sum()
+        };
+        let kinds = [(DType::BF16, Format::Bf16), (DType::F16, Format::F16), (DType::F32, Format::F32)];
+        kinds.into_iter().max_by_key(|(dtype, _)| bytes(*dtype)).map_or(Format::Bf16, |(_, format)| format)
+    }
+}

@@ -1,0 +1,94 @@
+//! A model with other experts, made from folder to folder with one layer in memory.
+
+use crate::{CompressError, LayerPlan, Plan, PlanError, prune};
+use models::{
+    Config, FeedForward, LayerStream, LayerwisePlan, LayerwiseSettings, Loading, Model, Quantization, Rewrite,
+    RewriteStep, Weights, rewrite_model,
+};
+use numeric::Format;
+use ops::Moe;
+use std::path::Path;
+
+/// What is to be made.
+pub struct ExpertRewrite<'a> {
+    pub from: &'a LayerStream,
+    /// The folder to make, or to go on with.
+    pub out: &'a Path,
+    /// Experts that each layer will have; of dense layers any number.
+    pub expert_counts: &'a [usize],
+    /// All that decides what becomes of experts, for telling this job from another: the plan's text.
+    pub key: &'a str,
+    /// To what linear maps are rounded afterwards.
+    pub quantization: Option<Quantization>,
+}
+
+impl ExpertRewrite<'_> {
+    /// The result's configuration.
+    pub fn config(&self) -> Config {
+        let mut config = self.from.outline().config.clone();
+        config.set_expert_counts(self.expert_counts);
+        config
+    }
+}
+
+/// Writes the model in which `experts` has made something else of each mixture, given its layer; plain weights are
+/// bf16. Files that are done are kept when it is stopped or killed, and the same call goes on.
+pub fn rewrite_experts(
+    job: &ExpertRewrite,
+    experts: &mut dyn FnMut(usize, Moe) -> Result<Moe, CompressError>,
+    watch: &mut dyn FnMut(RewriteStep) -> bool,
+) -> Result<(), CompressError> {
+    let config = job.config();
+    let mut rewrite = Rewrite::new(job.from, &config, job.out, job.key);
+    rewrite.plain = Format::Bf16;
+    rewrite.quantization = job.quantization;
+    rewrite_model(
+        &rewrite,
+        &mut |index, mut layer| {
+            if let FeedForward::Moe(mut weights) = layer.feed_forward {
+                weights.routed = experts(index, weights.routed)?;
+                assert_eq!(weights.routed.experts.len(), job.expert_counts[index], "layer {index}: another count");
+                layer.feed_forward = FeedForward::Moe(weights);
+            }
+            Ok(layer)
+        },
+        watch,
+    )
+}
+
+/// The bytes of memory that it takes at most: a layer as it is read, and the largest weight in the forms that it has
+/// while it is written.
+pub fn rewrite_memory(outline: &Model, loading: Loading) -> usize {
+    let settings = LayerwiseSettings { batches: &[], backward: 0, is_resident: false, threads: 1 };
+    let plan = LayerwisePlan::of(outline, loading, &settings);
+    let parameters = outline.parameters();
+    let numbers = parameters.iter().map(|parameter| parameter.matrix.rows * parameter.matrix.columns).max();
+    // As it is read, in f32, and as the file will have it.
+    // A router loses rows in f32, and all that is made of a layer has names of its own.
+    plan.program + plan.layer + 4 * size_of::<f32>() * numbers.unwrap_or(0)
+}
+
+/// One layer of a plan, carried out on that layer's mixture. `outline` is the whole model, of which no number is asked.
+pub fn prune_experts(outline: &Model, plan: &LayerPlan, moe: Moe) -> Result<Moe, PlanError> {
+    let mut config = outline.config.clone();
+    config.layers = vec![config.layers[plan.layer]];
+    let mut layer = outline.weights.layers[plan.layer].clone();
+    let FeedForward::Moe(weights) = &mut layer.feed_forward else {
+        let problem = "the model has no mixture there".to_owned();
+        return Err(PlanError::Layer { layer: plan.layer, problem });
+    };
+    weights.routed = moe;
+    let Weights { embedding, final_norm, separate_head, .. } = &outline.weights;
+    let weights = Weights {
+        embedding: embedding.clone(),
+        layers: vec![layer],
+        final_norm: final_norm.clone(),
+        separate_head: separate_head.clone(),
+    };
+    let mut alone = Model { config, weights };
+    prune(&mut alone, &Plan { layers: vec![LayerPlan { layer: 0, ..plan.clone() }] })?;
+    match alone.weights.layers.pop().map(|layer| layer.feed_forward) {
+        Some(FeedForward::Moe(weights)) => Ok(weights.routed),
+        _ => unreachable!("the one layer is a mixture"),
+    }
+}
