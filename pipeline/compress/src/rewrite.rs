@@ -5,8 +5,8 @@ use models::{
     Config, FeedForward, LayerStream, LayerwisePlan, LayerwiseSettings, Loading, Model, Quantization, Rewrite,
     RewriteStep, Weights, rewrite_model,
 };
-use numeric::Format;
-use ops::Moe;
+use numeric::{Format, bf16};
+use ops::{Moe, Parameter};
 use std::path::Path;
 
 /// What is to be made.
@@ -61,11 +61,19 @@ pub fn rewrite_experts(
 pub fn rewrite_memory(outline: &Model, loading: Loading) -> usize {
     let settings = LayerwiseSettings { batches: &[], backward: 0, is_resident: false, threads: 1 };
     let plan = LayerwisePlan::of(outline, loading, &settings);
-    let parameters = outline.parameters();
-    let numbers = parameters.iter().map(|parameter| parameter.matrix.rows * parameter.matrix.columns).max();
-    // As it is read, in f32, and as the file will have it.
-    // A router loses rows in f32, and all that is made of a layer has names of its own.
-    plan.program + plan.layer + 4 * size_of::<f32>() * numbers.unwrap_or(0)
+    let written = |parameter: &Parameter| {
+        // As it is read, in f32, and as the file will have it.
+        let numbers = parameter.matrix.rows * parameter.matrix.columns;
+        parameter.matrix.bytes() + numbers * (size_of::<f32>() + size_of::<bf16>())
+    };
+    let mut largest = 0;
+    outline
+        .weights
+        .layers
+        .iter()
+        .for_each(|layer| layer.visit(&mut |parameter| largest = largest.max(written(parameter))));
+    let ends = written(&outline.weights.embedding.weight).max(written(&outline.weights.head().weight));
+    plan.program + (plan.layer + largest).max(ends)
 }
 
 /// One layer of a plan, carried out on that layer's mixture. `outline` is the whole model, of which no number is asked.
