@@ -7,8 +7,8 @@ use crate::place::{open_model, open_text};
 use crate::recipe::{Prune, Quantize, SaveFormat};
 use crate::terminal::Meter;
 use anyhow::{Context, Result};
-use compress::{Budget, Calibration, LayerOutcome, MergeRecipe, Plan, PlanRecipe, Tokens};
-use models::{Loading, Model};
+use compress::{Budget, Calibration, LayerOutcome, LayerPlan, MergeRecipe, Plan, PlanRecipe, Tokens};
+use models::{Lineage, Loading, Model};
 use prepare::{Fit, Packing, Sample};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -21,7 +21,7 @@ pub(super) fn prune(job: &Job<'_>, work: &Prune) -> Result<Value> {
     let from = job.source()?;
     let mut model = open_model(from, Loading::F32)?;
     let (tokenizer, template) = open_text(from)?;
-    let before = model.config.expert_counts();
+    let (source, before) = (model.config.clone(), model.config.expert_counts());
     let fit = Fit { sequence_length: PASS_TOKENS, packing: Packing::BestFit };
     let renderer = Renderer::new(&tokenizer, &template);
     let dataset = prepare::load(&work.data, &renderer, fit, &SystemRoots, &Preparing::default())
@@ -32,6 +32,7 @@ pub(super) fn prune(job: &Job<'_>, work: &Prune) -> Result<Value> {
     job.check_interrupt()?;
     shrunk.save(&job.directory)?;
     save_model(&model, &tokenizer, &template, &job.directory, work.save)?;
+    super::pass_lineage_on(job, &source, Some(&shrunk.lineage(&before)))?;
     Ok(json!({
         "experts_before": before,
         "experts": model.config.expert_counts(),
@@ -47,6 +48,7 @@ pub(super) fn quantize(job: &Job<'_>, work: &Quantize) -> Result<Value> {
     let before = model.bytes();
     let bytes = compress::quantize(&mut model, &work.formats)?;
     save_model(&model, &tokenizer, &template, &job.directory, SaveFormat::Bf16)?;
+    super::pass_lineage_on(job, &model.config, None)?;
     Ok(json!({ "bytes_before": before, "bytes": bytes }))
 }
 
@@ -69,6 +71,23 @@ impl Shrunk {
     fn merged(&self) -> usize {
         let groups = self.outcomes.iter().flat_map(|outcome| &outcome.groups).filter(|group| group.merged);
         groups.map(|group| group.from.len()).sum()
+    }
+
+    /// What became of each of so many experts, layer by layer. A group that was planned and measured worse than dropping
+    /// was dropped.
+    fn lineage(&self, before: &[usize]) -> Lineage {
+        let layer = |(layer, &count): (&LayerPlan, &usize)| {
+            let place = |expert: usize| layer.keep.iter().position(|&kept| kept == expert);
+            let outcome = self.outcomes.iter().find(|outcome| outcome.layer == layer.layer);
+            let groups = outcome.into_iter().flat_map(|outcome| &outcome.groups).filter(|group| group.merged);
+            let mut became: Vec<Option<usize>> = (0..count).map(place).collect();
+            for group in groups {
+                let into = became[group.into];
+                group.from.iter().for_each(|&expert| became[expert] = into);
+            }
+            became
+        };
+        Lineage { layers: self.plan.layers.iter().zip(before).map(layer).collect() }
     }
 
     /// Writes the plan, and what was measured while it was carried out.

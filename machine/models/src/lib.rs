@@ -4,6 +4,7 @@
 //! Read `forward.rs` first: it is the model. `weights.rs` says what it is made of, `state.rs` what it remembers.
 
 pub mod adapter;
+pub mod alignment;
 mod attention;
 mod chunk;
 mod config;
@@ -14,7 +15,9 @@ mod feed_forward;
 mod forward;
 mod gguf;
 mod gradient;
+mod guidance;
 mod kept;
+mod lineage;
 mod model;
 mod neighbours;
 mod plan;
@@ -23,6 +26,7 @@ mod quantization;
 mod source;
 mod state;
 mod store;
+mod teaching;
 mod weights;
 
 pub use config::{
@@ -32,15 +36,19 @@ pub use cost::TokenBytes;
 pub use error::ModelError;
 pub use forward::{embed, finish, hidden, layer, logits};
 pub use gradient::{
-    CHUNK_TOKENS, Examples, GradientOptions, Record, loss_and_gradients, loss_and_gradients_beside, losses,
+    CHUNK_TOKENS, Examples, GradientOptions, Record, guided_gradients, loss_and_gradients, loss_and_gradients_beside,
+    losses,
 };
+pub use guidance::{Guidance, Guided, OutputGuide, RouterGuide, StreamGuide};
+pub use lineage::{LINEAGE, Lineage};
 pub use model::{Loading, Model};
 pub use neighbours::{Alone, Beside, Neighbours};
 pub use ops::KvFormat;
 pub use plan::{Plan, PlanSettings};
-pub use plan_training::{TrainingPlan, TrainingSettings};
+pub use plan_training::{TeacherSettings, TrainingPlan, TrainingSettings};
 pub use quantization::Quantization;
 pub use state::{LayerState, State};
+pub use teaching::{Questions, Routed, Taught, teach};
 pub use weights::{
     AttentionWeights, DeltaInput, DeltaWeights, FeedForward, LayerWeights, Mixer, MoeWeights, SharedExpert, Weights,
 };

@@ -2,6 +2,7 @@
 
 use super::{Carried, Mark, Op, Tape, Var};
 use crate::linear::Pass;
+use crate::moe::Asked;
 use crate::{Buffer, Gradients, Linear, Norm, attention, causal_conv, columns, delta_rule, linear, moe};
 use kernels::rms_norm::{self, GatedGradients};
 use kernels::{rope, sigmoid_gate, swiglu};
@@ -165,7 +166,7 @@ impl Walk<'_> {
                 self.adjoints.put(x, dx);
                 self.adjoints.put(gate, dgate);
             }
-            Op::Moe { x, moe, saved } => {
+            Op::Moe { x, moe, saved, target } => {
                 let mut dx = self.adjoints.take(x, value(x));
                 let own = || (dx.rows, saved.routing.counts());
                 let of_batch = |(tokens, layers): &(usize, BTreeMap<usize, Vec<u64>>)| {
@@ -173,7 +174,8 @@ impl Walk<'_> {
                 };
                 let (tokens, counts) = self.batch.and_then(of_batch).unwrap_or_else(own);
                 let balance = moe::balance(self.auxiliary_coefficient, &counts, tokens);
-                moe::backward(&mut dx, dy, value(x), &saved, moe, (self.pass, &balance), self.gradients);
+                let asked = Asked { balance: &balance, target: target.as_ref() };
+                moe::backward(&mut dx, dy, value(x), &saved, moe, (self.pass, asked), self.gradients);
                 self.adjoints.put(x, dx);
             }
             _ => unreachable!("the other operations are undone in step"),
