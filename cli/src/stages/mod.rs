@@ -273,14 +273,14 @@ fn remove_stage(directory: &Path) -> Result<()> {
     std::fs::remove_dir_all(directory).with_context(|| format!("cannot remove {}", directory.display()))
 }
 
-/// Writes what is known of the experts' origin beside a stage's model: what its source says, and what was done since.
-fn pass_lineage_on(job: &Job<'_>, source: &Config, step: Option<&Lineage>) -> Result<()> {
-    let Some(from) = &job.from else { return Ok(()) };
+/// Writes what is known of the experts' origin into the folder of a new model: what its source says, and what was done
+/// since.
+pub(crate) fn pass_lineage_on(from: &Path, to: &Path, source: &Config, step: Option<&Lineage>) -> Result<()> {
     if step.is_none() && !from.join(models::LINEAGE).is_file() {
         return Ok(());
     }
     let so_far = Lineage::read(from, source)?;
-    step.map_or_else(|| so_far.clone(), |step| so_far.then(step)).write(&job.directory)?;
+    step.map_or_else(|| so_far.clone(), |step| so_far.then(step)).write(to)?;
     Ok(())
 }
 

@@ -32,7 +32,7 @@ pub(super) fn prune(job: &Job<'_>, work: &Prune) -> Result<Value> {
     job.check_interrupt()?;
     shrunk.save(&job.directory)?;
     save_model(&model, &tokenizer, &template, &job.directory, work.save)?;
-    super::pass_lineage_on(job, &source, Some(&shrunk.lineage(&before)))?;
+    super::pass_lineage_on(from, &job.directory, &source, Some(&shrunk.lineage(&before)))?;
     Ok(json!({
         "experts_before": before,
         "experts": model.config.expert_counts(),
@@ -48,7 +48,7 @@ pub(super) fn quantize(job: &Job<'_>, work: &Quantize) -> Result<Value> {
     let before = model.bytes();
     let bytes = compress::quantize(&mut model, &work.formats)?;
     save_model(&model, &tokenizer, &template, &job.directory, SaveFormat::Bf16)?;
-    super::pass_lineage_on(job, &model.config, None)?;
+    super::pass_lineage_on(from, &job.directory, &model.config, None)?;
     Ok(json!({ "bytes_before": before, "bytes": bytes }))
 }
 
@@ -75,7 +75,7 @@ impl Shrunk {
 
     /// What became of each of so many experts, layer by layer. A group that was planned and measured worse than dropping
     /// was dropped.
-    fn lineage(&self, before: &[usize]) -> Lineage {
+    pub(crate) fn lineage(&self, before: &[usize]) -> Lineage {
         let layer = |(layer, &count): (&LayerPlan, &usize)| {
             let place = |expert: usize| layer.keep.iter().position(|&kept| kept == expert);
             let outcome = self.outcomes.iter().find(|outcome| outcome.layer == layer.layer);

@@ -193,7 +193,9 @@ impl Lesson<'_> {
             adapter::merge(&mut model);
         }
         save_model(&model, tokenizer, template, &job.directory, self.save)?;
-        super::pass_lineage_on(job, &model.config, None)?;
+        if let Some(from) = &job.from {
+            super::pass_lineage_on(from, &job.directory, &model.config, None)?;
+        }
         Ok(json!({
             "steps": summary.step,
             "loss": summary.loss,

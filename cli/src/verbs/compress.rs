@@ -3,7 +3,7 @@
 use crate::failure::Problem;
 use crate::place::{Speaking, model_directory};
 use crate::recipe::SaveFormat;
-use crate::stages::{Planned, Preparing, Shrunk, SystemRoots, save_model, shrink};
+use crate::stages::{Planned, Preparing, Shrunk, SystemRoots, pass_lineage_on, save_model, shrink};
 use crate::terminal::{put, say};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -84,8 +84,11 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let mut speaking = Speaking::open(&from.display().to_string(), loading)?;
     let before = Model::open(&from, Loading::Stored).map(|model| model.bytes())?;
     std::fs::create_dir_all(&arguments.out).with_context(|| format!("cannot make {}", arguments.out.display()))?;
+    let (source, mut step) = (speaking.model.config.clone(), None);
     if prunes {
-        shrunk(&arguments, &mut speaking)?.save(&arguments.out)?;
+        let shrunk = shrunk(&arguments, &mut speaking)?;
+        shrunk.save(&arguments.out)?;
+        step = Some(shrunk.lineage(&source.expert_counts()));
     }
     if let Some(format) = arguments.quantize {
         let recipe = QuantizeRecipe {
@@ -97,6 +100,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         compress::quantize(&mut speaking.model, &recipe)?;
     }
     save_model(&speaking.model, &speaking.tokenizer, &speaking.template, &arguments.out, SaveFormat::Bf16)?;
+    pass_lineage_on(&from, &arguments.out, &source, step.as_ref())?;
     let after = Model::open(&arguments.out, Loading::Stored).map(|model| model.bytes())?;
     say(&format!("{} became {}", bytes_in_words(before as u64), bytes_in_words(after as u64)));
     put(&format!("{}\n", arguments.out.display()))?;
