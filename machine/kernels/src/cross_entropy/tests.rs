@@ -134,7 +134,7 @@ fn divergences_led_by_the_student_are_the_definition() {
 fn known(rows: usize, vocabulary: usize, k: usize) -> (Vec<u32>, Vec<f32>, Vec<f32>) {
     let k = k.min(vocabulary);
     let tokens = (0..rows * k).map(|i| ((i / k * 31 + i % k * 3) % vocabulary) as u32).collect();
-    let shares: Vec<f32> = (0..rows * k).map(|i| 0.7 / k as f32 * (0.5 + (i % 3) as f32 / 2.0)).collect();
+    let shares: Vec<f32> = (0..rows * k).map(|i| 0.6 / k as f32 * (0.5 + (i % 3) as f32 / 2.0)).collect();
     let logs = shares.iter().map(|share| share.ln()).collect();
     (tokens, shares, logs)
 }
