@@ -172,7 +172,8 @@ fn every_term_is_differentiated_rightly() {
             let (step, ahead, behind) = smooth.expect("some steps send no token elsewhere");
             let [ahead, behind] = [ahead, behind].map(|record| objective(&record, &batch, terms, &taught));
             let zeros = |parameter: &ops::Parameter| vec![0.0; parameter.values().len()];
-            let along = student.parameters().iter().zip(&step).map(|(parameter, step)| {
+            let parameters = student.parameters();
+            let along = parameters.iter().zip(&step).map(|(parameter, step)| {
                 let gradient = gradients.get(parameter.id).map_or_else(|| zeros(parameter), <[f32]>::to_vec);
                 gradient.iter().zip(step).map(|(g, v)| f64::from(*g) * f64::from(*v)).sum::<f64>()
             });
