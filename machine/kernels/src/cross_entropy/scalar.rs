@@ -128,18 +128,18 @@ pub fn parts<R: Real>(losses: &mut [R], student: &mut [R], parts: &Parts<R>, wei
             losses[t] += rest * (rest.ln() - others.ln());
             wanted += rest;
         }
-        for v in 0..vocabulary {
-            let q = (student_v[v] - total).exp();
+        for (v, student) in student_v.iter_mut().enumerate() {
+            let q = (*student - total).exp();
             let mut slope = wanted * q;
             if rest > R::zero() && !is_part(v) {
-                slope = slope - rest * q / others;
+                slope -= rest * q / others;
             }
             for (&token, place) in tokens.iter().zip(places.clone()) {
                 if token as usize == v {
-                    slope = slope - parts.shares[place];
+                    slope -= parts.shares[place];
                 }
             }
-            student_v[v] = weights[t] * slope;
+            *student = weights[t] * slope;
         }
     }
 }
