@@ -116,13 +116,13 @@ fn taught(teacher: &Model, batch: &Batch, chunk_tokens: usize) -> Taught {
 }
 
 /// A small step of all parameters, by chance and along their gradients.
-fn step(student: &Model, gradients: &Gradients, seed: u64) -> Vec<Vec<f32>> {
+fn step(student: &Model, gradients: &Gradients, (share, seed): (f32, u64)) -> Vec<Vec<f32>> {
     let mut rng = Rng::new(seed);
     let most = |values: &[f32]| values.iter().map(|value| value.abs()).fold(0.0, f32::max);
     let of = |parameter: &&ops::Parameter| -> Vec<f32> {
         let zeros = vec![0.0; parameter.values().len()];
         let gradient = gradients.get(parameter.id).unwrap_or(&zeros);
-        let (size, slope) = (5e-5 * most(parameter.values()), most(gradient).max(f32::MIN_POSITIVE));
+        let (size, slope) = (share * most(parameter.values()), most(gradient).max(f32::MIN_POSITIVE));
         gradient.iter().map(|g| size * (0.5 * rng.normal() as f32 + g / slope)).collect()
     };
     student.parameters().iter().map(of).collect()
@@ -163,8 +163,9 @@ fn every_term_is_differentiated_rightly() {
                 continue;
             }
             // A step that sends a token to another expert has no slope.
-            let smooth = (0..20).find_map(|seed| {
-                let step = step(&student, &gradients, seed);
+            let tries = [5e-5, 2e-5, 1e-5, 5e-6].into_iter().flat_map(|share| (0..6).map(move |seed| (share, seed)));
+            let smooth = tries.clone().find_map(|how| {
+                let step = step(&student, &gradients, how);
                 let [(ahead, _), (behind, _)] = [1.0, -1.0].map(|factor| run(&stepped(&student, &step, factor)));
                 let stays = ahead.expert_counts == here.expert_counts && behind.expert_counts == here.expert_counts;
                 stays.then_some((step, ahead, behind))
@@ -178,8 +179,8 @@ fn every_term_is_differentiated_rightly() {
                 gradient.iter().zip(step).map(|(g, v)| f64::from(*g) * f64::from(*v)).sum::<f64>()
             });
             let (along, slope) = (along.sum::<f64>(), (ahead - behind) / 2.0);
-            assert!((along - slope).abs() < 0.02 * slope.abs() + 1e-6, "{case} {terms:?}: {along} for {slope}");
-            assert!(slope > 4e-6, "{case} {terms:?}: a step of {slope} tells nothing");
+            assert!((along - slope).abs() < 0.04 * slope.abs() + 5e-7, "{case} {terms:?}: {along} for {slope}");
+            assert!(slope > 2e-6, "{case} {terms:?}: a step of {slope} tells nothing");
         }
     }
 }
