@@ -163,8 +163,9 @@ fn every_term_is_differentiated_rightly() {
                 continue;
             }
             // A step that sends a token to another expert has no slope.
-            let tries = [5e-5, 2e-5, 1e-5, 5e-6].into_iter().flat_map(|share| (0..6).map(move |seed| (share, seed)));
-            let smooth = tries.clone().find_map(|how| {
+            let mut tries =
+                [5e-5, 2e-5, 1e-5, 5e-6].into_iter().flat_map(|share| (0..6).map(move |seed| (share, seed)));
+            let smooth = tries.find_map(|how| {
                 let step = step(&student, &gradients, how);
                 let [(ahead, _), (behind, _)] = [1.0, -1.0].map(|factor| run(&stepped(&student, &step, factor)));
                 let stays = ahead.expert_counts == here.expert_counts && behind.expert_counts == here.expert_counts;
