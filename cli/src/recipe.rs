@@ -43,7 +43,7 @@ pub(crate) enum Work {
     Sft(Training),
     Prune(Prune),
     Recover(Training),
-    Distill(Distill),
+    Distill(Box<Distill>),
     Quantize(Quantize),
     Evaluate(Evaluation),
 }
@@ -426,7 +426,7 @@ impl<'de> DeserializeSeed<'de> for OfKind<'_> {
             "sft" => Training::deserialize(table).map(Work::Sft),
             "prune" => Prune::deserialize(table).map(Work::Prune),
             "recover" => Training::deserialize(table).map(Work::Recover),
-            "distill" => Distill::deserialize(table).map(Work::Distill),
+            "distill" => Distill::deserialize(table).map(Box::new).map(Work::Distill),
             "quantize" => Quantize::deserialize(table).map(Work::Quantize),
             "evaluate" => Evaluation::deserialize(table).map(Work::Evaluate),
             other => Err(D::Error::custom(format!("there is no kind of stage {other:?}"))),

@@ -70,17 +70,16 @@ impl Lineage {
                 () => Self::unknown(of_teacher),
             };
         }
-        let layers = teacher.layers.iter().zip(&student.layers).zip(teacher_counts);
-        let map = |((teacher, student), count): ((&Vec<Option<usize>>, &Vec<Option<usize>>), usize)| {
+        let map = |(layer, count): (usize, usize)| {
             let mut map = vec![None; count];
-            for (of_teacher, of_student) in teacher.iter().zip(student) {
+            for (of_teacher, of_student) in teacher.layers[layer].iter().zip(&student.layers[layer]) {
                 if let (Some(from), Some(to)) = (of_teacher, of_student) {
                     map[*from].get_or_insert(*to);
                 }
             }
             map
         };
-        Self { layers: layers.map(map).collect() }
+        Self { layers: teacher_counts.into_iter().enumerate().map(map).collect() }
     }
 
     /// What cannot be about a model of this config.
