@@ -14,7 +14,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
-use train::TrainRecipe;
+use train::{DistillRecipe, TrainRecipe};
 
 /// A whole build.
 #[derive(Debug)]
@@ -43,12 +43,13 @@ pub(crate) enum Work {
     Sft(Training),
     Prune(Prune),
     Recover(Training),
+    Distill(Box<Distill>),
     Quantize(Quantize),
     Evaluate(Evaluation),
 }
 
 /// What `kind` may say.
-const KINDS: [&str; 6] = ["pretrain", "sft", "prune", "recover", "quantize", "evaluate"];
+const KINDS: [&str; 7] = ["pretrain", "sft", "prune", "recover", "distill", "quantize", "evaluate"];
 
 /// A stage's table: what the stage itself asks for, and the three keys that every stage may have, which are read
 /// beforehand. Those are no part of a stage's hash: a name changes nothing, and the model it starts from is hashed
@@ -89,6 +90,20 @@ stage_table! {
     Training {
         data: DataRecipe,
         train: TrainRecipe,
+        #[serde(default)]
+        save: SaveFormat,
+    }
+}
+
+stage_table! {
+    /// Training a model after a teacher: recovery that knows what was lost.
+    Distill {
+        /// The stage or model that it learns from.
+        teacher: String,
+        data: DataRecipe,
+        train: TrainRecipe,
+        #[serde(default)]
+        distill: DistillRecipe,
         #[serde(default)]
         save: SaveFormat,
     }
@@ -186,8 +201,9 @@ impl Work {
             Self::Sft(_) => 1,
             Self::Prune(_) => 2,
             Self::Recover(_) => 3,
-            Self::Quantize(_) => 4,
-            Self::Evaluate(_) => 5,
+            Self::Distill(_) => 4,
+            Self::Quantize(_) => 5,
+            Self::Evaluate(_) => 6,
         };
         KINDS[index]
     }
@@ -201,6 +217,7 @@ impl Work {
         match self {
             Self::Pretrain(work) => work.train.seed,
             Self::Sft(work) | Self::Recover(work) => work.train.seed,
+            Self::Distill(work) => work.train.seed,
             Self::Prune(work) => work.data.seed,
             Self::Quantize(_) => 0,
             Self::Evaluate(work) => work.measure.seed,
@@ -212,19 +229,24 @@ impl Work {
     pub(crate) fn identity(&self) -> Result<Value> {
         let Value::Object(by_kind) = serde_json::to_value(self)? else { return Ok(Value::Null) };
         let mut table = by_kind.into_iter().next().map_or(Value::Null, |(_, table)| table);
-        let train = match self {
-            Self::Pretrain(work) => Some(&work.train),
-            Self::Sft(work) | Self::Recover(work) => Some(&work.train),
-            Self::Prune(_) | Self::Quantize(_) | Self::Evaluate(_) => None,
-        };
-        if let Some(train) = train {
+        if let Some(train) = self.training() {
             table["train"] = serde_json::from_str(&train.identity())?;
         }
         Ok(table)
     }
 
+    /// How it trains, if it does.
+    pub(crate) fn training(&self) -> Option<&TrainRecipe> {
+        match self {
+            Self::Pretrain(work) => Some(&work.train),
+            Self::Sft(work) | Self::Recover(work) => Some(&work.train),
+            Self::Distill(work) => Some(&work.train),
+            Self::Prune(_) | Self::Quantize(_) | Self::Evaluate(_) => None,
+        }
+    }
+
     pub(crate) fn is_training(&self) -> bool {
-        matches!(self, Self::Pretrain(_) | Self::Sft(_) | Self::Recover(_))
+        self.training().is_some()
     }
 }
 
@@ -296,6 +318,11 @@ impl Recipe {
                 }
                 Work::Sft(work) | Work::Recover(work) => {
                     work.train.check().with_context(of)?;
+                    work.data.check().with_context(of)?;
+                }
+                Work::Distill(work) => {
+                    work.train.check().with_context(of)?;
+                    work.distill.check(&work.train).with_context(of)?;
                     work.data.check().with_context(of)?;
                 }
                 Work::Prune(work) => {
@@ -399,6 +426,7 @@ impl<'de> DeserializeSeed<'de> for OfKind<'_> {
             "sft" => Training::deserialize(table).map(Work::Sft),
             "prune" => Prune::deserialize(table).map(Work::Prune),
             "recover" => Training::deserialize(table).map(Work::Recover),
+            "distill" => Distill::deserialize(table).map(Box::new).map(Work::Distill),
             "quantize" => Quantize::deserialize(table).map(Work::Quantize),
             "evaluate" => Evaluation::deserialize(table).map(Work::Evaluate),
             other => Err(D::Error::custom(format!("there is no kind of stage {other:?}"))),

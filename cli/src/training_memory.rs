@@ -4,20 +4,58 @@ use crate::failure::Problem;
 use crate::memory::Machine;
 use anyhow::Result;
 use evaluate::table::bytes_in_words;
-use models::{Model, TrainingPlan};
-use train::{FrozenFormat, Method, TrainPrecision, TrainRecipe};
+use models::{Loading, Model, TeacherSettings, TrainingPlan};
+use train::objective::distill::compared_layers;
+use train::{DistillRecipe, FrozenFormat, Method, TrainPrecision, TrainRecipe};
 
 /// A plan of training beside the machine that it is for.
-pub(crate) struct PlannedTraining {
+pub(crate) struct PlannedTraining<'a> {
     pub(crate) plan: TrainingPlan,
     pub(crate) machine: Machine,
+    teacher: Option<&'a BesideTeacher<'a>>,
 }
 
-impl PlannedTraining {
+/// A stage's teacher.
+pub(crate) struct BesideTeacher<'a> {
+    pub(crate) distill: &'a DistillRecipe,
+    /// Gives its outline.
+    pub(crate) outline: &'a dyn Fn(Loading) -> Result<Model>,
+}
+
+impl BesideTeacher<'_> {
+    fn beside(&self, plan: TrainingPlan, recipe: &TrainRecipe, student: &Model) -> Result<TrainingPlan> {
+        let loading = self.distill.teacher_loading();
+        let outline = &(self.outline)(loading)?;
+        let settings = TeacherSettings {
+            outline,
+            loading,
+            tokens: recipe.batch_tokens / recipe.accumulation.max(1),
+            chunk_tokens: recipe.chunk_tokens,
+            streams: compared_layers(self.distill, &student.config).len(),
+            threads: kernels::pool::threads(),
+        };
+        Ok(plan.beside_teacher(student, &settings))
+    }
+}
+
+/// The plan of a recipe, with its teacher if it has one.
+fn planned(
+    recipe: &TrainRecipe,
+    outline: &dyn Fn(&TrainRecipe) -> Result<Model>,
+    teacher: Option<&BesideTeacher<'_>>,
+) -> Result<TrainingPlan> {
+    let plan = train::plan(recipe, outline(recipe)?, None, kernels::pool::threads())?;
+    teacher.map_or(Ok(plan), |teacher| teacher.beside(plan, recipe, &outline(recipe)?))
+}
+
+impl<'a> PlannedTraining<'a> {
     /// `outline` gives the model's outline as a recipe wants it loaded.
-    pub(crate) fn of(recipe: &TrainRecipe, outline: &dyn Fn(&TrainRecipe) -> Result<Model>) -> Result<Self> {
-        let plan = train::plan(recipe, outline(recipe)?, None, kernels::pool::threads())?;
-        Ok(Self { plan, machine: Machine::here() })
+    pub(crate) fn of(
+        recipe: &TrainRecipe,
+        outline: &dyn Fn(&TrainRecipe) -> Result<Model>,
+        teacher: Option<&'a BesideTeacher<'a>>,
+    ) -> Result<Self> {
+        Ok(Self { plan: planned(recipe, outline, teacher)?, machine: Machine::here(), teacher })
     }
 
     pub(crate) fn fits(&self) -> bool {
@@ -34,11 +72,12 @@ impl PlannedTraining {
         if self.fits() {
             return Ok(());
         }
-        let TrainingPlan { weights, gradients, moments, checkpoints, cache, activations, .. } = self.plan;
+        let TrainingPlan { weights, gradients, moments, checkpoints, cache, activations, teacher, .. } = self.plan;
         let words = |bytes: usize| bytes_in_words(bytes as u64);
+        let of_teacher = if teacher > 0 { format!(", the teacher {}", words(teacher)) } else { String::new() };
         let message = format!(
             "training {name} does not fit into memory: it takes {} (weights {}, gradients {}, the optimizer's means \
-             {}, checkpoints of layers {}, keys and values {}, activations {}), and {}",
+             {}, checkpoints of layers {}, keys and values {}, activations {}{of_teacher}), and {}",
             words(self.plan.total()),
             words(weights),
             words(gradients),
@@ -55,7 +94,7 @@ impl PlannedTraining {
     pub(crate) fn ways(&self, recipe: &TrainRecipe, outline: &dyn Fn(&TrainRecipe) -> Result<Model>) -> Result<String> {
         let mut ways = Vec::new();
         for (way, changed) in less(recipe) {
-            let total = train::plan(&changed, outline(&changed)?, None, kernels::pool::threads())?.total();
+            let total = planned(&changed, outline, self.teacher)?.total();
             if total < self.plan.total() {
                 ways.push(format!("{way} takes {}", bytes_in_words(total as u64)));
             }

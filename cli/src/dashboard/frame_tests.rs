@@ -7,6 +7,7 @@ fn step(step: usize, loss: f64) -> Step {
         step,
         loss,
         losses: Default::default(),
+        terms: Default::default(),
         learning_rate: 1e-3,
         gradient_norm: 0.75,
         skipped: step == 3,

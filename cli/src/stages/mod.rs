@@ -1,5 +1,6 @@
 //! What a build is made of: one folder per stage, made again only when something it depends on has changed.
 
+mod distilling;
 mod measuring;
 mod shrinking;
 mod together;
@@ -7,7 +8,7 @@ mod training;
 mod watching;
 
 pub(crate) use measuring::{read_reports, write_page};
-pub(crate) use shrinking::{Planned, calibration, save_model, shrink};
+pub(crate) use shrinking::{Planned, Shrunk, calibration, save_model, shrink};
 pub(crate) use together::Together;
 pub(crate) use watching::{Preparing, SystemRoots};
 
@@ -18,6 +19,7 @@ use crate::terminal::say;
 use anyhow::{Context, Result};
 use evaluate::table::duration_in_words;
 use formats::{Manifest, hash_bytes, hash_file};
+use models::{Config, Lineage};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -169,6 +171,7 @@ impl Job<'_> {
         match &self.stage.work {
             Work::Pretrain(work) => training::pretrain(self, work),
             Work::Sft(work) | Work::Recover(work) => training::continue_training(self, work),
+            Work::Distill(work) => training::distill(self, work),
             Work::Prune(work) => shrinking::prune(self, work),
             Work::Quantize(work) => shrinking::quantize(self, work),
             Work::Evaluate(work) => measuring::measure(self, work),
@@ -201,6 +204,9 @@ impl Job<'_> {
         if let Some(from) = &self.from {
             inputs.insert("model".to_owned(), hash_model(from)?);
         }
+        if let Work::Distill(work) = &self.stage.work {
+            inputs.insert("teacher".to_owned(), hash_model(&find_model(&work.teacher, &self.earlier)?)?);
+        }
         let mut file = |name: String, path: &Path| -> Result<()> {
             let hash = hash_file(path).with_context(|| format!("the stage {:?} reads it", self.stage.name))?;
             inputs.insert(name, hash);
@@ -212,6 +218,7 @@ impl Job<'_> {
                 Some(&work.data)
             }
             Work::Sft(work) | Work::Recover(work) => Some(&work.data),
+            Work::Distill(work) => Some(&work.data),
             Work::Prune(work) => Some(&work.data),
             Work::Quantize(_) | Work::Evaluate(_) => None,
         };
@@ -245,7 +252,7 @@ pub(crate) fn hash_model(directory: &Path) -> Result<String> {
     for entry in std::fs::read_dir(directory).with_context(reading)? {
         let path = entry.with_context(reading)?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        let text = ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+        let text = ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", models::LINEAGE];
         if text.contains(&name) || name.starts_with("model") && name.ends_with(".safetensors") {
             files.insert(name.to_owned(), hash_file(&path)?);
         }
@@ -264,6 +271,17 @@ fn remove_stage(directory: &Path) -> Result<()> {
         return Err(Problem::new(message, "move it away, or give the stage another name").into());
     }
     std::fs::remove_dir_all(directory).with_context(|| format!("cannot remove {}", directory.display()))
+}
+
+/// Writes what is known of the experts' origin into the folder of a new model: what its source says, and what was done
+/// since.
+pub(crate) fn pass_lineage_on(from: &Path, to: &Path, source: &Config, step: Option<&Lineage>) -> Result<()> {
+    if step.is_none() && !from.join(models::LINEAGE).is_file() {
+        return Ok(());
+    }
+    let so_far = Lineage::read(from, source)?;
+    step.map_or_else(|| so_far.clone(), |step| so_far.then(step)).write(to)?;
+    Ok(())
 }
 
 impl SaveFormat {

@@ -8,10 +8,10 @@ use crate::recipe::{Prune, Quantize, SaveFormat};
 use crate::terminal::Meter;
 use anyhow::{Context, Result};
 use compress::{
-    Budget, Calibration, CompressError, LayerOutcome, LayerStatistics, MergeRecipe, ObserveOptions, ObserveStep, Plan,
-    PlanRecipe, Saliency, Tokens,
+    Budget, Calibration, CompressError, LayerOutcome, LayerPlan, LayerStatistics, MergeRecipe, ObserveOptions,
+    ObserveStep, Plan, PlanRecipe, Saliency, Tokens,
 };
-use models::{Layers, Loading, Model};
+use models::{Layers, Lineage, Loading, Model};
 use prepare::{Fit, Packing, Sample};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -24,7 +24,7 @@ pub(super) fn prune(job: &Job<'_>, work: &Prune) -> Result<Value> {
     let from = job.source()?;
     let mut model = open_model(from, Loading::F32)?;
     let (tokenizer, template) = open_text(from)?;
-    let before = model.config.expert_counts();
+    let (source, before) = (model.config.clone(), model.config.expert_counts());
     let fit = Fit { sequence_length: PASS_TOKENS, packing: Packing::BestFit };
     let renderer = Renderer::new(&tokenizer, &template);
     let dataset = prepare::load(&work.data, &renderer, fit, &SystemRoots, &Preparing::default())
@@ -35,6 +35,7 @@ pub(super) fn prune(job: &Job<'_>, work: &Prune) -> Result<Value> {
     job.check_interrupt()?;
     shrunk.save(&job.directory)?;
     save_model(&model, &tokenizer, &template, &job.directory, work.save)?;
+    super::pass_lineage_on(from, &job.directory, &source, Some(&shrunk.lineage(&before)))?;
     Ok(json!({
         "experts_before": before,
         "experts": model.config.expert_counts(),
@@ -50,6 +51,7 @@ pub(super) fn quantize(job: &Job<'_>, work: &Quantize) -> Result<Value> {
     let before = model.bytes();
     let bytes = compress::quantize(&mut model, &work.formats)?;
     save_model(&model, &tokenizer, &template, &job.directory, SaveFormat::Bf16)?;
+    super::pass_lineage_on(from, &job.directory, &model.config, None)?;
     Ok(json!({ "bytes_before": before, "bytes": bytes }))
 }
 
@@ -78,10 +80,32 @@ pub(crate) struct Shrunk {
 }
 
 impl Shrunk {
+    /// Nothing was merged.
+    pub(crate) fn pruned(plan: Plan) -> Self {
+        Self { plan, outcomes: Vec::new() }
+    }
+
     /// Experts that became part of others.
     fn merged(&self) -> usize {
         let groups = self.outcomes.iter().flat_map(|outcome| &outcome.groups).filter(|group| group.merged);
         groups.map(|group| group.from.len()).sum()
+    }
+
+    /// What became of each of so many experts, layer by layer. A group that was planned and measured worse than dropping
+    /// was dropped.
+    pub(crate) fn lineage(&self, before: &[usize]) -> Lineage {
+        let layer = |(layer, &count): (&LayerPlan, &usize)| {
+            let place = |expert: usize| layer.keep.iter().position(|&kept| kept == expert);
+            let outcome = self.outcomes.iter().find(|outcome| outcome.layer == layer.layer);
+            let groups = outcome.into_iter().flat_map(|outcome| &outcome.groups).filter(|group| group.merged);
+            let mut became: Vec<Option<usize>> = (0..count).map(place).collect();
+            for group in groups {
+                let into = became[group.into];
+                group.from.iter().for_each(|&expert| became[expert] = into);
+            }
+            became
+        };
+        Lineage { layers: self.plan.layers.iter().zip(before).map(layer).collect() }
     }
 
     /// Writes the plan, and what was measured while it was carried out.
@@ -105,7 +129,7 @@ pub(crate) fn shrink(
     let merges = planned.merges();
     if let (Planned::Given(plan), false) = (&planned, merges) {
         compress::prune(model, plan)?;
-        return Ok(Shrunk { plan: plan.clone(), outcomes: Vec::new() });
+        return Ok(Shrunk::pruned(plan.clone()));
     }
     let batches = calibration_batches(samples, tokens_max);
     let all: Vec<Calibration> = batches.iter().map(|(tokens, lengths)| Calibration { tokens, lengths }).collect();
@@ -122,7 +146,7 @@ pub(crate) fn shrink(
     };
     if !merges {
         compress::prune(model, &plan)?;
-        return Ok(Shrunk { plan, outcomes: Vec::new() });
+        return Ok(Shrunk::pruned(plan));
     }
     let [calibration, held_out] = split(&all)?;
     let tokens = Tokens { calibration: &calibration, held_out: &held_out };

@@ -1,12 +1,13 @@
 //! Stages that train: from nothing, or from a model.
 
+use super::distilling::Guided;
 use super::watching::{Preparing, SystemRoots, Training as Watched};
 use super::{Job, save_model};
 use crate::failure::Problem;
 use crate::place::{open_model, open_text, outline_model};
-use crate::recipe::{Pretrain, SaveFormat, Training, Work};
+use crate::recipe::{Distill, Pretrain, SaveFormat, Training, Work};
 use crate::terminal::say;
-use crate::training_memory::PlannedTraining;
+use crate::training_memory::{BesideTeacher, PlannedTraining};
 use anyhow::{Context, Result};
 use evaluate::table::count_in_words;
 use formats::SHARD_BYTES_MAX;
@@ -17,19 +18,25 @@ use prepare::{DataRecipe, Dataset, Fit};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use text::{Renderer, Template, Tokenizer};
-use train::{Ending, Method, Objective, Run, Supervised, TrainRecipe};
+use train::{Ending, Method, Run, Supervised, TrainRecipe};
 
 /// The model that a stage trains, as every process of several has it; the first gives its numbers to the others.
 pub(super) fn model_to_train(job: &Job<'_>) -> Result<Model> {
     let (mut model, recipe) = match &job.stage.work {
         Work::Pretrain(work) => (Model::random(configuration(job, work)?.1, work.train.seed), &work.train),
         Work::Sft(work) | Work::Recover(work) => (open_model(job.source()?, work.train.loading())?, &work.train),
+        Work::Distill(_) => return Err(alone(job).into()),
         Work::Prune(_) | Work::Quantize(_) | Work::Evaluate(_) => unreachable!("the stage trains nothing"),
     };
-    if let Method::Lora(lora) = &recipe.method {
-        adapter::attach(&mut model, lora, recipe.seed)?;
-    }
+    train::attach(recipe, &mut model)?;
     Ok(model)
+}
+
+/// A teacher is asked by one process.
+fn alone(job: &Job<'_>) -> Problem {
+    let message =
+        format!("the stage {:?} learns from a teacher, which several processes cannot do yet", job.stage.name);
+    Problem::new(message, "run it without mpirun")
 }
 
 /// The file that a new model is described in, and what it says.
@@ -58,9 +65,10 @@ pub(super) fn pretrain(job: &Job<'_>, work: &Pretrain) -> Result<Value> {
         return Err(Problem::new(message, "remove quantize from its method").into());
     }
     let outline = |recipe: &TrainRecipe| Ok(Model::imagined(config.clone(), recipe.loading(), Format::F32));
-    PlannedTraining::of(&work.train, &outline)?.check(&job.stage.name, &work.train, &outline)?;
+    PlannedTraining::of(&work.train, &outline, None)?.check(&job.stage.name, &work.train, &outline)?;
     let model = Model::random(config, work.train.seed);
-    Lesson { job, data: &work.data, recipe: &work.train, save: work.save }.teach(model, &tokenizer, &template)
+    Lesson { job, data: &work.data, recipe: &work.train, save: work.save, guided: None }
+        .teach(model, &tokenizer, &template)
 }
 
 /// The tokenizer of a new model: another model's, the one that an interrupted run made, or a new one.
@@ -85,10 +93,28 @@ fn new_text(job: &Job<'_>, work: &Pretrain, size: usize) -> Result<(Tokenizer, T
 pub(super) fn continue_training(job: &Job<'_>, work: &Training) -> Result<Value> {
     let from = job.source()?;
     let outline = |recipe: &TrainRecipe| outline_model(from, recipe.loading());
-    PlannedTraining::of(&work.train, &outline)?.check(&job.stage.name, &work.train, &outline)?;
+    PlannedTraining::of(&work.train, &outline, None)?.check(&job.stage.name, &work.train, &outline)?;
     let model = open_model(from, work.train.loading())?;
     let (tokenizer, template) = open_text(from)?;
-    Lesson { job, data: &work.data, recipe: &work.train, save: work.save }.teach(model, &tokenizer, &template)
+    Lesson { job, data: &work.data, recipe: &work.train, save: work.save, guided: None }
+        .teach(model, &tokenizer, &template)
+}
+
+/// More training of a model, after a teacher.
+pub(super) fn distill(job: &Job<'_>, work: &Distill) -> Result<Value> {
+    if job.build.together.is_some() {
+        return Err(alone(job).into());
+    }
+    let from = job.source()?;
+    let guided = Guided::of(job, work)?;
+    let outline = |recipe: &TrainRecipe| outline_model(from, recipe.loading());
+    let of_teacher = |loading| outline_model(&guided.teacher, loading);
+    let teacher = BesideTeacher { distill: &work.distill, outline: &of_teacher };
+    PlannedTraining::of(&work.train, &outline, Some(&teacher))?.check(&job.stage.name, &work.train, &outline)?;
+    let model = open_model(from, work.train.loading())?;
+    let (tokenizer, template) = open_text(from)?;
+    Lesson { job, data: &work.data, recipe: &work.train, save: work.save, guided: Some(guided) }
+        .teach(model, &tokenizer, &template)
 }
 
 /// What will be trained, before it takes hours: a target that was meant and not written costs them all.
@@ -113,6 +139,7 @@ struct Lesson<'a> {
     data: &'a DataRecipe,
     recipe: &'a TrainRecipe,
     save: SaveFormat,
+    guided: Option<Guided<'a>>,
 }
 
 impl Lesson<'_> {
@@ -134,12 +161,18 @@ impl Lesson<'_> {
             adapter::attach(&mut model, lora, self.recipe.seed)?;
             describe_adapters(&model);
         }
+        let prepared = self.guided.as_ref().map(|guided| guided.prepare(job, &model, &dataset)).transpose()?;
+        job.check_interrupt()?;
         let mut watched = Watched::new(&job.stage.name, job.build.dashboard, renderer, job.build.cancelled);
-        let mut objective: Box<dyn Objective> = match job.build.together {
-            Some(together) => Box::new(together.objective(self.recipe)?),
-            None => Box::new(Supervised),
+        let summary = match (&self.guided, prepared, job.build.together) {
+            (Some(guided), Some(mut prepared), _) => {
+                prepared.train(guided, &run, &mut model, tokenizer.end_tokens(), &mut watched)?
+            }
+            (_, _, Some(together)) => {
+                train::train(&run, &mut model, &mut together.objective(self.recipe)?, &mut watched)?
+            }
+            (_, _, None) => train::train(&run, &mut model, &mut Supervised, &mut watched)?,
         };
-        let summary = train::train(&run, &mut model, &mut *objective, &mut watched)?;
         drop(watched);
         if summary.ending == Ending::Interrupted {
             return Err(job.interrupted(&format!("saved after step {}", summary.step)).into());
@@ -160,6 +193,9 @@ impl Lesson<'_> {
             adapter::merge(&mut model);
         }
         save_model(&model, tokenizer, template, &job.directory, self.save)?;
+        if let Some(from) = &job.from {
+            super::pass_lineage_on(from, &job.directory, &model.config, None)?;
+        }
         Ok(json!({
             "steps": summary.step,
             "loss": summary.loss,

@@ -10,7 +10,7 @@ use crate::interrupt;
 use crate::memory::{Machine, bytes_from_words};
 use crate::place::{Outlined, Speaking, model_directory, open_text, stored_bytes};
 use crate::recipe::SaveFormat;
-use crate::stages::{Planned, Preparing, SystemRoots, calibration, save_model, shrink};
+use crate::stages::{Planned, Preparing, Shrunk, SystemRoots, calibration, pass_lineage_on, save_model, shrink};
 use crate::terminal::{Meter, peak_memory_bytes, put, say};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -138,11 +138,14 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
 fn merge_in_memory(arguments: &Arguments, from: &Path, planned: Planned) -> Result<()> {
     let mut speaking = Speaking::open(&from.display().to_string(), Loading::F32)?;
     let samples = arguments.samples(&speaking.renderer())?;
-    shrink(&mut speaking.model, &samples, arguments.observation.tokens, planned, None)?.save(&arguments.out)?;
+    let source = speaking.model.config.clone();
+    let shrunk = shrink(&mut speaking.model, &samples, arguments.observation.tokens, planned, None)?;
+    shrunk.save(&arguments.out)?;
     if let Some(recipe) = arguments.recipe() {
         compress::quantize(&mut speaking.model, &recipe)?;
     }
-    save_model(&speaking.model, &speaking.tokenizer, &speaking.template, &arguments.out, SaveFormat::Bf16)
+    save_model(&speaking.model, &speaking.tokenizer, &speaking.template, &arguments.out, SaveFormat::Bf16)?;
+    pass_lineage_on(from, &arguments.out, &source, Some(&shrunk.lineage(&source.expert_counts())))
 }
 
 /// One command under way.
@@ -230,6 +233,9 @@ impl Work {
         check_memory("writing", &place, needed, self.memory, "one layer and its largest weight in three forms")?;
         // Before config.json, with which the folder is a model.
         save_text(&self.from, &self.arguments.out)?;
+        let source = &outline.config;
+        let step = plan.map(|plan| Shrunk::pruned(plan.clone()).lineage(&source.expert_counts()));
+        pass_lineage_on(&self.from, &self.arguments.out, source, step.as_ref())?;
         let mut meter = Bar::new();
         let mut watch = |step: RewriteStep| {
             let layer = step.done.saturating_sub(1);

@@ -8,7 +8,7 @@ use crate::place::{model_place, outline_model};
 use crate::recipe::{Recipe, Work};
 use crate::stages::{BASE, stage_directory};
 use crate::terminal::{put, put_json, say};
-use crate::training_memory::PlannedTraining;
+use crate::training_memory::{BesideTeacher, PlannedTraining};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use evaluate::Table;
@@ -19,7 +19,7 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use train::{FrozenFormat, LoraConfig, Method, TrainPrecision, TrainRecipe, estimate};
+use train::{DistillRecipe, FrozenFormat, LoraConfig, Method, TrainPrecision, TrainRecipe, estimate};
 
 /// Say what training will take of memory, time and money, without loading anything
 #[derive(Args)]
@@ -128,9 +128,13 @@ enum Origin {
 
 impl Origin {
     fn outline(&self, recipe: &TrainRecipe) -> Result<Model> {
+        self.outlined(recipe.loading())
+    }
+
+    fn outlined(&self, loading: Loading) -> Result<Model> {
         match self {
-            Self::Place(place) => outline_model(place, recipe.loading()),
-            Self::Config(config) => Ok(Model::imagined((**config).clone(), recipe.loading(), Format::Bf16)),
+            Self::Place(place) => outline_model(place, loading),
+            Self::Config(config) => Ok(Model::imagined((**config).clone(), loading, Format::Bf16)),
         }
     }
 
@@ -154,12 +158,17 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     if let Some(threads) = arguments.threads {
         kernels::pool::set_threads(threads);
     }
-    let (origin, mut recipe) = subject(&arguments)?;
+    let Subject { origin, mut recipe, guided } = subject(&arguments)?;
     let names = origin.module_names()?;
     arguments.change(&mut recipe, &|name| names.iter().any(|known| known == name))?;
     recipe.check()?;
     let outline = |recipe: &TrainRecipe| origin.outline(recipe);
-    let planned = PlannedTraining::of(&recipe, &outline)?;
+    let of_teacher = |loading| match &guided {
+        Some((teacher, _)) => teacher.outlined(loading),
+        None => unreachable!("without a teacher none is outlined"),
+    };
+    let teacher = guided.as_ref().map(|(_, distill)| BesideTeacher { distill, outline: &of_teacher });
+    let planned = PlannedTraining::of(&recipe, &outline, teacher.as_ref())?;
     let findings = arguments.findings(&origin, &recipe, &planned)?;
     if arguments.json {
         return put_json(&findings);
@@ -172,7 +181,14 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
 }
 
 /// The model that is to be trained, and how.
-fn subject(arguments: &Arguments) -> Result<(Origin, TrainRecipe)> {
+struct Subject {
+    origin: Origin,
+    recipe: TrainRecipe,
+    /// A teacher, and how it is asked.
+    guided: Option<(Origin, DistillRecipe)>,
+}
+
+fn subject(arguments: &Arguments) -> Result<Subject> {
     let path = Path::new(&arguments.what);
     if path.extension().is_some_and(|extension| extension == "toml") {
         let recipe = Recipe::read(path)?;
@@ -181,15 +197,16 @@ fn subject(arguments: &Arguments) -> Result<(Origin, TrainRecipe)> {
             None => only_training(&recipe)?,
         };
         let stage = &recipe.stages[index];
-        let train = match &stage.work {
-            Work::Pretrain(work) => work.train.clone(),
-            Work::Sft(work) | Work::Recover(work) => work.train.clone(),
-            work => {
-                let message = format!("the stage {:?} is of kind {}, which trains nothing", stage.name, work.kind());
-                return Err(Problem::new(message, "name a stage that trains").into());
-            }
+        let Some(train) = stage.work.training() else {
+            let kind = stage.work.kind();
+            let message = format!("the stage {:?} is of kind {kind}, which trains nothing", stage.name);
+            return Err(Problem::new(message, "name a stage that trains").into());
         };
-        return Ok((origin(&recipe, index)?, train));
+        let guided = match &stage.work {
+            Work::Distill(work) => Some((named(&recipe, index, &work.teacher)?, work.distill.clone())),
+            _ => None,
+        };
+        return Ok(Subject { origin: origin(&recipe, index)?, recipe: train.clone(), guided });
     }
     let place = model_place(&arguments.what)?;
     let length = arguments.sequence_length.unwrap_or(8192);
@@ -201,7 +218,15 @@ fn subject(arguments: &Arguments) -> Result<(Origin, TrainRecipe)> {
         checkpoint_layers: !arguments.keep_layers,
         ..TrainRecipe::default()
     };
-    Ok((Origin::Place(place), recipe))
+    Ok(Subject { origin: Origin::Place(place), recipe, guided: None })
+}
+
+/// A model by name: an earlier stage's, made or not, or any other.
+fn named(recipe: &Recipe, index: usize, name: &str) -> Result<Origin> {
+    match recipe.stages[..index].iter().position(|stage| stage.name == name) {
+        Some(stage) => made_by(recipe, stage),
+        None => Ok(Origin::Place(model_place(name)?)),
+    }
 }
 
 /// What a stage starts from: a model that is there, or what the stages before it will make of one.
@@ -213,14 +238,17 @@ fn origin(recipe: &Recipe, index: usize) -> Result<Origin> {
         let text = std::fs::read_to_string(&path).with_context(reading)?;
         return Ok(Origin::Config(Box::new(Config::from_json(&text).with_context(reading)?)));
     }
-    let earlier = |name: &String| recipe.stages[..index].iter().position(|stage| stage.name == *name);
-    let before = match &stage.from {
-        Some(name) => earlier(name),
-        None => recipe.stages[..index].iter().rposition(|stage| stage.work.makes_a_model()),
-    };
-    let Some(before) = before else {
-        return Ok(Origin::Place(model_place(stage.from.as_deref().unwrap_or(BASE))?));
-    };
+    if let Some(name) = &stage.from {
+        return named(recipe, index, name);
+    }
+    match recipe.stages[..index].iter().rposition(|stage| stage.work.makes_a_model()) {
+        Some(before) => made_by(recipe, before),
+        None => Ok(Origin::Place(model_place(BASE)?)),
+    }
+}
+
+/// What a stage made, or will make.
+fn made_by(recipe: &Recipe, before: usize) -> Result<Origin> {
     let directory = stage_directory(recipe, before);
     if directory.join("config.json").is_file() {
         return Ok(Origin::Place(directory));
@@ -266,8 +294,8 @@ impl Arguments {
             Frozen::Q8_0 => FrozenFormat::Q8_0,
         });
         recipe.quantize = frozen.or(recipe.quantize);
-        if recipe.quantize.is_some() && recipe.method == Method::Full {
-            let message = "--quantize freezes the base under adapters, and this trains the whole model";
+        if recipe.quantize.is_some() && !matches!(recipe.method, Method::Lora(_)) {
+            let message = "--quantize freezes the base under adapters, and this trains the model itself";
             return Err(Problem::new(message, "add --lora 16, say").into());
         }
         Ok(())
@@ -316,6 +344,9 @@ fn in_words(findings: &Findings, verdict: &str) -> String {
     line("checkpoints", plan.checkpoints, "what goes into each layer, and states between chunks");
     line("keys and values", plan.cache, "of sequences longer than a chunk, with gradients");
     line("activations", plan.activations, "of one chunk in a layer, or of all that is not run again");
+    if plan.teacher > 0 {
+        line("teacher", plan.teacher, "its weights, and what it says of a micro-batch");
+    }
     line("program", plan.program, "");
     line("while loading", plan.loading, "the largest weight, before anything runs");
     line("most at a time", findings.total, "");

@@ -115,7 +115,8 @@ fn loss_speed() {
         cross_entropy::forward_backward(&mut losses, &mut x, &targets, &weights, VOCABULARY);
     });
     time("divergence forward and backward", || {
-        cross_entropy::divergence_forward_backward(&mut losses, &mut x, &logits, &weights, VOCABULARY);
+        let forward = (VOCABULARY, cross_entropy::Divergence::Forward);
+        cross_entropy::divergence_forward_backward(&mut losses, &mut x, &logits, &weights, forward);
     });
     let shape = router::Shape { experts: 32, top_k: 4, normalize: true };
     let logits = random(TOKENS * 32);

@@ -123,7 +123,12 @@ fn losses_in_any_number_of_threads() {
         let (mut losses, mut divergences) = (vec![0.0; rows], vec![0.0; rows]);
         let (mut first, mut second) = (student.clone(), student.clone());
         cross_entropy::forward_backward(&mut losses, &mut first, &targets, &weights, vocabulary);
-        cross_entropy::divergence_forward_backward(&mut divergences, &mut second, &teacher, &weights, vocabulary);
-        vec![losses, divergences, first, second]
+        let how = |divergence| (vocabulary, divergence);
+        let forward = how(cross_entropy::Divergence::Forward);
+        cross_entropy::divergence_forward_backward(&mut divergences, &mut second, &teacher, &weights, forward);
+        let (mut mixed, mut third) = (vec![0.0; rows], student.clone());
+        let half = how(cross_entropy::Divergence::Mixed(0.5));
+        cross_entropy::divergence_forward_backward(&mut mixed, &mut third, &teacher, &weights, half);
+        vec![losses, divergences, first, second, mixed, third]
     });
 }

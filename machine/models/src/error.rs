@@ -20,6 +20,8 @@ pub enum ModelError {
     Tensor { name: String, problem: String },
     #[error("no weight became {}: what is quantized already stays as it is, and this model is", name_of(*wanted))]
     AlreadyQuantized { wanted: Format },
+    #[error("{}: {problem}; it belongs to another model: remove it, or restore the one of this model", path.display())]
+    Lineage { path: PathBuf, problem: String },
     #[error("adapter: {0}")]
     Adapter(String),
     #[error("stopped before the end; nothing was left behind")]

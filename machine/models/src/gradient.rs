@@ -8,9 +8,11 @@
 
 use crate::chunk::Chunk;
 use crate::forward::{embed, finish, layer_with};
+use crate::guidance::{self, StreamSums};
 use crate::kept::Kept;
-use crate::{Alone, Beside, KvFormat, LayerState, Model};
-use ops::{Buffer, Carried, Execute, Gradients, Infer, Mark, Precision, Segment, Tape, Var};
+use crate::{Alone, Beside, Guidance, Guided, KvFormat, LayerState, Model};
+use ops::{Buffer, Carried, Execute, Gradients, Infer, Mark, Precision, RouterTarget, Segment, Tape, Var};
+use std::collections::BTreeMap;
 
 /// Tokens that usually go through a layer at a time: enough for products to be fast.
 pub const CHUNK_TOKENS: usize = 4096;
@@ -59,6 +61,8 @@ pub struct Record {
     pub expert_counts: Vec<Vec<u64>>,
     /// How undecided the router of each mixture layer was, in nats a token.
     pub router_entropies: Vec<f32>,
+    /// How far it was from what a teacher asked.
+    pub guided: Guided,
 }
 
 /// Adds the gradients of `Σ weights · losses` of every trained parameter.
@@ -72,7 +76,19 @@ pub fn loss_and_gradients(
     loss_and_gradients_beside(model, examples, options, gradients, beside)
 }
 
-/// The same for a part of a batch, whose other parts are elsewhere. What is known of experts is of the whole batch.
+/// The same, and of all that a teacher asks, each with its weight.
+pub fn guided_gradients(
+    model: &Model,
+    examples: &Examples,
+    guidance: &Guidance,
+    options: &GradientOptions,
+    gradients: &mut Gradients,
+) -> Record {
+    let beside = Beside { start: 0, first_token: 0, goes_on: false, neighbours: &mut Alone };
+    Pass::new(model, (examples, guidance), options, gradients, beside).run_all()
+}
+
+/// The gradients of a part of a batch, whose other parts are elsewhere. What is known of experts is of the whole batch.
 pub fn loss_and_gradients_beside(
     model: &Model,
     examples: &Examples,
@@ -80,36 +96,14 @@ pub fn loss_and_gradients_beside(
     gradients: &mut Gradients,
     beside: Beside,
 ) -> Record {
-    let mut pass = Pass::new(model, examples, options, gradients, beside);
-    let mut streams = pass.embedded();
-    let cells: Vec<Vec<Cell>> =
-        (0..model.weights.layers.len()).map(|index| pass.forward(index, &mut streams)).collect();
-    pass.tape.turn(examples.tokens.len(), |numbers| pass.beside.neighbours.sum(numbers));
-    let expert_counts = pass.tape.batch_counts().map(<[u64]>::to_vec).collect();
-    let router_entropies = pass.tape.router_entropies();
-    let (losses, mut dstreams) = pass.losses(streams);
-    for (index, cells) in cells.into_iter().enumerate().rev() {
-        pass.backward(index, cells, &mut dstreams);
-    }
-    pass.embeddings_backward(dstreams);
-    Record { losses, expert_counts, router_entropies }
+    Pass::new(model, (examples, &Guidance::NONE), options, gradients, beside).run_all()
 }
 
 /// Losses alone, in f32.
 pub fn losses(model: &Model, examples: &Examples, chunk_tokens: usize) -> Vec<f32> {
     let mut e = Infer::new(Precision::F32);
     let chunks = Chunk::cut(examples.lengths, chunk_tokens);
-    let mut streams: Vec<Buffer> =
-        chunks.iter().map(|chunk| embed(&mut e, model, &examples.tokens[chunk.rows.clone()])).collect();
-    for index in 0..model.weights.layers.len() {
-        let mut passed = None;
-        for (chunk, stream) in chunks.iter().zip(&mut streams) {
-            let mut memories = memories(model, index, chunk, passed, KvFormat::F32);
-            let x = std::mem::replace(stream, Buffer::zeros(0, 1));
-            *stream = layer_with(&mut e, &model.weights.layers[index], memories.iter_mut(), &chunk.spans, x);
-            passed = memories.pop().filter(|_| chunk.goes_on);
-        }
-    }
+    let streams = walk(&mut e, model, examples.tokens, &chunks, |_, _| ());
     let mut losses = Vec::with_capacity(examples.tokens.len());
     for (chunk, stream) in chunks.iter().zip(streams) {
         let (h, rows) = (finish(&mut e, model, &stream), chunk.rows.clone());
@@ -117,6 +111,28 @@ pub fn losses(model: &Model, examples: &Examples, chunk_tokens: usize) -> Vec<f3
         losses.extend(e.cross_entropy(&h, model.weights.head(), targets, weights));
     }
     losses
+}
+
+/// All chunks through all layers, of which nothing is kept; `after` sees each layer's streams. Gives the last ones.
+pub(crate) fn walk<R: ops::Record>(
+    e: &mut Infer<R>,
+    model: &Model,
+    tokens: &[u32],
+    chunks: &[Chunk],
+    mut after: impl FnMut(usize, &[Buffer]),
+) -> Vec<Buffer> {
+    let mut streams: Vec<Buffer> = chunks.iter().map(|chunk| embed(e, model, &tokens[chunk.rows.clone()])).collect();
+    for index in 0..model.weights.layers.len() {
+        let mut passed = None;
+        for (chunk, stream) in chunks.iter().zip(&mut streams) {
+            let mut memories = memories(model, index, chunk, passed, KvFormat::F32);
+            let x = std::mem::replace(stream, Buffer::zeros(0, 1));
+            *stream = layer_with(e, &model.weights.layers[index], memories.iter_mut(), &chunk.spans, x);
+            passed = memories.pop().filter(|_| chunk.goes_on);
+        }
+        after(index, &streams);
+    }
+    streams
 }
 
 /// What a layer remembers of each sequence of a chunk: of the first what was passed on, if it began before.
@@ -154,6 +170,9 @@ fn layer_of(name: &str) -> Option<usize> {
 struct Pass<'a, 'g, 'n> {
     model: &'a Model,
     examples: &'a Examples<'a>,
+    guidance: &'a Guidance<'a>,
+    /// What was asked of the streams after some layers: gradients for the whole batch.
+    asked: BTreeMap<usize, Buffer>,
     options: &'a GradientOptions,
     chunks: Vec<Chunk>,
     beside: Beside<'n>,
@@ -166,7 +185,7 @@ struct Pass<'a, 'g, 'n> {
 impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
     fn new(
         model: &'a Model,
-        examples: &'a Examples<'a>,
+        (examples, guidance): (&'a Examples<'a>, &'a Guidance<'a>),
         options: &'a GradientOptions,
         gradients: &'g mut Gradients,
         beside: Beside<'n>,
@@ -182,6 +201,8 @@ impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
         Self {
             model,
             examples,
+            guidance,
+            asked: BTreeMap::new(),
             options,
             chunks: Chunk::cut_part(examples.lengths, options.chunk_tokens, (beside.start, beside.goes_on)),
             beside,
@@ -189,6 +210,48 @@ impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
             lowest: if embedding_trained { 0 } else { lowest },
             embedding_trained,
         }
+    }
+
+    fn run_all(mut self) -> Record {
+        let mut streams = self.embedded();
+        let (mut cells, mut sums) = (Vec::with_capacity(self.model.weights.layers.len()), StreamSums::default());
+        for index in 0..self.model.weights.layers.len() {
+            cells.push(self.forward(index, &mut streams));
+            for guide in self.guidance.streams.iter().filter(|guide| guide.layer == index) {
+                let asked = sums.compare(guide, &streams);
+                self.asked.insert(index, asked);
+            }
+        }
+        self.tape.turn(self.examples.tokens.len(), |numbers| self.beside.neighbours.sum(numbers));
+        let expert_counts = self.tape.batch_counts().map(<[u64]>::to_vec).collect();
+        let router_entropies = self.tape.router_entropies();
+        let routers = self.tape.router_divergence();
+        let (losses, output, mut dstreams) = self.losses(streams);
+        for (index, cells) in cells.into_iter().enumerate().rev() {
+            self.add_asked(index, &mut dstreams);
+            self.backward(index, cells, &mut dstreams);
+        }
+        self.embeddings_backward(dstreams);
+        let guided = Guided { output, routers, squares: sums.squares(), gram: sums.gram() };
+        Record { losses, expert_counts, router_entropies, guided }
+    }
+
+    /// Adds what a teacher asks of the streams after a layer to their gradients.
+    fn add_asked(&mut self, index: usize, dstreams: &mut [Option<Buffer>]) {
+        let Some(asked) = self.asked.remove(&index) else { return };
+        for (chunk, dstream) in self.chunks.iter().zip(dstreams) {
+            let own = guidance::some_rows(&asked, &chunk.rows);
+            match dstream {
+                Some(dstream) => dstream.add(&own),
+                None => *dstream = Some(own),
+            }
+        }
+    }
+
+    /// What the router of a layer is taught in a chunk.
+    fn router_targets(&self, index: usize, chunk: usize) -> Vec<RouterTarget> {
+        let guides = self.guidance.routers.iter().filter(|guide| guide.layer == index);
+        guides.map(|guide| guide.target(&self.chunks[chunk].rows)).collect()
     }
 
     fn tokens(&self, chunk: usize) -> &'a [u32] {
@@ -220,9 +283,10 @@ impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
         found: Option<LayerState>,
         choices: Vec<Vec<u32>>,
     ) -> (Taped, Option<LayerState>) {
+        let router_targets = self.router_targets(index, chunk);
         let Chunk { rows, spans, goes_on } = &self.chunks[chunk];
-        let mark =
-            self.tape.begin(Segment { first_token: self.beside.first_token + rows.start, goes_on: *goes_on, choices });
+        let first_token = self.beside.first_token + rows.start;
+        let mark = self.tape.begin(Segment { first_token, goes_on: *goes_on, choices, router_targets });
         let mut memories = memories(self.model, index, &self.chunks[chunk], found, self.options.kv());
         let x = match self.input_wanted(index) {
             true => self.tape.input(input),
@@ -263,25 +327,47 @@ impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
         cells
     }
 
-    /// Losses of all tokens, and the gradients of the last layer's streams; none where no token counts.
-    fn losses(&mut self, streams: Vec<Buffer>) -> (Vec<f32>, Vec<Option<Buffer>>) {
-        let mut losses = Vec::with_capacity(self.examples.tokens.len());
+    /// Losses of all tokens, how far they are from a teacher's, and the gradients of the last layer's streams; none
+    /// where no token counts.
+    fn losses(&mut self, streams: Vec<Buffer>) -> (Vec<f32>, Vec<f32>, Vec<Option<Buffer>>) {
+        let (mut losses, mut distances) = (Vec::with_capacity(self.examples.tokens.len()), Vec::new());
         let mut dstreams = Vec::with_capacity(streams.len());
+        let count = |weights: &[f32]| weights.iter().any(|&weight| weight != 0.0);
         for (chunk, stream) in streams.into_iter().enumerate() {
             let rows = self.chunks[chunk].rows.clone();
-            let (targets, weights) = (&self.examples.targets[rows.clone()], &self.examples.weights[rows]);
-            if weights.iter().all(|&weight| weight == 0.0) {
-                losses.resize(losses.len() + weights.len(), 0.0);
+            let own = &self.examples.weights[rows.clone()];
+            let output = self.guidance.output.filter(|output| count(&output.weights[rows.clone()]));
+            if !count(own) && output.is_none() {
+                losses.resize(losses.len() + rows.len(), 0.0);
+                distances.resize(if self.guidance.output.is_some() { losses.len() } else { 0 }, 0.0);
                 dstreams.push(None);
                 continue;
             }
             let mark = self.tape.begin(Segment::default());
             let x = self.tape.input(stream);
             let h = finish(&mut self.tape, self.model, &x);
-            losses.extend(self.tape.cross_entropy(&h, self.model.weights.head(), targets, weights));
+            losses.extend(self.next_tokens(h, &self.examples.targets[rows.clone()], own));
+            if let Some(output) = output {
+                let (teacher, weights) = (guidance::rows_of(output.teacher, rows.clone()), &output.weights[rows]);
+                distances.extend(self.tape.divergence(&h, self.model.weights.head(), teacher, weights));
+            }
+            distances.resize(if self.guidance.output.is_some() { losses.len() } else { 0 }, 0.0);
             dstreams.push(self.tape.unwind(mark, Vec::new(), Some(x), &mut Carried::default()));
         }
-        (losses, dstreams)
+        (losses, distances, dstreams)
+    }
+
+    /// The cross entropy; one that counts nothing is only looked at.
+    fn next_tokens(&mut self, h: Var, targets: &[u32], weights: &[f32]) -> Vec<f32> {
+        let head = self.model.weights.head();
+        match self.guidance.cross_entropy {
+            1.0 => self.tape.cross_entropy(&h, head, targets, weights),
+            0.0 => Infer::new(self.options.precision).cross_entropy(self.tape.value(h), head, targets, weights),
+            factor => {
+                let weights: Vec<f32> = weights.iter().map(|weight| factor * weight).collect();
+                self.tape.cross_entropy(&h, head, targets, &weights)
+            }
+        }
     }
 
     /// All chunks back through one layer, from the last to the first.
@@ -289,11 +375,13 @@ impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
         let goes_on = self.beside.goes_on && !cells.is_empty();
         let mut carried = if goes_on { self.beside.neighbours.asked(index) } else { Carried::default() };
         let begun = self.chunks.first().is_some_and(Chunk::continues) && !cells.is_empty();
+        let taught = self.guidance.routers.iter().any(|guide| guide.layer == index);
         for (chunk, cell) in cells.into_iter().enumerate().rev() {
             let dy = dstreams[chunk].take();
             let (rows, width) = (self.chunks[chunk].rows.len(), self.model.config.hidden_size);
-            // Nobody asks anything of these tokens: neither a loss, nor later tokens, nor the balance of routers.
-            if dy.is_none() && carried.is_empty() && self.options.auxiliary_coefficient == 0.0 {
+            // Nobody asks anything of these tokens: neither a loss, nor later tokens, nor the routers' own losses.
+            let asks_routers = self.options.auxiliary_coefficient != 0.0 || taught;
+            if dy.is_none() && carried.is_empty() && !asks_routers {
                 if let Cell::Taped(taped) = cell {
                     self.tape.forget(taped.mark);
                 }

@@ -5,6 +5,7 @@
 //! `stream.rs` reads a model that is larger than memory, `rewrite.rs` writes one.
 
 pub mod adapter;
+pub mod alignment;
 mod attention;
 mod chunk;
 mod config;
@@ -15,8 +16,10 @@ mod feed_forward;
 mod forward;
 mod gguf;
 mod gradient;
+mod guidance;
 mod kept;
 mod layerwise;
+mod lineage;
 mod model;
 mod neighbours;
 mod plan;
@@ -28,6 +31,7 @@ mod source;
 mod state;
 mod store;
 mod stream;
+mod teaching;
 mod weights;
 
 pub use config::{
@@ -37,19 +41,23 @@ pub use cost::TokenBytes;
 pub use error::ModelError;
 pub use forward::{embed, finish, hidden, layer, logits};
 pub use gradient::{
-    CHUNK_TOKENS, Examples, GradientOptions, Record, loss_and_gradients, loss_and_gradients_beside, losses,
+    CHUNK_TOKENS, Examples, GradientOptions, Record, guided_gradients, loss_and_gradients, loss_and_gradients_beside,
+    losses,
 };
+pub use guidance::{Guidance, Guided, OutputGuide, RouterGuide, StreamGuide};
 pub use layerwise::{Ending, Layers, layer_from_empty};
+pub use lineage::{LINEAGE, Lineage};
 pub use model::{Loading, Model};
 pub use neighbours::{Alone, Beside, Neighbours};
 pub use ops::KvFormat;
 pub use plan::{Plan, PlanSettings};
 pub use plan_layerwise::{LayerwisePlan, LayerwiseSettings};
-pub use plan_training::{TrainingPlan, TrainingSettings};
+pub use plan_training::{TeacherSettings, TrainingPlan, TrainingSettings};
 pub use quantization::Quantization;
 pub use rewrite::{Rewrite, RewriteStep, rewrite_bytes, rewrite_model};
 pub use state::{LayerState, State};
 pub use stream::LayerStream;
+pub use teaching::{Questions, Routed, Taught, teach};
 pub use weights::{
     AttentionWeights, DeltaInput, DeltaWeights, FeedForward, LayerWeights, Mixer, MoeWeights, SharedExpert, Weights,
 };

@@ -4,7 +4,7 @@
 use crate::adapter::places;
 use crate::gguf::GgufSource;
 use crate::source::{Checkpoint, Imagined, Random, Taking};
-use crate::{Config, ModelError, ModelType, Quantization, Weights, store};
+use crate::{Config, FeedForward, ModelError, ModelType, Quantization, Weights, store};
 use formats::Gguf;
 use formats::safetensors::Tensors;
 use numeric::Format;
@@ -145,6 +145,19 @@ impl Model {
         let mut any = false;
         places::visit(&self.weights, &mut |_, slot| any |= slot.is_some());
         any
+    }
+
+    /// Marks the rows that choose experts as trained, and nothing else; gives how many layers have some.
+    pub fn mark_routers(&mut self) -> usize {
+        self.weights.visit_mut(&mut |parameter| parameter.trained = false);
+        let mut count = 0;
+        for layer in &mut self.weights.layers {
+            if let FeedForward::Moe(moe) = &mut layer.feed_forward {
+                moe.routed.router.weight.trained = true;
+                count += 1;
+            }
+        }
+        count
     }
 
     /// Numbers ids from 0 in walking order: after parameters were added or dropped.

@@ -5,8 +5,9 @@ use crate::chunk::Chunk;
 use crate::forward::{embed, finish, layer_with};
 use crate::kept::Kept;
 use crate::plan::{PAGE_ENDS, PARAMETER_BYTES, PROGRAM_BYTES, THREAD_BYTES, largest_beside};
-use crate::{GradientOptions, LayerState, Loading, MixerKind, Model};
+use crate::{GradientOptions, KvFormat, LayerState, Loading, MixerKind, Model, Plan, PlanSettings};
 use kernels::kv_page::PAGE_TOKENS;
+use ops::cross_entropy::CHUNK_ROWS;
 use ops::{Execute, Held, Mark, Parameter, Precision, RehearseTape, Rehearsed, Segment, Var};
 use serde::Serialize;
 
@@ -38,6 +39,22 @@ pub struct TrainingPlan {
     pub program: usize,
     /// While the model is loaded and nothing runs yet: the largest weight beside what it is read from.
     pub loading: usize,
+    /// Of a teacher: its weights, and what it says of a micro-batch; 0 without one.
+    pub teacher: usize,
+}
+
+/// A teacher beside the model that is trained.
+#[derive(Debug, Clone, Copy)]
+pub struct TeacherSettings<'a> {
+    /// Its numbers need not be there.
+    pub outline: &'a Model,
+    pub loading: Loading,
+    /// Tokens of one micro-batch.
+    pub tokens: usize,
+    pub chunk_tokens: usize,
+    /// Layers whose streams are compared.
+    pub streams: usize,
+    pub threads: usize,
 }
 
 impl TrainingPlan {
@@ -64,13 +81,36 @@ impl TrainingPlan {
                 + weights / PAGE_ENDS
                 + settings.threads * THREAD_BYTES,
             loading: largest + largest / 8,
+            teacher: 0,
+        }
+    }
+
+    /// The plan with a teacher in memory. Its pass is over before the student's begins, so the larger of the two
+    /// counts; what it says stays until the way back: its last states, compared streams with what they ask of the
+    /// student's, what both routers make of every token, and its logits of some rows.
+    pub fn beside_teacher(self, student: &Model, settings: &TeacherSettings) -> Self {
+        let TeacherSettings { outline, loading, tokens, chunk_tokens, streams, threads } = *settings;
+        let context = tokens.min(chunk_tokens).max(1);
+        let one = PlanSettings { pass_tokens: context, ..PlanSettings::one(context, KvFormat::F32, threads) };
+        let pass = Plan::of(outline, loading, &one);
+        let width = outline.config.hidden_size;
+        let experts = |model: &Model| model.config.expert_counts().iter().sum::<usize>();
+        let logits = CHUNK_ROWS.min(tokens) * outline.config.vocab_size;
+        let numbers = logits + tokens * (2 * width + 2 * streams * width + experts(outline) + experts(student));
+        let said = size_of::<f32>() * numbers;
+        let running = pass.cache + pass.recurrent + pass.forward + size_of::<f32>() * tokens * width;
+        Self {
+            teacher: pass.weights + pass.weights / PAGE_ENDS + said,
+            activations: self.activations.max(running),
+            loading: self.loading.max(pass.loading),
+            ..self
         }
     }
 
     /// The most that is held at any time.
     pub fn total(&self) -> usize {
         let running = self.gradients + self.moments + self.checkpoints + self.cache + self.activations;
-        self.weights + self.program + running.max(self.loading)
+        self.weights + self.teacher + self.program + running.max(self.loading)
     }
 }
 

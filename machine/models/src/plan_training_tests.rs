@@ -33,6 +33,34 @@ fn pools(path: &'static str, loading: Loading, settings: TrainingSettings) -> (u
 }
 
 #[test]
+fn a_teacher_counts_with_its_weights_and_what_it_says() {
+    let student = Model::outline(&fixture("oracle/qwen3_moe"), Loading::F32).expect("it outlines");
+    let teacher = Model::outline(&fixture("base"), Loading::Packed).expect("it outlines");
+    let options = GradientOptions {
+        precision: Precision::F32,
+        chunk_tokens: 128,
+        checkpoint_layers: true,
+        auxiliary_coefficient: 0.0,
+        dropout_seed: None,
+    };
+    let alone = TrainingPlan::of(&student, Loading::F32, &TrainingSettings { lengths: vec![256], options, threads: 2 });
+    let settings = TeacherSettings {
+        outline: &teacher,
+        loading: Loading::Packed,
+        tokens: 256,
+        chunk_tokens: 128,
+        streams: 2,
+        threads: 2,
+    };
+    let plan = alone.beside_teacher(&student, &settings);
+    let said = plan.teacher - teacher.bytes() - teacher.bytes() / PAGE_ENDS;
+    assert!(alone.teacher == 0 && plan.total() > alone.total() + teacher.bytes());
+    assert!(said > 4 * 256 * (5 * 192 + 2048) && said < 4 * 256 * (20 * 192 + 2048), "{said}");
+    let more = alone.beside_teacher(&student, &TeacherSettings { streams: 4, ..settings });
+    assert_eq!(more.teacher - plan.teacher, 4 * 256 * 4 * 192);
+}
+
+#[test]
 fn a_rehearsal_takes_what_the_pass_takes() {
     let options = |chunk_tokens, checkpoint_layers, precision| GradientOptions {
         precision,

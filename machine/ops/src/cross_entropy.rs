@@ -3,18 +3,18 @@
 //! A loss ends a graph, so its gradient is taken while the logits are at hand: the same pass that gives the losses
 //! gives `dhidden` and adds to the head's gradient.
 
-use crate::{Buffer, Gradients, Linear, Precision, Teacher, linear};
+use crate::{Buffer, Gradients, Linear, Parts, Precision, Says, Teacher, linear};
 use kernels::cross_entropy as kernel;
 
 /// Rows of logits alive at once.
-pub(crate) const CHUNK_ROWS: usize = 256;
+pub const CHUNK_ROWS: usize = 256;
 
 /// What the hidden states are compared with.
 #[derive(Clone, Copy)]
 pub(crate) enum Target<'a> {
     /// −log p of these tokens.
     Tokens(&'a [u32]),
-    /// KL from this teacher's distribution.
+    /// How far this teacher's distribution is.
     Teacher(Teacher<'a>),
 }
 
@@ -62,14 +62,44 @@ fn compare(losses: &mut [f32], logits: &mut Buffer, target: Target, rows: &[usiz
             let targets: Vec<u32> = rows.iter().map(|&row| targets[row]).collect();
             kernel::forward_backward(losses, logits, &targets, weights, vocabulary);
         }
-        Target::Teacher(teacher) => {
-            let width = teacher.head.input_width();
-            let hidden = rows.iter().flat_map(|&row| &teacher.hidden[row * width..(row + 1) * width]);
+        Target::Teacher(teacher) => learn(losses, logits, teacher, rows, weights),
+    }
+}
+
+/// Fills the losses `τ²·D` of the chunk and turns its logits into their weighted slope, `τ` times that of D for z/τ.
+fn learn(losses: &mut [f32], logits: &mut Buffer, teacher: Teacher, rows: &[usize], weights: &[f32]) {
+    let (vocabulary, temperature) = (logits.width, teacher.temperature);
+    let weights: Vec<f32> = weights.iter().map(|weight| weight * temperature).collect();
+    cool(logits, temperature);
+    match teacher.says {
+        Says::Hidden { hidden, head, divergence } => {
+            let width = head.input_width();
+            let hidden = rows.iter().flat_map(|&row| &hidden[row * width..(row + 1) * width]);
             let hidden = Buffer::from_values(width, hidden.copied().collect());
-            let (teacher_logits, _) = linear::forward(&hidden, teacher.head, Precision::F32);
-            kernel::divergence_forward_backward(losses, logits, &teacher_logits, weights, vocabulary);
+            let (mut wanted, _) = linear::forward(&hidden, head, Precision::F32);
+            cool(&mut wanted, temperature);
+            kernel::divergence_forward_backward(losses, logits, &wanted, &weights, (vocabulary, divergence));
+        }
+        Says::Parts(parts) => {
+            let per_row = parts.tokens.len() / parts.rest.len().max(1);
+            let tokens: Vec<u32> = of_rows(parts.tokens, rows, per_row);
+            let (shares, logs) = (of_rows(parts.shares, rows, per_row), of_rows(parts.logs, rows, per_row));
+            let rest = of_rows(parts.rest, rows, 1);
+            let parts = Parts { tokens: &tokens, shares: &shares, logs: &logs, rest: &rest };
+            kernel::parts_forward_backward(losses, logits, parts, &weights, vocabulary);
         }
     }
+    losses.iter_mut().for_each(|loss| *loss *= temperature * temperature);
+}
+
+fn cool(logits: &mut Buffer, temperature: f32) {
+    if temperature != 1.0 {
+        logits.for_each_row(|_, row| row.iter_mut().for_each(|logit| *logit /= temperature));
+    }
+}
+
+fn of_rows<T: Copy>(values: &[T], rows: &[usize], per_row: usize) -> Vec<T> {
+    rows.iter().flat_map(|&row| &values[row * per_row..(row + 1) * per_row]).copied().collect()
 }
 
 fn gather(x: &Buffer, rows: &[usize]) -> Buffer {

@@ -1,12 +1,25 @@
 //! The vocabulary: every operation that a forward pass may use.
 
-use crate::{AttentionShape, Columns, Conv, DeltaGates, DeltaState, KvCache, Linear, Moe, Norm, Rope, Spans};
+use crate::{
+    AttentionShape, Columns, Conv, DeltaGates, DeltaState, Divergence, KvCache, Linear, Moe, Norm, Parts, Rope, Spans,
+};
 
-/// The teacher of a divergence: its hidden states `[T, width]` and its head, so that its logits never exist whole.
+/// The teacher of a divergence. Losses are `τ²·D(softmax(z/τ), softmax(z'/τ))`, so that a temperature τ leaves the size
+/// of gradients about as it is (Hinton et al. 2015).
 #[derive(Debug, Clone, Copy)]
 pub struct Teacher<'a> {
-    pub hidden: &'a [f32],
-    pub head: &'a Linear,
+    pub says: Says<'a>,
+    /// τ.
+    pub temperature: f32,
+}
+
+/// How a teacher's distributions are given.
+#[derive(Debug, Clone, Copy)]
+pub enum Says<'a> {
+    /// Its hidden states `[T, width]` and its head, so that its logits never exist whole.
+    Hidden { hidden: &'a [f32], head: &'a Linear, divergence: Divergence },
+    /// What was kept of them, at the temperature.
+    Parts(Parts<'a>),
 }
 
 /// Runs operations. `'w` is how long the weights live: an executor that remembers may keep references to them.
@@ -81,7 +94,7 @@ pub trait Execute<'w> {
     /// losses`.
     fn cross_entropy(&mut self, hidden: &Self::Value, head: &'w Linear, targets: &[u32], weights: &[f32]) -> Vec<f32>;
 
-    /// KL(teacher ‖ this) of every row, in nats, over the whole vocabulary; weighted as in
+    /// How far each row is from what its teacher says, in nats, over the whole vocabulary; weighted as in
     /// [`Execute::cross_entropy`].
     fn divergence(&mut self, hidden: &Self::Value, head: &'w Linear, teacher: Teacher<'_>, weights: &[f32])
     -> Vec<f32>;

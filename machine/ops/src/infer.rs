@@ -16,6 +16,9 @@ pub trait Record {
     /// One mixture was run: `expert_outputs` holds the sorted rows `[T · top_k, H]`, already multiplied by their
     /// routing weights.
     fn experts(&mut self, moe: &Moe, x: &Buffer, routing: &Routing, expert_outputs: &Buffer);
+
+    /// Where a mixture sent its rows, whether its experts are looked at or not.
+    fn routing(&mut self, _: &Moe, _x: &Buffer, _: &Routing) {}
 }
 
 /// Records nothing.
@@ -131,9 +134,12 @@ impl<'w, R: Record> Execute<'w> for Infer<R> {
 
     fn moe(&mut self, x: &Buffer, moe: &'w Moe) -> Buffer {
         if !R::LOOKS {
-            return moe::infer(x, moe, self.pass());
+            let (output, routing) = moe::infer(x, moe, self.pass());
+            self.record.routing(moe, x, &routing);
+            return output;
         }
         let outcome = moe::forward(x, moe, self.pass(), None);
+        self.record.routing(moe, x, &outcome.saved.routing);
         self.record.experts(moe, x, &outcome.saved.routing, &outcome.expert_outputs);
         outcome.output
     }

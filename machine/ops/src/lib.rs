@@ -27,14 +27,15 @@ mod timed;
 
 pub use buffer::Buffer;
 pub use columns::Columns;
-pub use execute::{Execute, Teacher};
+pub use execute::{Execute, Says, Teacher};
 pub use infer::{Forget, Infer, Record};
 pub use kernels::attention::Shape as AttentionShape;
+pub use kernels::cross_entropy::{Divergence, Parts};
 pub use kernels::gated_delta::Shape as DeltaShape;
 pub use kernels::gemm::Precision;
 pub use kernels::kv_page::{KvFormat, PageShape};
 pub use kernels::rope::Rope;
-pub use moe::{ExpertGradients, RecordBackward, Routing};
+pub use moe::{ExpertGradients, RecordBackward, RouterTarget, Routing};
 pub use parameter::{Adapter, Conv, DeltaGates, Expert, Gradients, Linear, Moe, Norm, Parameter};
 pub use rehearse::{Held, Rehearse, Rehearsed};
 pub use rehearse_tape::RehearseTape;

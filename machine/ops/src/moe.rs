@@ -45,6 +45,38 @@ pub(crate) struct Outcome {
     pub(crate) saved: Saved,
 }
 
+/// What a router is to be taught: a distribution over its experts for every token.
+#[derive(Debug, Clone)]
+pub struct RouterTarget {
+    /// `[T, E]`, rows that add up to 1.
+    pub probabilities: Buffer,
+    /// What a token counts in the loss that is walked back from.
+    pub weight: f32,
+}
+
+impl RouterTarget {
+    /// Σ over tokens of KL(target ‖ router), in nats.
+    pub(crate) fn divergence(&self, routing: &Routing) -> f64 {
+        let pairs = self.probabilities.iter().zip(routing.probabilities.iter()).filter(|(r, _)| **r > 0.0);
+        pairs.map(|(&r, &p)| f64::from(r) * (f64::from(r).ln() - f64::from(p).max(f64::MIN_POSITIVE).ln())).sum()
+    }
+
+    /// dlogits += weight·(p − r), the gradient of `weight·KL(r ‖ p)` where r adds up to 1.
+    fn teach(&self, dlogits: &mut Buffer, routing: &Routing) {
+        dlogits.for_each_row(|row, dlogits| {
+            let pairs = routing.probabilities.row(row).iter().zip(self.probabilities.row(row));
+            dlogits.iter_mut().zip(pairs).for_each(|(dlogit, (p, r))| *dlogit += self.weight * (p - r));
+        });
+    }
+}
+
+/// What losses on the routers ask.
+pub(crate) struct Asked<'a> {
+    /// Of each token's probabilities, `[E]`.
+    pub(crate) balance: &'a [f32],
+    pub(crate) target: Option<&'a RouterTarget>,
+}
+
 impl Routing {
     /// `chosen` is what an earlier pass over the same rows decided, and stays decided; else the router decides.
     pub(crate) fn of(x: &Buffer, moe: &Moe, pass: Pass, chosen: Option<&[u32]>) -> Self {
@@ -168,10 +200,11 @@ pub(crate) fn adds(expert: &crate::Expert) -> bool {
     expert.down.weight.matrix.is_packed() && expert.down.bias.is_none()
 }
 
-/// The mixture's output alone: of many tokens, packed experts add theirs straight to where they belong.
-pub(crate) fn infer(x: &Buffer, moe: &Moe, pass: Pass) -> Buffer {
+/// The mixture's output and routing alone: of many tokens, packed experts add theirs straight to where they belong.
+pub(crate) fn infer(x: &Buffer, moe: &Moe, pass: Pass) -> (Buffer, Routing) {
     if !moe.experts.iter().all(adds) {
-        return forward(x, moe, pass, None).output;
+        let Outcome { output, saved, .. } = forward(x, moe, pass, None);
+        return (output, saved.routing);
     }
     let (routing, weighted) = weighted(x, moe, pass);
     let mut output = Buffer::zeros(x.rows, x.width);
@@ -184,14 +217,14 @@ pub(crate) fn infer(x: &Buffer, moe: &Moe, pass: Pass) -> Buffer {
             rows.sort_unstable();
             rows.iter().for_each(|&row| add(sum, outputs.row(row as usize)));
         });
-        return output;
+        return (output, routing);
     }
     let weights: Vec<_> = moe.experts.iter().map(|expert| expert.down.weight.matrix.view()).collect();
     gemm::add_packed_products(&mut output, &weighted, &weights, &routing.offsets, &routing.tokens);
     if let Some(adapter) = &moe.adapters[2] {
         add_adapted(&mut output, &weighted, adapter, &routing, (moe.top_k, pass));
     }
-    output
+    (output, routing)
 }
 
 /// Whether gate and up outputs become one before they are written.
@@ -324,8 +357,8 @@ pub trait RecordBackward {
 /// How a mixture is walked back through.
 pub(crate) struct Back<'a, 'r> {
     pub(crate) pass: Pass,
-    /// What a loss on the routers asks of each token's probabilities, `[E]`.
-    pub(crate) balance: &'a [f32],
+    /// By losses on the routers.
+    pub(crate) asked: Asked<'a>,
     pub(crate) recorder: Option<&'r mut (dyn RecordBackward + 'r)>,
 }
 
@@ -339,7 +372,7 @@ pub(crate) fn backward(
     how: Back,
     gradients: &mut Gradients,
 ) {
-    let Back { pass, balance, recorder } = how;
+    let Back { pass, asked, recorder } = how;
     let Saved { routing, gate, up, weighted, hidden } = saved;
     let banks = banks(moe);
     let grouped = |bank: usize| routing.bank(&banks[bank], &moe.adapters[bank], pass);
@@ -375,7 +408,7 @@ pub(crate) fn backward(
     grouped(0).backward(Some(&mut dsorted), &dgate, &sorted, &hidden[0], gradients);
     grouped(1).backward(Some(&mut dsorted), &dup, &sorted, &hidden[1], gradients);
     routing.scatter(dx, &dsorted, moe.top_k);
-    backward_router(dx, &dweights, x, routing, moe, (pass, balance), gradients);
+    backward_router(dx, &dweights, x, routing, moe, (pass, asked), gradients);
 }
 
 fn backward_router(
@@ -384,12 +417,13 @@ fn backward_router(
     x: &Buffer,
     routing: &Routing,
     moe: &Moe,
-    (pass, dprobabilities): (Pass, &[f32]),
+    (pass, asked): (Pass, Asked),
     gradients: &mut Gradients,
 ) {
     let mut dlogits = Buffer::zeros(x.rows, moe.experts.len());
     let made =
         router::Routing { probabilities: &routing.probabilities, indices: &routing.indices, weights: &routing.weights };
-    router::backward(&mut dlogits, dweights, dprobabilities, made, &shape(moe));
+    router::backward(&mut dlogits, dweights, asked.balance, made, &shape(moe));
+    asked.target.into_iter().for_each(|target| target.teach(&mut dlogits, routing));
     linear::backward(Some(dx), &dlogits, x, &routing.router_hidden, &moe.router, exactly(pass), gradients);
 }

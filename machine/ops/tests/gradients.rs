@@ -5,8 +5,9 @@
 mod support;
 
 use ops::{
-    Adapter, AttentionShape, Buffer, Columns, Conv, DeltaGates, DeltaShape, DeltaState, Execute, Expert, Gradients,
-    Infer, KvCache, KvFormat, Linear, Moe, Norm, Parameter, Precision, Rope, Spans, Tape, Teacher, Var,
+    Adapter, AttentionShape, Buffer, Columns, Conv, DeltaGates, DeltaShape, DeltaState, Divergence, Execute, Expert,
+    Gradients, Infer, KvCache, KvFormat, Linear, Moe, Norm, Parameter, Parts, Precision, Rope, Says, Spans, Tape,
+    Teacher, Var,
 };
 use support::World;
 
@@ -412,7 +413,7 @@ fn adapted_experts_are_experts_with_other_weights() {
     }
 }
 
-/// Both losses: the gradient that a tape takes while the logits are at hand.
+/// Every loss: the gradient that a tape takes while the logits are at hand.
 #[test]
 fn losses() {
     let mut world = World::new(12);
@@ -420,23 +421,38 @@ fn losses() {
     let mut hidden = world.buffer(7, 5);
     let teacher_head = world.linear(11, 3);
     let teacher_hidden = world.buffer(7, 3);
-    let teacher = Teacher { hidden: &teacher_hidden, head: &teacher_head };
     let (targets, weights) = ([3, 10, 0, 5, 5, 1, 2], [0.5f32, 0.0, 1.0, 2.0, 0.25, 1.0, 0.0]);
-    for kind in ["cross_entropy", "divergence"] {
+    let exact = |divergence, temperature| {
+        let says = Says::Hidden { hidden: &teacher_hidden, head: &teacher_head, divergence };
+        Some(Teacher { says, temperature })
+    };
+    let tokens: Vec<u32> = (0..14).map(|i| (i * 5 % 11) as u32).collect();
+    let shares: Vec<f32> = (0..14).map(|i| [0.4, 0.25, 0.1][i % 3]).collect();
+    let logs: Vec<f32> = shares.iter().map(|share| share.ln()).collect();
+    let rest: Vec<f32> = shares.chunks(2).map(|shares| 1.0 - shares.iter().sum::<f32>()).collect();
+    let parts = Says::Parts(Parts { tokens: &tokens, shares: &shares, logs: &logs, rest: &rest });
+    for (kind, teacher) in [
+        ("cross entropy", None),
+        ("forward divergence", exact(Divergence::Forward, 1.0)),
+        ("warm forward divergence", exact(Divergence::Forward, 2.0)),
+        ("reverse divergence", exact(Divergence::Reverse, 1.0)),
+        ("mixed divergence", exact(Divergence::Mixed(0.3), 0.8)),
+        ("parts", Some(Teacher { says: parts, temperature: 1.5 })),
+    ] {
         let objective = |hidden: &Buffer, head: &Linear| -> f64 {
             let mut e = Infer::new(Precision::F32);
-            let losses = match kind {
-                "cross_entropy" => e.cross_entropy(hidden, head, &targets, &weights),
-                _ => e.divergence(hidden, head, teacher, &weights),
+            let losses = match teacher {
+                None => e.cross_entropy(hidden, head, &targets, &weights),
+                Some(teacher) => e.divergence(hidden, head, teacher, &weights),
             };
             losses.iter().zip(weights).map(|(&loss, weight)| f64::from(loss) * f64::from(weight)).sum()
         };
         let mut gradients = Gradients::default();
         let mut tape = Tape::new(Precision::F32, 0.0, &mut gradients);
         let var = tape.input(hidden.clone());
-        match kind {
-            "cross_entropy" => tape.cross_entropy(&var, &head, &targets, &weights),
-            _ => tape.divergence(&var, &head, teacher, &weights),
+        match teacher {
+            None => tape.cross_entropy(&var, &head, &targets, &weights),
+            Some(teacher) => tape.divergence(&var, &head, teacher, &weights),
         };
         let dhidden = tape.backward(vec![], Some(var)).expect("the input's gradient");
         for index in 0..hidden.len() {

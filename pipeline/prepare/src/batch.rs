@@ -45,6 +45,8 @@ pub struct Batch {
     pub weights: Vec<f32>,
     /// One for each sequence.
     pub kinds: Vec<Kind>,
+    /// Where each sequence comes from.
+    pub pieces: Vec<Piece>,
 }
 
 impl Batch {
@@ -55,6 +57,7 @@ impl Batch {
             let sample = &samples[piece.sample];
             let range = piece.start..piece.start + piece.length;
             batch.push(&sample.tokens[range.clone()], &sample.weights[range], sample.kind);
+            batch.pieces.extend((piece.length > 0).then_some(piece));
         }
         batch
     }

@@ -32,7 +32,7 @@ pub use error::PrepareError;
 pub use kata::{KataMix, KataRecipe, KataReport, measured_tasks};
 pub use kind::{Kind, KindWeights};
 pub use mine::{MineRecipe, MineReport, MinedKind, mine};
-pub use pack::{Packing, pack};
+pub use pack::{Packing, Piece, pack};
 pub use read::{Broken, FileRecipe, Format, WrittenAs};
 pub use source::{NoRoots, PartWeights, Raw, Roots};
 pub use statistics::{Counts, SourceStatistics, Statistics};

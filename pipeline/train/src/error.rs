@@ -55,6 +55,21 @@ pub enum TrainError {
     )]
     Diverged { step: usize, what: &'static str, times: usize },
 
+    /// A teacher that cannot teach this student.
+    #[error("this teacher cannot teach this model: {what}")]
+    Teacher { what: String },
+
+    /// A cache of something else.
+    #[error(
+        "{}: this cache of the teacher is of something else: {what}. Remove the file to have it written anew",
+        path.display()
+    )]
+    StaleCache { path: PathBuf, what: String },
+
+    /// The student could not write.
+    #[error("the model could not continue a text: {0}")]
+    Writing(#[from] engine::EngineError),
+
     #[error("cannot {action} {}: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
 

@@ -99,8 +99,11 @@ impl<'a> Trial<'a> {
                 map.weight.matrix = quantization.round(&map.weight.name, matrix).unwrap_or(map.weight.matrix.clone());
             }
         }
-        if let Method::Lora(lora) = &recipe.method {
-            adapt(&mut model, lora);
+        match &recipe.method {
+            Method::Lora(lora) => adapt(&mut model, lora),
+            // Layers of another kind may have the experts.
+            Method::Routers => _ = model.mark_routers(),
+            Method::Full => {}
         }
         Self { model, recipe, gradients: Gradients::default() }
     }

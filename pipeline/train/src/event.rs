@@ -77,12 +77,15 @@ pub struct Begin {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     pub step: usize,
-    /// What was minimised: the weighted mean over the step's tokens.
+    /// Cross entropy: the weighted mean over the step's tokens of data. Without a teacher it is what is minimised.
     #[serde(deserialize_with = "number")]
     pub loss: f64,
     /// Unweighted means by kind.
     #[serde(deserialize_with = "numbers")]
     pub losses: Losses,
+    /// What else was measured, unweighted, by name: how far a student is from its teacher in each respect.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "numbers")]
+    pub terms: Losses,
     pub learning_rate: f64,
     /// Before clipping.
     #[serde(deserialize_with = "number")]

@@ -2,7 +2,7 @@
 
 use crate::error::TrainError;
 use crate::recipe::{Method, TrainRecipe};
-use crate::run::gradient_options;
+use crate::run::{gradient_options, train_routers};
 use models::{Model, TrainingPlan, TrainingSettings, adapter};
 
 /// The plan of a run over an outline that was made for [`TrainRecipe::loading`]. `lengths` are those of one
@@ -14,8 +14,10 @@ pub fn plan(
     threads: usize,
 ) -> Result<TrainingPlan, TrainError> {
     recipe.check()?;
-    if let Method::Lora(lora) = &recipe.method {
-        adapter::outline(&mut outline, lora)?;
+    match &recipe.method {
+        Method::Lora(lora) => _ = adapter::outline(&mut outline, lora)?,
+        Method::Routers => train_routers(&mut outline)?,
+        Method::Full => {}
     }
     let lengths = lengths.unwrap_or_else(|| vec![recipe.sequence_length; recipe.loader_settings().sequences]);
     let settings = TrainingSettings { lengths, options: gradient_options(recipe, &outline), threads };

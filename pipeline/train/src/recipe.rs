@@ -99,6 +99,8 @@ pub enum Method {
     Full,
     /// A low-rank addition to the named modules; the rest stays as it is.
     Lora(LoraConfig),
+    /// The rows that choose experts, and nothing else: the cheapest recovery after experts were taken away.
+    Routers,
 }
 
 /// What a base may be frozen in.
@@ -125,6 +127,7 @@ impl Method {
     pub fn in_words(&self) -> String {
         match self {
             Self::Full => "all parameters".to_owned(),
+            Self::Routers => "routers".to_owned(),
             Self::Lora(lora) => format!("LoRA of rank {} on {}", lora.rank, lora.targets.join(", ")),
         }
     }
@@ -214,10 +217,10 @@ impl TrainRecipe {
         self.check_looks()?;
         match &self.method {
             Method::Lora(lora) => lora.check().or_else(|error| wrong(format!("method.lora: {error}"))),
-            Method::Full if self.quantize.is_some() => wrong(
-                "quantize freezes the base under adapters, and all of the model is trained; add method.lora".into(),
+            Method::Full | Method::Routers if self.quantize.is_some() => wrong(
+                "quantize freezes the base under adapters, and the model itself is trained; add method.lora".into(),
             ),
-            Method::Full => Ok(()),
+            Method::Full | Method::Routers => Ok(()),
         }
     }
 
@@ -340,6 +343,13 @@ mod tests {
         let error =
             parse("steps = 1\n[method.lora]\nrank = 8\nalpha = 1.0\ntargets = []\ndropuot = 0.1").expect_err("a typo");
         assert!(error.to_string().contains("dropuot"), "{error}");
+    }
+
+    #[test]
+    fn routers_alone_are_a_method() {
+        let recipe = parse("steps = 5\nmethod = \"routers\"").expect("a method without a table");
+        assert_eq!((&recipe.method, recipe.method.in_words().as_str()), (&Method::Routers, "routers"));
+        assert!(recipe.check().is_ok());
     }
 
     #[test]

@@ -205,8 +205,9 @@ impl<'a, 'p> Session<'a, 'p> {
             })
             .collect();
         let step_weight = weight.max(f64::MIN_POSITIVE);
-        let work = StepWork { batches: &batches, step_weight, options: &options, cancelled: self.run.cancelled };
-        let Some(measured) = objective.step(model, &work, &mut self.gradients) else { return Ok(false) };
+        let (step, steps, cancelled) = (self.state.step, self.steps(), self.run.cancelled);
+        let work = StepWork { batches: &batches, step_weight, options: &options, step, steps, cancelled };
+        let Some(measured) = objective.step(model, &work, &mut self.gradients)? else { return Ok(false) };
         batches.iter().zip(&measured).for_each(|(batch, measured)| tally.add_measured(batch, measured));
         let norm = self.optimizer.gradient_norm(model, &self.gradients);
         let learning_rate = self.schedule.rate(self.state.step);
@@ -225,6 +226,7 @@ impl<'a, 'p> Session<'a, 'p> {
             step: self.state.step,
             loss: tally.loss(),
             losses: tally.losses(),
+            terms: tally.terms(),
             learning_rate,
             gradient_norm: norm,
             skipped,
@@ -420,13 +422,23 @@ fn dropout_seed(seed: u64, step: usize, micro_batch: usize) -> u64 {
     Rng::new(seed).fork(step as u64).fork(micro_batch as u64).next_u64()
 }
 
-fn attach(recipe: &TrainRecipe, model: &mut Model) -> Result<(), TrainError> {
-    let Method::Lora(lora) = &recipe.method else { return Ok(()) };
-    if model.has_adapters() {
+/// Makes ready what the recipe trains of a model: adapters, or which parameters learn.
+pub fn attach(recipe: &TrainRecipe, model: &mut Model) -> Result<(), TrainError> {
+    match &recipe.method {
+        Method::Lora(lora) if !model.has_adapters() => _ = adapter::attach(model, lora, recipe.seed)?,
+        Method::Routers => train_routers(model)?,
+        Method::Lora(_) | Method::Full => {}
+    }
+    Ok(())
+}
+
+/// Marks the routers' rows as trained, and nothing else.
+pub(crate) fn train_routers(model: &mut Model) -> Result<(), TrainError> {
+    if model.mark_routers() > 0 {
         return Ok(());
     }
-    adapter::attach(model, lora, recipe.seed)?;
-    Ok(())
+    let what = "method = \"routers\" trains what chooses experts, and this model has none".to_owned();
+    Err(TrainError::Recipe { what })
 }
 
 fn check_samples(run: &Run<'_>, model: &Model) -> Result<(), TrainError> {

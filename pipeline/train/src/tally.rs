@@ -1,7 +1,7 @@
 //! Sums over a step or a validation: the loss that counts, the losses by kind, the load of the experts.
 
 use crate::event::Losses;
-use crate::objective::Measured;
+use crate::objective::{Mean, Measured};
 use prepare::{Batch, Kind};
 use std::collections::BTreeMap;
 
@@ -14,6 +14,7 @@ pub(crate) struct Tally {
     pub(crate) expert_counts: Vec<Vec<u64>>,
     /// Sums over micro-batches, and how many those were.
     entropies: (Vec<f32>, usize),
+    terms: BTreeMap<&'static str, Mean>,
     pub(crate) tokens: usize,
     pub(crate) trained_tokens: usize,
 }
@@ -21,7 +22,15 @@ pub(crate) struct Tally {
 impl Tally {
     /// A micro-batch with what came of it.
     pub(crate) fn add_measured(&mut self, batch: &Batch, measured: &Measured) {
-        self.add(batch, &measured.losses);
+        match measured.losses.is_empty() {
+            true => self.tokens += batch.tokens.len(),
+            false => self.add(batch, &measured.losses),
+        }
+        for (name, mean) in &measured.terms {
+            let into = self.terms.entry(name).or_default();
+            into.sum += mean.sum;
+            into.weight += mean.weight;
+        }
         add_counts(&mut self.expert_counts, &measured.expert_counts);
         let (sums, count) = &mut self.entropies;
         sums.resize(measured.router_entropies.len(), 0.0);
@@ -57,6 +66,12 @@ impl Tally {
 
     pub(crate) fn losses(&self) -> Losses {
         self.by_kind.iter().map(|(kind, (sum, count))| (kind.name().to_owned(), sum / *count as f64)).collect()
+    }
+
+    /// What else was measured, by name.
+    pub(crate) fn terms(&self) -> Losses {
+        let counted = self.terms.iter().filter(|(_, mean)| mean.weight > 0.0);
+        counted.map(|(name, mean)| ((*name).to_owned(), mean.sum / mean.weight)).collect()
     }
 
     /// The busiest expert's load over an even share, in the layer where that is worst.

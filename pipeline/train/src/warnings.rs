@@ -226,6 +226,7 @@ mod tests {
             step,
             loss,
             losses: Default::default(),
+            terms: Default::default(),
             learning_rate: 1e-3,
             gradient_norm: 1.0,
             skipped: false,

@@ -2,15 +2,14 @@
 
 mod tiny;
 
-use models::{GradientOptions, Model};
+use models::Model;
 use ops::Gradients;
-use prepare::Batch;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tiny::{Folder, model, recipe, samples};
 use train::event::{Ending, Event, Progress, Silent, Step, Warning};
 use train::objective::Measured;
-use train::{Objective, ResultModel, Run, Summary, Supervised, TrainError, TrainRecipe, metrics};
+use train::{Objective, ResultModel, Run, StepWork, Summary, Supervised, TrainError, TrainRecipe, metrics};
 
 /// Data that is learnt, and held-out data of the same kind.
 fn go(
@@ -49,18 +48,24 @@ fn warnings(directory: &Path) -> Vec<Warning> {
 struct Meddling<F: FnMut(usize, &mut Measured, &mut Gradients, &Model)>(usize, F);
 
 impl<F: FnMut(usize, &mut Measured, &mut Gradients, &Model)> Objective for Meddling<F> {
-    fn gradients(
+    fn step(
         &mut self,
         model: &Model,
-        batch: &Batch,
-        step_weight: f64,
-        options: &GradientOptions,
+        work: &StepWork,
         gradients: &mut Gradients,
-    ) -> Measured {
-        let mut measured = Supervised.gradients(model, batch, step_weight, options, gradients);
-        self.1(self.0, &mut measured, gradients, model);
-        self.0 += 1;
-        measured
+    ) -> Result<Option<Vec<Measured>>, TrainError> {
+        let mut all = Vec::new();
+        for index in 0..work.batches.len() {
+            let one =
+                StepWork { batches: &work.batches[index..=index], options: &work.options[index..=index], ..*work };
+            let Some(measured) = Supervised.step(model, &one, gradients)? else { return Ok(None) };
+            for mut measured in measured {
+                self.1(self.0, &mut measured, gradients, model);
+                self.0 += 1;
+                all.push(measured);
+            }
+        }
+        Ok(Some(all))
     }
 }
 

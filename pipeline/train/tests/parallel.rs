@@ -66,6 +66,7 @@ fn batch(lengths: &[usize], vocabulary: usize, seed: usize) -> Batch {
         targets: (0..total).map(|i| token(i + 1)).collect(),
         weights: (0..total).map(|i| [1.0, 0.5, 0.0, 2.0][i % 4]).collect(),
         kinds: vec![Kind::Replay; lengths.len()],
+        pieces: Vec::new(),
     }
 }
 
@@ -100,8 +101,10 @@ fn learn(model: &mut Model, objective: &mut dyn Objective) -> (Vec<Vec<Measured>
                 ..gradient_options(&recipe, model)
             })
             .collect();
-        let work = StepWork { batches: &batches, step_weight, options: &options, cancelled: &never };
-        all.push(objective.step(model, &work, &mut gradients).expect("nobody stops it"));
+        let (step, steps) = (step as usize, 3);
+        let work = StepWork { batches: &batches, step_weight, options: &options, step, steps, cancelled: &never };
+        let measured = objective.step(model, &work, &mut gradients).expect("it works");
+        all.push(measured.expect("nobody stops it"));
         let norm = optimizer.gradient_norm(model, &gradients);
         optimizer.update(model, &mut gradients, norm, 1e-3);
     }

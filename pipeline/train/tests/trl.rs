@@ -7,8 +7,9 @@ use prepare::batch::{Batch, Sample};
 use prepare::{Kind, pack::Piece};
 use serde_json::Value;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use train::optimizer::Optimizer;
-use train::{Objective, Supervised, TrainRecipe, gradient_options};
+use train::{Objective, StepWork, Supervised, TrainRecipe, gradient_options};
 
 fn fixtures() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures"))
@@ -57,8 +58,11 @@ fn replay(run: &Value, auxiliary: f32) -> (f64, f64) {
         let options = GradientOptions { checkpoint_layers: step % 2 == 1, ..gradient_options(&recipe, &model) };
         let mut gradients = Gradients::default();
         let mut loss = 0.0;
-        for batch in &batches {
-            let measured = Supervised.gradients(&model, batch, weight, &options, &mut gradients);
+        let (options, cancelled) = (vec![options; batches.len()], AtomicBool::new(false));
+        let (step_weight, cancelled) = (weight, &cancelled);
+        let work = StepWork { batches: &batches, step_weight, options: &options, step, steps: 1, cancelled };
+        let all = Supervised.step(&model, &work, &mut gradients).expect("it works").expect("nobody stops it");
+        for (batch, measured) in batches.iter().zip(all) {
             let terms = measured.losses.iter().zip(&batch.weights);
             loss += terms.map(|(&loss, &weight)| f64::from(loss) * f64::from(weight)).sum::<f64>() / weight;
         }

@@ -75,10 +75,14 @@ fn of_arguments(arguments: &Arguments) -> Result<(DataRecipe, Fit)> {
 /// The data of a recipe's stage, prepared as that stage would.
 fn of_recipe(path: &Path, stage: Option<&str>) -> Result<(DataRecipe, Fit)> {
     let recipe = Recipe::read(path)?;
-    let of_stage = |stage: &Stage| match &stage.work {
-        Work::Pretrain(work) => Some((work.data.clone(), work.train.loader_settings())),
-        Work::Sft(work) | Work::Recover(work) => Some((work.data.clone(), work.train.loader_settings())),
-        _ => None,
+    let of_stage = |stage: &Stage| {
+        let data = match &stage.work {
+            Work::Pretrain(work) => &work.data,
+            Work::Sft(work) | Work::Recover(work) => &work.data,
+            Work::Distill(work) => &work.data,
+            _ => return None,
+        };
+        Some((data.clone(), stage.work.training()?.loader_settings()))
     };
     let stages = recipe.stages.iter().filter(|one| stage.is_none_or(|name| one.name == name));
     let found: Vec<_> = stages.filter_map(|stage| Some((stage, of_stage(stage)?))).collect();

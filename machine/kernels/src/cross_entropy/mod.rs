@@ -34,19 +34,89 @@ pub fn forward_backward(losses: &mut [f32], logits: &mut [f32], targets: &[u32],
     });
 }
 
-/// losses = KL(teacher ‖ student) at temperature 1, and student logits ← weight·(softmax(student) − softmax(teacher)).
+/// How a student's distribution q is held against a teacher's p.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Divergence {
+    /// KL(p ‖ q): the student is to cover all that the teacher does.
+    Forward,
+    /// KL(q ‖ p): the student is to do only what the teacher does.
+    Reverse,
+    /// `(1 − β)·KL(q ‖ m) + β·KL(p ‖ m)` with `m = (1 − β)·q + β·p` and 0 < β < 1, the generalised Jensen-Shannon
+    /// divergence of GKD (Agarwal et al. 2024).
+    Mixed(f32),
+}
+
+/// losses = the divergence of the student from the teacher at temperature 1, and student logits ← weight·(its slope).
+/// Forwards the slope is `softmax(student) − softmax(teacher)`.
 pub fn divergence_forward_backward(
     losses: &mut [f32],
     student: &mut [f32],
     teacher: &[f32],
     weights: &[f32],
-    vocabulary: usize,
+    (vocabulary, divergence): (usize, Divergence),
 ) {
     let rows = check(&[losses.len(), weights.len()], &[student.len(), teacher.len()], vocabulary);
     let into = losses.chunks_mut(rows).zip(student.chunks_mut(rows * vocabulary));
     let from = teacher.chunks(rows * vocabulary).zip(weights.chunks(rows));
     for_each(into.zip(from), |((losses, student), (teacher, weights))| {
-        vector::divergence_rows(Level::best(), losses, student, teacher, weights, vocabulary);
+        let (level, mix) = (
+            Level::best(),
+            match divergence {
+                Divergence::Forward => None,
+                Divergence::Reverse => Some(1.0),
+                Divergence::Mixed(beta) => Some(beta),
+            },
+        );
+        match mix {
+            None => vector::divergence_rows(level, losses, student, teacher, weights, vocabulary),
+            Some(beta) => vector::mixed_rows(level, losses, student, teacher, weights, vocabulary, beta),
+        }
+    });
+}
+
+/// Parts of a teacher's distributions, `k` tokens of each row. What they leave is one further class: all other tokens
+/// together.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<'a> {
+    /// `[T, k]`. Twice the same only where `rest` is 0.
+    pub tokens: &'a [u32],
+    /// What the student's probability of each is to be, `[T, k]`.
+    pub shares: &'a [f32],
+    /// Logarithms of the teacher's probabilities of them, `[T, k]`: they set the loss's zero and move no gradient.
+    pub logs: &'a [f32],
+    /// What the probabilities of all other tokens are to add up to, `[T]`; 0 where the parts stand for the whole.
+    pub rest: &'a [f32],
+}
+
+/// `losses = Σₖ shareₖ·(logₖ − log qₖ) + rest·(log rest − log q_rest)` with q the student's softmax, and student logits
+/// ← weight·(its slope). Where the parts are a teacher's k most probable tokens this is KL over k + 1 classes; where
+/// they are n draws from it with shares of 1/n, the gradient is that of KL(teacher ‖ student) on average (Anshumann et
+/// al. 2025).
+pub fn parts_forward_backward(
+    losses: &mut [f32],
+    student: &mut [f32],
+    parts: Parts,
+    weights: &[f32],
+    vocabulary: usize,
+) {
+    let rows = check(&[losses.len(), weights.len(), parts.rest.len()], &[student.len()], vocabulary);
+    let per_row = parts.tokens.len() / losses.len().max(1);
+    let sizes = [parts.tokens.len(), parts.shares.len(), parts.logs.len()];
+    assert_eq!(sizes, [per_row * losses.len(); 3], "as many parts for every row");
+    check_targets(parts.tokens, vocabulary);
+    let task = |index: usize, len: usize| {
+        let (from, to) = (index * rows, index * rows + len);
+        Parts {
+            tokens: &parts.tokens[from * per_row..to * per_row],
+            shares: &parts.shares[from * per_row..to * per_row],
+            logs: &parts.logs[from * per_row..to * per_row],
+            rest: &parts.rest[from..to],
+        }
+    };
+    let into = losses.chunks_mut(rows).zip(student.chunks_mut(rows * vocabulary)).zip(weights.chunks(rows));
+    for_each(into.enumerate(), |(index, ((losses, student), weights))| {
+        let parts = task(index, losses.len());
+        vector::parts_rows(Level::best(), losses, student, parts, weights, vocabulary);
     });
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Carried, Mark, Op, Tape, Var};
 use crate::linear::Pass;
-use crate::moe::{self, RecordBackward};
+use crate::moe::{self, Asked, RecordBackward};
 use crate::{Buffer, Gradients, Linear, Norm, attention, causal_conv, columns, delta_rule, linear};
 use kernels::rms_norm::{self, GatedGradients};
 use kernels::{rope, sigmoid_gate, swiglu};
@@ -169,7 +169,7 @@ impl Walk<'_> {
                 self.adjoints.put(x, dx);
                 self.adjoints.put(gate, dgate);
             }
-            Op::Moe { x, moe, saved } => {
+            Op::Moe { x, moe, saved, target } => {
                 let mut dx = self.adjoints.take(x, value(x));
                 let own = || (dx.rows, saved.routing.counts());
                 let of_batch = |(tokens, layers): &(usize, BTreeMap<usize, Vec<u64>>)| {
@@ -178,7 +178,8 @@ impl Walk<'_> {
                 let (tokens, counts) = self.batch.and_then(of_batch).unwrap_or_else(own);
                 let balance = moe::balance(self.auxiliary_coefficient, &counts, tokens);
                 let recorder = self.recorder.as_mut().map(|recorder| &mut **recorder as &mut dyn RecordBackward);
-                let how = moe::Back { pass: self.pass, balance: &balance, recorder };
+                let asked = Asked { balance: &balance, target: target.as_ref() };
+                let how = moe::Back { pass: self.pass, asked, recorder };
                 moe::backward(&mut dx, dy, value(x), &saved, moe, how, self.gradients);
                 self.adjoints.put(x, dx);
             }

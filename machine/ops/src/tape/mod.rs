@@ -13,8 +13,8 @@ use crate::linear::{Hidden, Pass};
 use crate::moe::RecordBackward;
 use crate::{
     AttentionShape, Buffer, Columns, Conv, DeltaGates, DeltaState, Execute, Gradients, KvCache, Linear, Moe, Norm,
-    Parameter, Precision, Rope, Spans, Teacher, attention, causal_conv, columns, cross_entropy, delta_rule, infer,
-    linear, moe,
+    Parameter, Precision, Rope, RouterTarget, Spans, Teacher, attention, causal_conv, columns, cross_entropy,
+    delta_rule, infer, linear, moe,
 };
 use kernels::{rms_norm, rope, sigmoid_gate, swiglu};
 use std::collections::BTreeMap;
@@ -96,6 +96,7 @@ enum Op<'w> {
         x: Var,
         moe: &'w Moe,
         saved: Box<moe::Saved>,
+        target: Option<RouterTarget>,
     },
     Add {
         x: Var,
@@ -128,6 +129,8 @@ pub struct Tape<'w, 'g> {
     expert_counts: Vec<(usize, Vec<u64>)>,
     /// Of the routers of those mixtures, with their layer and tokens.
     router_entropies: Vec<(usize, usize, f32)>,
+    /// How far routers were from what they are taught: a sum over tokens, and those tokens.
+    router_divergence: (f64, usize),
     /// How the segment at the end stands among others.
     segment: Segment,
     /// Mixtures that the segment has run.
@@ -147,6 +150,7 @@ impl<'w, 'g> Tape<'w, 'g> {
             recorder: None,
             expert_counts: Vec::new(),
             router_entropies: Vec::new(),
+            router_divergence: (0.0, 0),
             segment: Segment::default(),
             mixtures: 0,
             batch: None,
@@ -195,6 +199,12 @@ impl<'w, 'g> Tape<'w, 'g> {
             *seen += tokens;
         }
         layers.into_values().map(|(sum, seen)| (sum / seen.max(1) as f64) as f32).collect()
+    }
+
+    /// The mean over the tokens of every taught router of KL(target ‖ router), in nats; nothing where none is taught.
+    pub fn router_divergence(&self) -> Option<f64> {
+        let (sum, tokens) = self.router_divergence;
+        (tokens > 0).then(|| sum / tokens as f64)
     }
 
     fn push(&mut self, value: Buffer, op: Op<'w>, wanted: bool) -> Var {
@@ -319,13 +329,19 @@ impl<'w> Execute<'w> for Tape<'w, '_> {
 
     fn moe(&mut self, x: &Var, moe: &'w Moe) -> Var {
         let chosen = self.segment.choices.get(self.mixtures).map(Vec::as_slice);
+        let target = self.segment.router_targets.get(self.mixtures).cloned();
         self.mixtures += 1;
         let moe::Outcome { output, saved, .. } = moe::forward(self.value(*x), moe, self.pass(), chosen);
         if self.batch.is_none() {
             self.expert_counts.push((moe.layer, saved.routing.counts()));
             self.router_entropies.push((moe.layer, output.rows, saved.routing.entropy()));
+            if let Some(target) = &target {
+                let (sum, tokens) = &mut self.router_divergence;
+                *sum += target.divergence(&saved.routing);
+                *tokens += output.rows;
+            }
         }
-        self.push(output, Op::Moe { x: *x, moe, saved: Box::new(saved) }, true)
+        self.push(output, Op::Moe { x: *x, moe, saved: Box::new(saved), target }, true)
     }
 
     fn add(&mut self, x: &Var, y: &Var) -> Var {

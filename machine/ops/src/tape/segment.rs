@@ -5,7 +5,7 @@
 //! Where tokens of one sequence lie in several segments, the state passes from each to the next while they are run, in
 //! the states that operations are given; what the later ones ask of it passes back in [`Carried`].
 
-use super::{Buffer, Op, Tape, Var};
+use super::{Buffer, Op, RouterTarget, Tape, Var};
 use kernels::attention::KeyGradients;
 use numeric::wire::{Message, Reading};
 use std::collections::BTreeMap;
@@ -21,6 +21,8 @@ pub struct Segment {
     /// The experts that its mixtures chose when they were first run, `[T, top_k]` each, in order. Choices are never
     /// made twice: rounded inputs might make others.
     pub choices: Vec<Vec<u32>>,
+    /// What the routers of its mixtures are taught, in order; empty where they are taught nothing.
+    pub router_targets: Vec<RouterTarget>,
 }
 
 /// Where a segment begins, on the tape and in its batch.

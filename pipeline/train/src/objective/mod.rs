@@ -1,23 +1,58 @@
-//! Objectives: what a batch asks of a model, as losses and gradients.
+//! Objectives: what a step's batches ask of a model, as losses and gradients.
 
+pub mod distill;
 mod sft;
 
 pub use sft::Supervised;
 
-use models::{GradientOptions, Model};
+use crate::error::TrainError;
+use models::{GradientOptions, Guided, Model, Record};
 use ops::Gradients;
 use prepare::Batch;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 
 /// What one micro-batch gave.
 #[derive(Debug, Clone, Default)]
 pub struct Measured {
-    /// For each token of the batch, in nats and unweighted; meaningless where the weight is 0.
+    /// Cross entropy of each token of the batch, in nats and unweighted; meaningless where the weight is 0. Empty where
+    /// the batch's own tokens were not what was learnt.
     pub losses: Vec<f32>,
+    /// What else was measured, unweighted, by name.
+    pub terms: BTreeMap<&'static str, Mean>,
     /// Choices of each expert, by layer with experts.
     pub expert_counts: Vec<Vec<u64>>,
     /// How undecided each such layer's router was, in nats a token.
     pub router_entropies: Vec<f32>,
+}
+
+/// A mean that can be added to another.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Mean {
+    pub sum: f64,
+    pub weight: f64,
+}
+
+impl Mean {
+    /// Of losses by their weights.
+    pub(crate) fn weighted(losses: &[f32], weights: &[f32]) -> Self {
+        let pairs = losses.iter().zip(weights).filter(|(_, weight)| **weight > 0.0);
+        let mean = |sum: Self, (&loss, &weight): (&f32, &f32)| Self {
+            sum: sum.sum + f64::from(loss) * f64::from(weight),
+            weight: sum.weight + f64::from(weight),
+        };
+        pairs.fold(Self::default(), mean)
+    }
+}
+
+impl Measured {
+    /// Of a pass; `terms` says what its guidance measured.
+    pub(crate) fn of(record: Record, terms: impl FnOnce(&Guided, &mut BTreeMap<&'static str, Mean>)) -> Self {
+        let Record { losses, expert_counts, router_entropies, guided } = record;
+        let mut measured = Self { losses, expert_counts, router_entropies, terms: BTreeMap::new() };
+        terms(&guided, &mut measured.terms);
+        measured
+    }
 }
 
 /// The micro-batches of an optimizer step.
@@ -28,6 +63,9 @@ pub struct StepWork<'a> {
     pub step_weight: f64,
     /// Of each micro-batch.
     pub options: &'a [GradientOptions],
+    /// Finished steps, and those of the whole run.
+    pub step: usize,
+    pub steps: usize,
     /// The run is to stop.
     pub cancelled: &'a AtomicBool,
 }
@@ -37,27 +75,14 @@ pub(crate) fn shares_of_a_mean(weights: &[f32], step_weight: f64) -> Vec<f32> {
     weights.iter().map(|&weight| (f64::from(weight) / step_weight) as f32).collect()
 }
 
-/// Adds a micro-batch's gradients. The optimizer step minimises `Σ weight · loss / step_weight` over all of its
-/// micro-batches: the mean over the whole step, not a mean of means.
+/// Adds the gradients of a step. It minimises `Σ weight · loss / step_weight` over all of its micro-batches: the mean
+/// over the whole step, not a mean of means.
 pub trait Objective {
-    fn gradients(
+    /// What each micro-batch gave; nothing if the step was given up on the way.
+    fn step(
         &mut self,
         model: &Model,
-        batch: &Batch,
-        step_weight: f64,
-        options: &GradientOptions,
+        work: &StepWork,
         gradients: &mut Gradients,
-    ) -> Measured;
-
-    /// The same for all micro-batches of a step; nothing if it was given up on the way.
-    fn step(&mut self, model: &Model, work: &StepWork, gradients: &mut Gradients) -> Option<Vec<Measured>> {
-        let mut measured = Vec::with_capacity(work.batches.len());
-        for (batch, options) in work.batches.iter().zip(work.options) {
-            if work.cancelled.load(Ordering::Relaxed) {
-                return None;
-            }
-            measured.push(self.gradients(model, batch, work.step_weight, options, gradients));
-        }
-        Some(measured)
-    }
+    ) -> Result<Option<Vec<Measured>>, TrainError>;
 }

@@ -1,27 +1,32 @@
 //! Supervised fine-tuning: cross entropy of the next token, weighted by who said it and by the kind of task.
 
-use super::{Measured, Objective, shares_of_a_mean};
-use models::{Examples, GradientOptions, Model, Record, loss_and_gradients};
+use super::{Measured, Objective, StepWork, shares_of_a_mean};
+use crate::error::TrainError;
+use models::{Examples, Model, loss_and_gradients};
 use ops::Gradients;
-use prepare::Batch;
+use std::sync::atomic::Ordering;
 
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Supervised;
 
 impl Objective for Supervised {
-    fn gradients(
+    fn step(
         &mut self,
         model: &Model,
-        batch: &Batch,
-        step_weight: f64,
-        options: &GradientOptions,
+        work: &StepWork,
         gradients: &mut Gradients,
-    ) -> Measured {
-        let weights = shares_of_a_mean(&batch.weights, step_weight);
-        let examples =
-            Examples { tokens: &batch.tokens, lengths: &batch.lengths, targets: &batch.targets, weights: &weights };
-        let record = loss_and_gradients(model, &examples, options, gradients);
-        let Record { losses, expert_counts, router_entropies } = record;
-        Measured { losses, expert_counts, router_entropies }
+    ) -> Result<Option<Vec<Measured>>, TrainError> {
+        let mut measured = Vec::with_capacity(work.batches.len());
+        for (batch, options) in work.batches.iter().zip(work.options) {
+            if work.cancelled.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let weights = shares_of_a_mean(&batch.weights, work.step_weight);
+            let examples =
+                Examples { tokens: &batch.tokens, lengths: &batch.lengths, targets: &batch.targets, weights: &weights };
+            let record = loss_and_gradients(model, &examples, options, gradients);
+            measured.push(Measured::of(record, |_, _| ()));
+        }
+        Ok(Some(measured))
     }
 }

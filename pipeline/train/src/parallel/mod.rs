@@ -15,10 +15,10 @@ mod collect;
 mod share;
 mod work;
 
-use crate::objective::{Measured, Objective, StepWork, Supervised};
-use models::{GradientOptions, Model};
+use crate::error::TrainError;
+use crate::objective::{Measured, Objective, StepWork};
+use models::Model;
 use ops::Gradients;
-use prepare::Batch;
 use share::{Groups, Share};
 use work::Order;
 
@@ -67,26 +67,20 @@ impl<'r> Distributed<'r> {
 }
 
 impl Objective for Distributed<'_> {
-    fn gradients(
+    fn step(
         &mut self,
         model: &Model,
-        batch: &Batch,
-        step_weight: f64,
-        options: &GradientOptions,
+        work: &StepWork,
         gradients: &mut Gradients,
-    ) -> Measured {
-        Supervised.gradients(model, batch, step_weight, options, gradients)
-    }
-
-    fn step(&mut self, model: &Model, work: &StepWork, gradients: &mut Gradients) -> Option<Vec<Measured>> {
+    ) -> Result<Option<Vec<Measured>>, TrainError> {
         if work.cancelled.load(std::sync::atomic::Ordering::Relaxed) {
-            return None;
+            return Ok(None);
         }
         collect::broadcast(self.ranks, Some(Order::step(model, work)));
         let mut share = Share::compute(self.ranks, self.groups, model, work, gradients);
         share.sum(self.ranks);
         collect::sum_gradients(self.ranks, model, gradients);
-        Some(share.measured(work.batches))
+        Ok(Some(share.measured(work.batches)))
     }
 }
 

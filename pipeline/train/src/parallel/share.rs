@@ -6,6 +6,7 @@ use models::{Alone, Beside, Examples, LayerState, MixerKind, Model, Neighbours, 
 use numeric::wire::{Message, Reading};
 use ops::{Carried, Gradients};
 use prepare::Batch;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Ranks 0.. in groups of so many.
@@ -102,6 +103,7 @@ impl Share {
             };
             Measured {
                 losses: own.to_vec(),
+                terms: BTreeMap::new(),
                 expert_counts: self.experts.iter().map(&mut layer).collect(),
                 router_entropies: self.entropies[index * self.experts.len()..][..self.experts.len()].to_vec(),
             }

@@ -15,6 +15,8 @@ pub(super) struct Order {
     batches: Vec<Batch>,
     options: Vec<GradientOptions>,
     step_weight: f64,
+    /// Finished, and of the whole run.
+    steps: [usize; 2],
 }
 
 impl Order {
@@ -32,6 +34,7 @@ impl Order {
         message.put(trained().count() as u64);
         trained().for_each(|parameter| message.put_f32s(parameter.values()));
         message.put(work.step_weight.to_bits());
+        message.put_u64s(&[work.step as u64, work.steps as u64]);
         message.put(work.batches.len() as u64);
         for (batch, options) in work.batches.iter().zip(work.options) {
             put_options(&mut message, options);
@@ -57,14 +60,17 @@ impl Order {
             parameter.matrix.as_f32_mut().copy_from_slice(&values);
         }
         let step_weight = f64::from_bits(reading.take());
+        let steps = reading.take_u64s();
+        let steps = [steps[0] as usize, steps[1] as usize];
         let count = reading.take();
         let (batches, options) = (0..count).map(|_| take_batch(&mut reading)).unzip();
         reading.end();
-        Some(Self { batches, options, step_weight })
+        Some(Self { batches, options, step_weight, steps })
     }
 
     pub(super) fn work<'a>(&'a self, cancelled: &'a AtomicBool) -> StepWork<'a> {
-        StepWork { batches: &self.batches, step_weight: self.step_weight, options: &self.options, cancelled }
+        let Self { batches, step_weight, options, steps: [step, steps] } = self;
+        StepWork { batches, step_weight: *step_weight, options, step: *step, steps: *steps, cancelled }
     }
 }
 
@@ -92,5 +98,5 @@ fn take_batch(reading: &mut Reading) -> (Batch, GradientOptions) {
     let (tokens, targets, weights) = (reading.take_u32s(), reading.take_u32s(), reading.take_f32s());
     let lengths = reading.take_u64s().into_iter().map(|length| length as usize).collect();
     // Losses are told apart by kind where the metrics are written.
-    (Batch { tokens, lengths, targets, weights, kinds: Vec::new() }, options)
+    (Batch { tokens, lengths, targets, weights, ..Batch::default() }, options)
 }

@@ -55,6 +55,7 @@ fn charts(run: &Record<'_>) -> String {
         true,
     );
     html += &kind_charts(run);
+    html += &term_charts(run);
     let rates = line("", "main", run.curve(|step| step.learning_rate));
     html += &chart::figure("Learning rate", &[rates], true, false);
     let norms = run.curve(|step| step.gradient_norm);
@@ -64,6 +65,20 @@ fn charts(run: &Record<'_>) -> String {
     html += &chart::figure("Tokens per second", &[line("", "third", speeds)], true, false);
     html += &expert_charts(run);
     html + &kind_table(run)
+}
+
+/// Each objective beside the data's own loss, on a scale of its own.
+fn term_charts(run: &Record<'_>) -> String {
+    let names: std::collections::BTreeSet<&str> =
+        run.steps.iter().flat_map(|step| step.terms.keys().map(String::as_str)).collect();
+    let chart = |name: &&str| {
+        let at = |step: &&crate::event::Step| Some((step.step as f64, *step.terms.get(*name)?));
+        let points: Vec<(f64, f64)> = run.steps.iter().filter_map(at).collect();
+        let smooth = Line { label: "smoothed", style: "main", points: smoothed(&points, FORGET), dots: false };
+        let raw = Line { label: "each step", style: "raw", points, dots: false };
+        chart::figure(&format!("Objective: {}", name.replace('_', " ")), &[raw, smooth], true, false)
+    };
+    names.iter().map(chart).collect()
 }
 
 /// One line for each kind of data, in training and in validation, and the tasks that were solved.

@@ -24,6 +24,7 @@ fn events(steps: usize) -> Vec<Event> {
             step,
             loss: 0.6 + 5.0 * decay + 0.1 * ((step * 37 % 11) as f64 / 11.0),
             losses: [("write".to_owned(), 0.5 + decay), ("review".to_owned(), 0.7 + decay)].into(),
+            terms: [("self_correction".to_owned(), 0.2 * decay)].into(),
             learning_rate: 1e-3 * decay,
             gradient_norm: 1.0 + decay,
             skipped: step == 7,
@@ -66,11 +67,12 @@ fn a_page_stands_alone_and_says_what_happened() {
         "1.50 GB",
         "Tasks solved",
         "Router entropy",
+        "Objective: self correction",
         "layer 3, step 150: 3.20×",
     ] {
         assert!(page.contains(wanted), "missing {wanted:?}");
     }
-    assert_eq!(page.matches("<svg").count(), 11, "nine charts and two maps");
+    assert_eq!(page.matches("<svg").count(), 12, "ten charts and two maps");
     assert!(page.contains("prefers-color-scheme: dark"));
     for foreign in ["http://", "https://", "<script", "<link", "url("] {
         assert!(!page.contains(foreign), "the page must not reach outside: {foreign}");

@@ -121,7 +121,7 @@ fn of_step(step: &Step) -> Vec<(String, f64)> {
         values.push(("train/peak_memory_gigabytes", bytes as f64 / 1e9));
     }
     let named = values.into_iter().map(|(tag, value)| (tag.to_owned(), value));
-    named.chain(by_kind("train_loss", &step.losses)).collect()
+    named.chain(by_kind("train_loss", &step.losses)).chain(by_kind("train_terms", &step.terms)).collect()
 }
 
 #[cfg(test)]

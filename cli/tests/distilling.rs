@@ -1,0 +1,123 @@
+//! Stages that learn from a teacher: after pruning, twice, from a cache, and with teachers that cannot be.
+
+mod support;
+
+use serde_json::Value;
+use std::fs;
+use support::{Folder, bad, good};
+
+const PRUNE: &str = r#"
+[[stage]]
+kind = "prune"
+name = "less"
+from = "model"
+keep = 3
+tokens = 2000
+[stage.data]
+validation = 0
+[[stage.data.source]]
+type = "kata"
+episodes = 8
+"#;
+
+/// A stage of distillation; `distill` and `train` are lines of its tables.
+fn stage(name: &str, distill: &str, train: &str) -> String {
+    format!(
+        "[[stage]]\nkind = \"distill\"\nname = \"{name}\"\nteacher = \"model\"\n[stage.train]\nsequence_length = 256\n\
+         batch_tokens = 512\naccumulation = 2\nlearning_rate = 3e-3\n{train}\n[stage.distill]\n{distill}\n\
+         [stage.data]\nvalidation = 4\n[[stage.data.source]]\ntype = \"kata\"\nepisodes = 24\n"
+    )
+}
+
+/// The terms of every step of a stage.
+fn terms(folder: &Folder, stage: &str) -> Vec<Value> {
+    let text = fs::read_to_string(folder.join(&format!("runs/small/{stage}/metrics.jsonl"))).expect("metrics");
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("each line is an event"));
+    lines.filter(|event| event["event"] == "step").map(|mut event| event["terms"].take()).collect()
+}
+
+fn lineage(folder: &Folder, stage: &str) -> Value {
+    let text = fs::read_to_string(folder.join(&format!("runs/small/{stage}/lineage.json"))).expect("a lineage");
+    serde_json::from_str(&text).expect("it is JSON")
+}
+
+#[test]
+fn a_model_is_pruned_and_taught_and_knows_where_its_experts_are_from() {
+    let folder = Folder::new("distill");
+    folder.model("model");
+    let own = "[stage.distill.self_correction]\nmax_tokens = 8";
+    let routers = stage("routers", "hidden = 0\ncross_entropy = 0", "method = \"routers\"\nsteps = 4");
+    let whole = stage("whole", own, "steps = 20");
+    let again = PRUNE.replace("keep = 3", "keep = 2").replace("less", "least").replace("from = \"model\"\n", "");
+    folder.write("small.toml", &format!("{PRUNE}{routers}{whole}{again}"));
+    good(&folder, &["build", "small.toml"]);
+    let found = terms(&folder, "03-whole");
+    let first = &found[0];
+    for term in ["cross_entropy", "output", "routers", "hidden", "self_correction"] {
+        assert!(first[term].as_f64().is_some_and(|value| value > 0.0), "{term}: {first}");
+    }
+    let output = |step: usize| found[step]["output"].as_f64().expect("a number");
+    assert!(output(18) + output(19) < 0.9 * (output(0) + output(1)), "{} to {}", output(0), output(19));
+    assert!(terms(&folder, "02-routers")[0].get("hidden").is_none());
+    let (first, last) = (lineage(&folder, "01-less"), lineage(&folder, "04-least"));
+    assert_eq!(first, lineage(&folder, "03-whole"), "training keeps experts where they are");
+    let counts = |lineage: &Value| -> Vec<[usize; 2]> {
+        let layers = lineage["layers"].as_array().expect("layers").iter();
+        let layers = layers.map(|layer| layer.as_array().expect("experts"));
+        layers.map(|layer| [layer.len(), layer.iter().filter(|expert| !expert.is_null()).count()]).collect()
+    };
+    assert_eq!((counts(&first), counts(&last)), (vec![[4, 3]; 2], vec![[4, 2]; 2]));
+    let said = bad(&folder, 1, &["plan", "train", "small.toml"]);
+    assert!(said.contains("2 stages that train"), "{said}");
+    let plan = |words: &[&str]| -> Value {
+        let words = [&["plan", "train"], words, &["--json", "--tokens-per-second", "100"]].concat();
+        serde_json::from_str(&good(&folder, &words)).expect("it is JSON")
+    };
+    let planned = plan(&["small.toml", "whole"]);
+    let of = |part: &str| planned["plan"][part].as_u64().expect("a number");
+    assert!(of("teacher") > of("weights") / 2, "{planned}");
+    assert_eq!(plan(&["model"])["plan"]["teacher"], 0);
+    let said = good(&folder, &["plan", "train", "small.toml", "whole", "--tokens-per-second", "100"]);
+    assert!(said.contains("what it says of a micro-batch"), "{said}");
+}
+
+#[test]
+fn a_stage_learns_from_what_was_kept_of_its_teacher() {
+    let folder = Folder::new("distill-cache");
+    folder.model("model");
+    let kept = "routers = 0\nhidden = 0\ncache = { tokens = 16 }";
+    folder.write("small.toml", &format!("{PRUNE}{}", stage("taught", kept, "steps = 12")));
+    good(&folder, &["build", "small.toml"]);
+    let found = terms(&folder, "02-taught");
+    let output = |step: usize| found[step]["output"].as_f64().expect("a number");
+    assert!(output(11) < 0.95 * output(0), "{} to {}", output(0), output(11));
+    assert!(!folder.join("runs/small/02-taught/teacher-cache.safetensors").exists(), "it is of no more use");
+}
+
+#[test]
+fn teachers_that_cannot_be_are_refused_before_anything_is_loaded() {
+    let folder = Folder::new("distill-refused");
+    folder.model("model");
+    folder.model("other");
+    folder.model_of("narrow", |config| config.replace("\"hidden_size\": 32", "\"hidden_size\": 24"));
+    let tokenizer = fs::read_to_string(folder.join("other/tokenizer.json")).expect("a tokenizer");
+    folder.write("other/tokenizer.json", &format!("{tokenizer}\n"));
+    let of = |teacher: &str, distill: &str| {
+        let text = stage("taught", distill, "steps = 2").replace("\"model\"", &format!("\"{teacher}\""));
+        text.replace("kind = \"distill\"", "kind = \"distill\"\nfrom = \"model\"")
+    };
+    for (teacher, distill, wanted) in [
+        ("nobody", "", "there is no model \"nobody\""),
+        ("other", "", "different tokenizers"),
+        ("narrow", "", "set routers to 0"),
+        ("narrow", "routers = 0", "set hidden and gram to 0"),
+        ("model", "outputs = 1.0", "did you mean output?"),
+        ("model", "routers = { start = 1.0, ends = 0.0 }", "did you mean end?"),
+        ("model", "layers = [5]", "names layer 5"),
+        ("model", "cache = { tokens = 3 }", "set routers to 0"),
+    ] {
+        folder.write("small.toml", &of(teacher, distill));
+        let said = bad(&folder, 1, &["build", "small.toml"]);
+        assert!(said.contains(wanted), "{teacher}, {distill:?}: {said}");
+    }
+}
