@@ -108,9 +108,9 @@ fn a_plan_says_memory_disk_and_time_also_of_a_model_that_is_not_here() {
     assert!((number(&found, "/seconds") / seconds - 1.0).abs() < 1e-6);
     assert!(number(&found, "/disk") > number(&found, "/cost/model"));
 
-    let less = plan(&folder, "80b.json", &["--keep", "256", "--memory", "4.2GB"]);
+    let less = plan(&folder, "80b.json", &["--keep", "256", "--memory", "4.6GB"]);
     assert_eq!((&less["fits"], &less["plan"]["states_on_disk"]), (&true.into(), &true.into()), "{less}");
-    assert!(number(&less, "/observing") <= 4.2e9 && number(&less, "/cost/read") > read);
+    assert!(number(&less, "/observing") <= 4.6e9 && number(&less, "/cost/read") > read);
     let least = plan(&folder, "80b.json", &["--keep", "256", "--memory", "3GB"]);
     assert_eq!(least["fits"], false, "not even a layer");
     let back = plan(&folder, "80b.json", &["--keep", "256", "--memory", "16GB", "--gradient-tokens", "50000"]);

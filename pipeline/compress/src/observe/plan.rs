@@ -4,6 +4,9 @@ use super::{ObserveOptions, batches, similarity};
 use models::{FeedForward, LayerwisePlan, LayerwiseSettings, Loading, Model};
 use serde::Serialize;
 
+/// What layers that come and go leave between their blocks, as a part of them: 7 % were found on layers of 480 MB.
+const BETWEEN_BLOCKS: usize = 12;
+
 /// Bytes, by what they are for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct ObservePlan {
@@ -59,7 +62,8 @@ impl ObservePlan {
     /// Bytes of memory that are held at most.
     pub fn total(&self) -> usize {
         let states = if self.states_on_disk { 0 } else { self.states };
-        self.program + self.statistics + states + (self.layer + self.activations).max(self.ends)
+        let working = (self.layer + self.activations).max(self.ends);
+        self.program + self.statistics + states + working + working / BETWEEN_BLOCKS
     }
 
     /// Bytes on disk at most, until the observation is done.
