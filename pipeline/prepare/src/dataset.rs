@@ -13,7 +13,6 @@ use crate::sieve::{Desk, Sieve};
 use crate::source::{Raw, Roots, Skipped};
 use crate::statistics::{SourceStatistics, Statistics};
 use crate::weigh::FillTraining;
-use environment::Split;
 use numeric::Rng;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -125,7 +124,7 @@ impl SourceRecipe {
         let list = match self {
             SourceRecipe::File(file) => return Ok(Box::new(file.documents(seed)?)),
             SourceRecipe::Code(code) => code.read(seed, roots, &mut Skipped::default())?,
-            SourceRecipe::Kata(kata) => kata.read(Split::Train, seed, &|_, _| {})?.0,
+            SourceRecipe::Kata(kata) => kata.read(kata.split(), seed, &|_, _| {})?.0,
         };
         Ok(Box::new(list.into_iter().map(Ok)))
     }

@@ -25,6 +25,9 @@ pub struct KataRecipe {
     pub portion: Option<f64>,
     /// The largest share of all trained tokens that may come from here.
     pub share_max: Option<f64>,
+    /// Families that the shipped base model never saw, to find out how well something new is learnt. What was trained
+    /// on them says nothing any more when it is measured on unseen families.
+    pub new_families: bool,
 }
 
 /// How often each kind is drawn, in any unit.
@@ -47,7 +50,14 @@ impl Default for KataMix {
 
 impl Default for KataRecipe {
     fn default() -> Self {
-        Self { episodes: 10_000, mix: KataMix::default(), repeat: 1.0, portion: None, share_max: None }
+        Self {
+            episodes: 10_000,
+            mix: KataMix::default(),
+            repeat: 1.0,
+            portion: None,
+            share_max: None,
+            new_families: false,
+        }
     }
 }
 
@@ -106,6 +116,11 @@ fn numbered(mix: &KataMix, split: Split, seed: u64, index: usize) -> Task {
 }
 
 impl KataRecipe {
+    /// Where its episodes come from.
+    pub fn split(&self) -> Split {
+        if self.new_families { Split::UnseenFamilies } else { Split::Train }
+    }
+
     /// Draws the episodes in chunks and hands those that pass the check to `keep`, in order.
     fn each(
         &self,

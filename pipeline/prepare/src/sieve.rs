@@ -174,7 +174,7 @@ impl<'a> Sieve<'a> {
             SourceRecipe::Code(code) => code.read(seed, self.roots, &mut statistics.skipped)?,
             SourceRecipe::Kata(kata) => {
                 let at = |done, total| self.watch.at("writing katas", done, total);
-                let (raws, report) = kata.read_checked(Split::Train, seed, self.measured, &at)?;
+                let (raws, report) = kata.read_checked(kata.split(), seed, self.measured, &at)?;
                 statistics.kata = Some(report);
                 raws
             }

@@ -4,7 +4,6 @@ use crate::dataset::{DataRecipe, SourceRecipe, Watch};
 use crate::error::PrepareError;
 use crate::kata::KataRecipe;
 use crate::source::{Raw, Roots, Skipped};
-use environment::Split;
 use numeric::Rng;
 use rayon::prelude::*;
 use text::{Document, RenderOptions, Template, TextError, Tokenizer};
@@ -65,7 +64,7 @@ fn read(
         SourceRecipe::Kata(kata) => {
             let few = KataRecipe { episodes: kata.episodes.min(episodes), ..kata.clone() };
             let at = |done, total| watch.at("drawing katas for the tokenizer", done, total);
-            Ok(few.read(Split::Train, seed, &at)?.0)
+            Ok(few.read(few.split(), seed, &at)?.0)
         }
     }
 }

@@ -85,6 +85,16 @@ fn katas_of_every_kind_weigh_what_the_recipe_says() {
 }
 
 #[test]
+fn new_families_are_other_tasks_and_checked_as_all_are() {
+    let table = "validation = 30\n[[source]]\ntype = \"kata\"\nepisodes = 150";
+    let known = try_prepare(table, FIT, &NoRoots).expect("data");
+    let new = try_prepare(&format!("{table}\nnew_families = true"), FIT, &NoRoots).expect("data");
+    let report = new.statistics.sources[0].kata.as_ref().expect("a kata source");
+    assert_eq!((report.episodes + report.contaminated, report.checked_against), (150, 3 * 6));
+    assert!(new.samples.iter().all(|sample| known.samples.iter().all(|other| other.tokens != sample.tokens)));
+}
+
+#[test]
 fn what_tools_and_users_say_is_never_trained() {
     let (tokenizer, template) = (tokenizer(), Template::embedded());
     let renderer = Renderer::new(&tokenizer, &template);
