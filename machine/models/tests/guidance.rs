@@ -1,8 +1,8 @@
 //! What a teacher asks of a training pass, against finite differences and against the pass in other chunks.
 
 use models::{
-    CHUNK_TOKENS, Examples, GradientOptions, Guidance, Loading, Model, OutputGuide, Quantization, Questions, Record,
-    RouterGuide, StreamGuide, Taught, guided_gradients, teach,
+    CHUNK_TOKENS, Examples, FeedForward, GradientOptions, Guidance, Loading, Model, OutputGuide, Quantization,
+    Questions, Record, RouterGuide, StreamGuide, Taught, guided_gradients, teach,
 };
 use numeric::{Format, Rng};
 use ops::{Buffer, Divergence, Gradients, Precision, Says, Teacher};
@@ -115,14 +115,24 @@ fn taught(teacher: &Model, batch: &Batch, chunk_tokens: usize) -> Taught {
     teach(teacher, &batch.tokens, &LENGTHS, chunk_tokens, &Questions { routers: true, inputs: true, layers })
 }
 
+/// The model with every expert chosen by every token: where a token changes its experts there is no slope.
+fn all_chosen(mut model: Model) -> Model {
+    for layer in &mut model.weights.layers {
+        if let FeedForward::Moe(moe) = &mut layer.feed_forward {
+            moe.routed.top_k = moe.routed.experts.len();
+        }
+    }
+    model
+}
+
 /// A small step of all parameters, by chance and along their gradients.
-fn step(student: &Model, gradients: &Gradients, (share, seed): (f32, u64)) -> Vec<Vec<f32>> {
-    let mut rng = Rng::new(seed);
+fn step(student: &Model, gradients: &Gradients) -> Vec<Vec<f32>> {
+    let mut rng = Rng::new(3);
     let most = |values: &[f32]| values.iter().map(|value| value.abs()).fold(0.0, f32::max);
     let of = |parameter: &&ops::Parameter| -> Vec<f32> {
         let zeros = vec![0.0; parameter.values().len()];
         let gradient = gradients.get(parameter.id).unwrap_or(&zeros);
-        let (size, slope) = (share * most(parameter.values()), most(gradient).max(f32::MIN_POSITIVE));
+        let (size, slope) = (1e-4 * most(parameter.values()), most(gradient).max(f32::MIN_POSITIVE));
         gradient.iter().map(|g| size * (0.5 * rng.normal() as f32 + g / slope)).collect()
     };
     student.parameters().iter().map(of).collect()
@@ -142,7 +152,7 @@ fn stepped(student: &Model, step: &[Vec<f32>], factor: f32) -> Model {
 fn every_term_is_differentiated_rightly() {
     for case in CASES {
         let teacher = open(case);
-        let student = moved(&teacher);
+        let student = all_chosen(moved(&teacher));
         let batch = Batch::new(student.config.vocab_size);
         let taught = taught(&teacher, &batch, CHUNK_TOKENS);
         let output = Some(Divergence::Mixed(0.4));
@@ -156,22 +166,14 @@ fn every_term_is_differentiated_rightly() {
             all,
         ] {
             let run = |student: &Model| run((student, &teacher), &taught, &batch, terms, &options(CHUNK_TOKENS, false));
-            let (here, gradients) = run(&student);
+            let (_, gradients) = run(&student);
             if taught.routers.is_empty() && terms.routers > 0.0 && terms.output.is_none() {
                 let flat = gradients.iter().flat_map(|(_, gradient)| gradient).all(|&value| value == 0.0);
                 assert!(flat, "{case}: no routers, nothing to learn");
                 continue;
             }
-            // A step that sends a token to another expert has no slope.
-            let mut tries =
-                [5e-5, 2e-5, 1e-5, 5e-6].into_iter().flat_map(|share| (0..6).map(move |seed| (share, seed)));
-            let smooth = tries.find_map(|how| {
-                let step = step(&student, &gradients, how);
-                let [(ahead, _), (behind, _)] = [1.0, -1.0].map(|factor| run(&stepped(&student, &step, factor)));
-                let stays = ahead.expert_counts == here.expert_counts && behind.expert_counts == here.expert_counts;
-                stays.then_some((step, ahead, behind))
-            });
-            let (step, ahead, behind) = smooth.expect("some steps send no token elsewhere");
+            let step = step(&student, &gradients);
+            let [(ahead, _), (behind, _)] = [1.0, -1.0].map(|factor| run(&stepped(&student, &step, factor)));
             let [ahead, behind] = [ahead, behind].map(|record| objective(&record, &batch, terms, &taught));
             let zeros = |parameter: &ops::Parameter| vec![0.0; parameter.values().len()];
             let parameters = student.parameters();
@@ -192,7 +194,7 @@ fn worst(found: &Gradients, wanted: &Gradients) -> f64 {
     let off = pairs.map(|((_, a), (_, b))| {
         norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied()).max(1e-6)
     });
-    off.fold(0.0, f64::max)
+    off.fold(0.0, |worst, off| if off.is_nan() { off } else { f64::max(worst, off) })
 }
 
 #[test]
