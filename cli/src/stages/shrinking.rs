@@ -91,8 +91,8 @@ impl Shrunk {
         groups.map(|group| group.from.len()).sum()
     }
 
-    /// What became of each of so many experts, layer by layer. A group that was planned and measured worse than dropping
-    /// was dropped.
+    /// What became of each of so many experts, layer by layer. A group that was planned and measured worse than
+    /// dropping was dropped.
     pub(crate) fn lineage(&self, before: &[usize]) -> Lineage {
         let layer = |(layer, &count): (&LayerPlan, &usize)| {
             let place = |expert: usize| layer.keep.iter().position(|&kept| kept == expert);

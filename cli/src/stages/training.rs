@@ -18,7 +18,7 @@ use prepare::{DataRecipe, Dataset, Fit};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use text::{Renderer, Template, Tokenizer};
-use train::{Ending, Method, Run, Supervised, TrainRecipe};
+use train::{Ending, Method, Run, Summary, Supervised, TrainRecipe};
 
 /// The model that a stage trains, as every process of several has it; the first gives its numbers to the others.
 pub(super) fn model_to_train(job: &Job<'_>) -> Result<Model> {
@@ -164,14 +164,11 @@ impl Lesson<'_> {
         let prepared = self.guided.as_ref().map(|guided| guided.prepare(job, &model, &dataset)).transpose()?;
         job.check_interrupt()?;
         let mut watched = Watched::new(&job.stage.name, job.build.dashboard, renderer, job.build.cancelled);
-        let summary = match (&self.guided, prepared, job.build.together) {
-            (Some(guided), Some(mut prepared), _) => {
+        let summary = match (&self.guided, prepared) {
+            (Some(guided), Some(mut prepared)) => {
                 prepared.train(guided, &run, &mut model, tokenizer.end_tokens(), &mut watched)?
             }
-            (_, _, Some(together)) => {
-                train::train(&run, &mut model, &mut together.objective(self.recipe)?, &mut watched)?
-            }
-            (_, _, None) => train::train(&run, &mut model, &mut Supervised, &mut watched)?,
+            _ => self.train_alone(&run, &mut model, &mut watched)?,
         };
         drop(watched);
         if summary.ending == Ending::Interrupted {
@@ -204,6 +201,14 @@ impl Lesson<'_> {
             "parameters": model.parameter_count(),
             "data": dataset.statistics,
         }))
+    }
+
+    /// The run itself, without a teacher.
+    fn train_alone(&self, run: &Run<'_>, model: &mut Model, watched: &mut Watched<'_>) -> Result<Summary> {
+        Ok(match self.job.build.together {
+            Some(together) => train::train(run, model, &mut together.objective(self.recipe)?, watched)?,
+            None => train::train(run, model, &mut Supervised, watched)?,
+        })
     }
 
     /// Sizes of the files of weights that the stage will write in the end.

@@ -1,5 +1,7 @@
 //! What tests of operations are made of: parameters and values from a seed.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use numeric::{Matrix, Rng};
 use ops::{Adapter, Buffer, Linear, Parameter};
 

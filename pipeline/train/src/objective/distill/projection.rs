@@ -319,20 +319,19 @@ mod tests {
             Projection::fit((&teacher, &student), &lineage, &routed, &recipe)
         };
         let (before, fitted, held) = (fit(0, 0.1), fit(150, 0.01), fit(150, 1e6));
-        for layer in 0..fitted.missed.len() {
-            let [first, last] = fitted.missed[layer];
+        for (layer, (routed, &[first, last])) in routed.iter().zip(&fitted.missed).enumerate() {
             assert!(first == before.missed[layer][1] && last < first, "layer {layer}: {first} to {last}");
-            let matrix = fitted.matrix(routed[layer].layer).expect("it was fitted");
+            let matrix = fitted.matrix(routed.layer).expect("it was fitted");
             for e in 0..experts {
                 let column: Vec<f32> = (0..keep.len()).map(|s| matrix[s * experts + e]).collect();
                 assert!((column.iter().sum::<f32>() - 1.0).abs() < 1e-5 && column.iter().all(|&share| share >= 0.0));
                 match lineage.layers[layer][e] {
                     Some(kept) => assert!(column[kept] > 0.9, "{column:?}"),
-                    None => assert!(before.matrix(routed[layer].layer).is_some()),
+                    None => assert!(before.matrix(routed.layer).is_some()),
                 }
             }
             let far = |a: &Projection, b: &Projection| {
-                let (a, b) = (a.matrix(routed[layer].layer), b.matrix(routed[layer].layer));
+                let (a, b) = (a.matrix(routed.layer), b.matrix(routed.layer));
                 let pairs = a.into_iter().flatten().zip(b.into_iter().flatten());
                 pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
             };
