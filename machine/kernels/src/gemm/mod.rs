@@ -118,7 +118,7 @@ pub struct GatedMap<'a> {
 }
 
 /// Row r of `y` is `weights[r] · silu(x[chosen[r]] · gateᵀ) · (x[chosen[r]] · upᵀ)`, for packed weights: the same
-/// numbers as [`multiply_chosen`] and `swiglu::forward_weighted` give one after the other, with nothing written between.
+/// numbers as [`multiply_chosen`] and `swiglu::forward_weighted` give one after the other, nothing written between.
 pub fn multiply_gated(maps: Vec<GatedMap>) {
     packed::run_gated(maps.into_iter().map(gated_job).collect());
 }
