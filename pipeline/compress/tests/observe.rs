@@ -20,10 +20,12 @@ fn observed(layers: Layers, tokens: &[u32], options: &ObserveOptions) -> Vec<Lay
     observe(layers, &[calibration(tokens)], options, None, &mut |_| true).expect("it is observed")
 }
 
+type Rows = Vec<Vec<f32>>;
+
 /// What goes into each mixture and what its router decides, token by token.
 #[derive(Default)]
 struct Seen {
-    layers: Vec<(Vec<Vec<f32>>, Vec<Vec<f32>>)>,
+    layers: Vec<(Rows, Rows)>,
 }
 
 impl Record for Seen {

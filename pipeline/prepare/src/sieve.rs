@@ -263,7 +263,7 @@ impl Desk<'_> {
         is_too_long
     }
 
-    /// Katas of the validation split, in the mix of the first kata source.
+    /// Katas of the validation split, in the mix of the first kata source; of new families other tasks than it trains on.
     pub(crate) fn kata_validation(&self) -> Result<Vec<Sample>, PrepareError> {
         let kata = self.recipe.sources.iter().find_map(|source| match source {
             SourceRecipe::Kata(kata) => Some(kata),
@@ -271,7 +271,11 @@ impl Desk<'_> {
         });
         let Some(kata) = kata else { return Ok(Vec::new()) };
         let held_out = KataRecipe { episodes: self.recipe.validation, ..kata.clone() };
-        let (raws, _) = held_out.read(Split::Validation, self.recipe.seed, &|_, _| {})?;
+        let (split, seed) = match kata.new_families {
+            true => (kata.split(), !self.recipe.seed),
+            false => (Split::Validation, self.recipe.seed),
+        };
+        let (raws, _) = held_out.read(split, seed, &|_, _| {})?;
         let sample = |(index, raw)| {
             let mut sample = self.sample(raw, self.recipe.seed, index)?;
             self.truncate(&mut sample);

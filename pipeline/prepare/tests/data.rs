@@ -92,6 +92,8 @@ fn new_families_are_other_tasks_and_checked_as_all_are() {
     let report = new.statistics.sources[0].kata.as_ref().expect("a kata source");
     assert_eq!((report.episodes + report.contaminated, report.checked_against), (150, 3 * 6));
     assert!(new.samples.iter().all(|sample| known.samples.iter().all(|other| other.tokens != sample.tokens)));
+    let is_shown = |held: &prepare::Sample| new.samples.iter().any(|sample| sample.tokens == held.tokens);
+    assert!(new.validation.len() > 20 && !new.validation.iter().any(is_shown));
 }
 
 #[test]

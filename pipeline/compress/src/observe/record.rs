@@ -98,8 +98,9 @@ impl Record for Tally {
             }
         });
         for (expert, used) in self.experts.iter_mut().enumerate() {
-            for row in routing.offsets[expert]..routing.offsets[expert + 1] {
-                let (gate, (norm, largest)) = (routing.weights[routing.slots[row] as usize], rows[row]);
+            let own = routing.offsets[expert]..routing.offsets[expert + 1];
+            for (&(norm, largest), &slot) in rows[own.clone()].iter().zip(&routing.slots[own]) {
+                let gate = routing.weights[slot as usize];
                 used.tokens += 1;
                 used.gate_mass += f64::from(gate);
                 used.weighted_norm += norm;
