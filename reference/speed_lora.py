@@ -4,7 +4,8 @@
 Usage: cargo build --release -p models --example lora_speed
        speed_lora.py MODEL [--speed target/release/examples/lora_speed] [--rank 16] [--rounds 3] [--threads 2]
 Forward and backward of a batch of 8 sequences of 256 tokens, without the optimizer's step on either side. PEFT adapts
-the fused experts through target_parameters (its ParamWrapper). Medians of tokens/s and their ratios are printed.
+the fused experts through target_parameters (its ParamWrapper). The experts of the first layer are timed by themselves
+too. Medians of tokens/s and their ratios are printed.
 """
 import argparse, json, os, statistics, subprocess, time
 
@@ -40,22 +41,40 @@ def theirs(autocast):
     return ids.numel() / (time.time() - start)
 
 
+block = base.model.layers[0].mlp
+rows = torch.randn(ids.numel(), base.config.hidden_size, requires_grad=True)
+gates, chosen = torch.rand(ids.numel(), base.config.num_experts).topk(base.config.num_experts_per_tok)
+gates = gates / gates.sum(-1, keepdim=True)
+asked = torch.randn_like(rows)
+
+
+def their_experts(autocast):
+    start = time.time()
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        said = block.experts(rows, chosen, gates)
+    said.float().backward(asked)
+    return ids.numel() / (time.time() - start)
+
+
 def ours():
     run = subprocess.run([args.speed, args.model, str(args.rank)], check=True, capture_output=True, text=True)
     return json.loads(run.stdout)
 
 
-rows = {}
+found = {}
 for round_ in range(args.rounds + 1):
     values = {f"lateen {name}": value for name, value in ours().items() if name != "rank"}
     values |= {"peft f32": theirs(False), "peft bf16": theirs(True)}
+    values |= {"peft experts f32": their_experts(False), "peft experts bf16": their_experts(True)}
     if round_ > 0:  # the first warms up
         for name, value in values.items():
-            rows.setdefault(name, []).append(value)
-medians = {name: statistics.median(values) for name, values in rows.items()}
+            found.setdefault(name, []).append(value)
+medians = {name: statistics.median(values) for name, values in found.items()}
 for name, value in medians.items():
-    print(f"{name:26} {value:10.1f} tokens/s   (of {['%.1f' % v for v in rows[name]]})")
+    print(f"{name:26} {value:10.1f} tokens/s   (of {['%.1f' % v for v in found[name]]})")
 for precision in ("f32", "bf16"):
     ratio = medians[f"lateen lora_{precision}"] / medians[f"peft {precision}"]
     full = medians[f"lateen lora_{precision}"] / medians[f"lateen full_{precision}"]
-    print(f"{precision}: {ratio:.2f} x peft; {full:.2f} x our full training")
+    experts = medians[f"lateen experts_{precision}"] / medians[f"peft experts {precision}"]
+    print(f"{precision}: {ratio:.2f} x peft; {full:.2f} x our full training; experts alone {experts:.2f} x peft")

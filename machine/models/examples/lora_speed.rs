@@ -1,17 +1,20 @@
 //! Tokens per second of forward and backward: with an adapter on every projection, all experts' included, and of all
-//! parameters, on a model directory or the shipped base's shape with random weights. Prints one JSON object.
+//! parameters, on a model directory or the shipped base's shape with random weights; and of the first mixture's experts
+//! by themselves, with adapters. Prints one JSON object.
 //!
 //! `cargo run --release -p models --example lora_speed [-- MODEL [RANK]]`
 
 use models::adapter::{LoraConfig, attach};
-use models::{Config, Examples, GradientOptions, Loading, Model};
-use ops::{Gradients, Precision};
+use models::{Config, Examples, FeedForward, GradientOptions, Loading, Model};
+use numeric::Rng;
+use ops::{Buffer, Carried, Execute, Gradients, Precision, Segment, Tape};
 use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
 /// Sequences in a batch and tokens in each: what `reference/speed_lora.py` trains on as well.
 const LENGTHS: [usize; 8] = [256; 8];
+const TOKENS: usize = 8 * 256;
 const TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "in_proj_qkvz", "out_proj", "experts"];
 
 fn main() {
@@ -39,14 +42,16 @@ fn main() {
             rows.push(format!("\"{name}_{suffix}\": {:.1}", speed(model, precision)));
         }
     }
+    for (suffix, precision) in [("f32", Precision::F32), ("bf16", Precision::Bf16)] {
+        rows.push(format!("\"experts_{suffix}\": {:.1}", expert_speed(&lora, precision)));
+    }
     writeln!(std::io::stdout(), "{{\"rank\": {rank}, {}}}", rows.join(", ")).expect("stdout takes a line");
 }
 
-/// Median of five passes, after one that is not counted.
+/// Of the whole model.
 fn speed(model: &Model, precision: Precision) -> f64 {
-    let total: usize = LENGTHS.iter().sum();
-    let tokens: Vec<u32> = (0..total).map(|i| ((i * 7919 + i * i) % model.config.vocab_size) as u32).collect();
-    let weights = vec![1.0 / total as f32; total];
+    let tokens: Vec<u32> = (0..TOKENS).map(|i| ((i * 7919 + i * i) % model.config.vocab_size) as u32).collect();
+    let weights = vec![1.0 / TOKENS as f32; TOKENS];
     let examples = Examples { tokens: &tokens, lengths: &LENGTHS, targets: &tokens, weights: &weights };
     let options = GradientOptions {
         precision,
@@ -56,14 +61,41 @@ fn speed(model: &Model, precision: Precision) -> f64 {
         dropout_seed: Some(1),
     };
     let mut gradients = Gradients::default();
+    timed(|| {
+        models::loss_and_gradients(model, &examples, &options, &mut gradients);
+    })
+}
+
+/// Of the first mixture, on random rows.
+fn expert_speed(model: &Model, precision: Precision) -> f64 {
+    let mixture = model.weights.layers.iter().find_map(|layer| match &layer.feed_forward {
+        FeedForward::Moe(moe) => Some(&moe.routed),
+        FeedForward::Dense(_) => None,
+    });
+    let mixture = mixture.expect("a model with experts");
+    let (mut rng, width) = (Rng::new(1), model.config.hidden_size);
+    let mut random = || Buffer::from_values(width, (0..TOKENS * width).map(|_| rng.normal() as f32).collect());
+    let (x, dy) = (random(), random());
+    let mut gradients = Gradients::default();
+    timed(|| {
+        let mut tape = Tape::new(precision, 0.0, &mut gradients);
+        let mark = tape.begin(Segment::default());
+        let input = tape.input(x.clone());
+        let output = tape.moe(&input, mixture);
+        tape.unwind(mark, vec![(output, dy.clone())], Some(input), &mut Carried::default());
+    })
+}
+
+/// Tokens a second: median of five passes, after one that is not counted.
+fn timed(mut pass: impl FnMut()) -> f64 {
     let mut seconds: Vec<f64> = (0..6)
         .map(|_| {
             let start = Instant::now();
-            models::loss_and_gradients(model, &examples, &options, &mut gradients);
+            pass();
             start.elapsed().as_secs_f64()
         })
         .skip(1)
         .collect();
     seconds.sort_by(f64::total_cmp);
-    total as f64 / seconds[2]
+    TOKENS as f64 / seconds[2]
 }
