@@ -263,7 +263,8 @@ impl Desk<'_> {
         is_too_long
     }
 
-    /// Katas of the validation split, in the mix of the first kata source; of new families other tasks than it trains on.
+    /// Katas of the validation split, in the mix of the first kata source; of new families other tasks than it trains
+    /// on.
     pub(crate) fn kata_validation(&self) -> Result<Vec<Sample>, PrepareError> {
         let kata = self.recipe.sources.iter().find_map(|source| match source {
             SourceRecipe::Kata(kata) => Some(kata),
