@@ -46,6 +46,26 @@ fn what_was_killed_goes_on_and_comes_out_the_same() {
     assert!(!folder.join("given/statistics").exists());
 }
 
+/// None is kept back to be measured on.
+#[test]
+fn experts_are_watched_on_all_records_of_a_file() {
+    let folder = Folder::new("compress-records");
+    folder.model("model");
+    let lines: Vec<String> =
+        (0..200).map(|n| format!("{{\"text\": \"def add_{n:03}(a):\\n    return a + {n:03}\\n\"}}")).collect();
+    let tokens = |records: usize| -> u64 {
+        let (file, out) = (format!("{records}.jsonl"), format!("out-{records}"));
+        folder.write(&file, &lines[..records].join("\n"));
+        good(&folder, &["compress", "model", "--keep", "2", "--data", &file, "--out", &out]);
+        let path = folder.join(&out).join("statistics/observation.json");
+        let told: Value = serde_json::from_str(&std::fs::read_to_string(path).expect("it was written")).expect("JSON");
+        told["tokens"].as_u64().expect("a number")
+    };
+    let (one, all) = (tokens(1), tokens(200));
+    assert!(one > 5);
+    assert_eq!(all, 200 * one);
+}
+
 #[test]
 fn what_does_not_fit_is_refused_before_it_begins() {
     let folder = Folder::new("compress-memory");

@@ -4,8 +4,8 @@ use crate::failure::Problem;
 use crate::interrupt;
 use crate::place::{Speaking, model_directory};
 use crate::stages::{Planned, shrink};
-use crate::terminal::{put, say};
-use crate::verbs::compress::calibration_samples;
+use crate::terminal::{put, put_json, say};
+use crate::verbs::compress::calibration_data;
 use crate::verbs::evaluate::unless_stopped;
 use anyhow::{Context, Result};
 use clap::Args;
@@ -20,6 +20,8 @@ use std::sync::atomic::AtomicBool;
 
 /// Tasks of each kind whose demonstrations are what the results are measured on.
 const HELD_OUT_TASKS: u64 = 12;
+/// Records of a file that are kept for that.
+const HELD_OUT_RECORDS: usize = 128;
 
 /// Compare ways of dropping and merging experts: how far each takes a model from what it says now
 #[derive(Args)]
@@ -35,8 +37,8 @@ pub(crate) struct Arguments {
     /// Tokens to watch the experts on
     #[arg(long, default_value_t = 100_000)]
     tokens: usize,
-    /// Watch the experts on the records of this file (JSON lines, JSON, Parquet) instead of katas, and measure on those
-    /// that come after
+    /// Watch the experts on the records of this file (JSON lines, JSON, Parquet) instead of katas, and measure on 128 of
+    /// them that are kept back
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// More methods: a TOML file of [[method]] tables with a name, plan and merge, as the stage `prune` of a recipe has
@@ -131,12 +133,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
             }
         }
     }
-    if arguments.json {
-        put(&format!("{}\n", serde_json::to_string_pretty(&findings)?))?;
-    } else {
-        put(&table(&findings).to_text())?;
+    match arguments.json {
+        true => put_json(&findings),
+        false => Ok(put(&table(&findings).to_text())?),
     }
-    Ok(())
 }
 
 fn read(path: &std::path::Path) -> Result<Vec<Method>> {
@@ -155,8 +155,10 @@ struct Data {
 
 impl Data {
     fn prepare(arguments: &Arguments, speaking: &Speaking, seed: u64) -> Result<Self> {
-        let dataset = calibration_samples(arguments.data.as_deref(), arguments.tokens, seed, &speaking.renderer())?;
-        let held_out = match arguments.data {
+        let data = arguments.data.as_deref();
+        let kept = if data.is_some() { HELD_OUT_RECORDS } else { 0 };
+        let dataset = calibration_data(data, arguments.tokens, (seed, kept), &speaking.renderer())?;
+        let held_out = match data {
             Some(_) => dataset.validation,
             None => kata_samples(&speaking.renderer(), Split::Test, HELD_OUT_TASKS, 0)?,
         };
@@ -173,7 +175,7 @@ fn measure(
     cancel: &AtomicBool,
 ) -> Result<Divergence> {
     let mut model = teacher.clone();
-    let mixtures = model.config.expert_counts().iter().filter(|&&count| count > 0).count();
+    let mixtures = model.config.expert_counts().len();
     let mut plan = PlanRecipe { seed, ..method.plan.clone() };
     (plan.keep, plan.total) = match plan.budget {
         Budget::Uniform => (Some(keep), None),

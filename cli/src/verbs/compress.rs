@@ -19,7 +19,7 @@ use compress::{
     ObserveStep, Plan, PlanRecipe, QuantizeRecipe, StoredFormat,
 };
 use evaluate::table::bytes_in_words;
-use models::{Config, FeedForwardKind, LayerStream, Layers, Loading, Model, ModelError, RewriteStep};
+use models::{Config, FeedForwardKind, LayerStream, Layers, Loading, Model, RewriteStep};
 use prepare::{DataRecipe, Dataset, FileRecipe, Fit, KataRecipe, Packing, Sample, SourceRecipe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -263,7 +263,7 @@ fn save_text(from: &Path, out: &Path) -> Result<()> {
 impl Arguments {
     /// What the experts are watched on.
     fn samples(&self, renderer: &Renderer) -> Result<Vec<Sample>> {
-        Ok(calibration_samples(self.data.as_deref(), self.observation.tokens, 0, renderer)?.samples)
+        Ok(calibration_data(self.data.as_deref(), self.observation.tokens, (0, 0), renderer)?.samples)
     }
 
     fn recipe(&self) -> Option<QuantizeRecipe> {
@@ -276,11 +276,11 @@ impl Arguments {
     }
 }
 
-/// What the experts are watched on: the records of a file, some of which are kept for measuring, or katas.
-pub(crate) fn calibration_samples(
+/// What the experts are watched on, the records of a file or katas; `validation` of them are kept for measuring.
+pub(crate) fn calibration_data(
     data: Option<&Path>,
     tokens: usize,
-    seed: u64,
+    (seed, validation): (u64, usize),
     renderer: &Renderer,
 ) -> Result<Dataset> {
     let source = match data {
@@ -288,7 +288,7 @@ pub(crate) fn calibration_samples(
         // About 150 tokens an episode, so that there are enough and not many more.
         None => SourceRecipe::Kata(KataRecipe { episodes: tokens / 100 + 1, ..KataRecipe::default() }),
     };
-    let recipe = DataRecipe { seed, sources: vec![source], ..DataRecipe::default() };
+    let recipe = DataRecipe { seed, validation, sources: vec![source], ..DataRecipe::default() };
     let fit = Fit { sequence_length: 2048, packing: Packing::BestFit };
     Ok(prepare::load(&recipe, renderer, fit, &SystemRoots, &Preparing::default())?)
 }
@@ -356,9 +356,7 @@ fn plan_in_words(plan: &ObservePlan) -> String {
 /// A request to stop is no failure.
 fn stopped<T>(result: Result<T, CompressError>) -> Result<T> {
     match result {
-        Err(CompressError::Cancelled | CompressError::Model(ModelError::Cancelled)) => {
-            Err(Interrupted { hint: GOES_ON.to_owned() }.into())
-        }
+        Err(CompressError::Cancelled) => Err(Interrupted { hint: GOES_ON.to_owned() }.into()),
         other => Ok(other?),
     }
 }
