@@ -8,7 +8,7 @@ mod training;
 mod watching;
 
 pub(crate) use measuring::{read_reports, write_page};
-pub(crate) use shrinking::{Planned, Shrunk, calibration, save_model, shrink};
+pub(crate) use shrinking::{Asked, Planned, Shrunk, Watched, calibration, save_model, shrink};
 pub(crate) use together::Together;
 pub(crate) use watching::{Preparing, SystemRoots};
 

@@ -8,8 +8,8 @@ use crate::recipe::{Prune, Quantize, SaveFormat};
 use crate::terminal::Meter;
 use anyhow::{Context, Result};
 use compress::{
-    Budget, Calibration, CompressError, LayerOutcome, LayerPlan, LayerStatistics, MergeRecipe, ObserveOptions,
-    ObserveStep, Plan, PlanRecipe, Saliency, Tokens,
+    Budget, Calibration, LayerOutcome, LayerPlan, LayerStatistics, MergeRecipe, ObserveOptions, ObserveStep, Plan,
+    PlanRecipe, Saliency, Tokens,
 };
 use models::{Layers, Lineage, Loading, Model};
 use prepare::{Fit, Packing, Sample};
@@ -67,8 +67,13 @@ impl Planned {
     pub(crate) fn merges(&self) -> bool {
         match self {
             Self::Decided(recipe) => recipe.merge,
-            Self::Given(plan) => plan.layers.iter().any(|layer| !layer.merge.is_empty()),
+            Self::Given(plan) => plan.merges(),
         }
+    }
+
+    fn asks(&self) -> Asked {
+        let gradients = matches!(self, Self::Decided(recipe) if recipe.saliency == Saliency::Fisher);
+        Asked { similarities: self.merges(), gradients }
     }
 }
 
@@ -126,61 +131,84 @@ pub(crate) fn shrink(
     planned: Planned,
     merge: Option<&MergeRecipe>,
 ) -> Result<Shrunk> {
-    let merges = planned.merges();
-    if let (Planned::Given(plan), false) = (&planned, merges) {
-        compress::prune(model, plan)?;
-        return Ok(Shrunk::pruned(plan.clone()));
-    }
-    let batches = calibration_batches(samples, tokens_max);
-    let all: Vec<Calibration> = batches.iter().map(|(tokens, lengths)| Calibration { tokens, lengths }).collect();
-    let statistics = watch(model, &all, &planned, merges)?;
-    let plan = match planned {
-        Planned::Decided(recipe) => {
-            let losses = match recipe.budget {
-                Budget::Greedy => Some(compress::drop_losses(model, &all, &statistics, &recipe)?),
-                Budget::Uniform => None,
-            };
-            Plan::decide(model, &statistics, &recipe, losses.as_deref())?
+    match planned {
+        Planned::Given(plan) if !plan.merges() => {
+            compress::prune(model, &plan)?;
+            Ok(Shrunk::pruned(plan))
         }
-        Planned::Given(plan) => plan,
-    };
-    if !merges {
-        compress::prune(model, &plan)?;
-        return Ok(Shrunk::pruned(plan));
+        planned => Watched::on(model, samples, tokens_max, planned.asks())?.shrink(model, planned, merge),
     }
-    let [calibration, held_out] = split(&all)?;
-    let tokens = Tokens { calibration: &calibration, held_out: &held_out };
-    let recipe = merge.cloned().unwrap_or_default();
-    let mut meter = Meter::new("merging experts", plan.layers.len() as u64, "mixtures");
-    let mut done = 0;
-    let outcomes = compress::carry_out(model, &plan, &statistics, &tokens, &recipe, |_| {
-        done += 1;
-        meter.set(done, "");
-    })?;
-    Ok(Shrunk { plan, outcomes })
 }
 
-/// What the experts do, as far as the plan asks.
-fn watch(
-    model: &Model,
-    all: &[Calibration],
-    planned: &Planned,
-    merges: bool,
-) -> Result<Vec<LayerStatistics>, CompressError> {
-    let by_gradients = matches!(planned, Planned::Decided(recipe) if recipe.saliency == Saliency::Fisher);
-    let usual = ObserveOptions::default();
-    let options = ObserveOptions {
-        chunk_tokens: PASS_TOKENS,
-        similarity_tokens: if merges { usual.similarity_tokens } else { 0 },
-        gradient_tokens: if by_gradients { usize::MAX } else { 0 },
-        ..usual
-    };
-    let mut meter: Option<Meter> = None;
-    compress::observe(Layers::Resident(model), all, &options, None, &mut |step: ObserveStep| {
-        let meter = meter.get_or_insert_with(|| Meter::new("watching the experts", step.total as u64, "steps"));
-        meter.set(step.done as u64, "");
-        true
-    })
+/// What has to be known of experts beside how they are used.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked {
+    /// How alike they are.
+    pub(crate) similarities: bool,
+    /// What the loss asks of them.
+    pub(crate) gradients: bool,
+}
+
+/// What a model's experts do on some tokens.
+pub(crate) struct Watched {
+    batches: Vec<(Vec<u32>, Vec<usize>)>,
+    statistics: Vec<LayerStatistics>,
+}
+
+impl Watched {
+    /// Watches them on the first tokens of `samples`.
+    pub(crate) fn on(model: &Model, samples: &[Sample], tokens_max: usize, asked: Asked) -> Result<Self> {
+        let usual = ObserveOptions::default();
+        let options = ObserveOptions {
+            chunk_tokens: PASS_TOKENS,
+            similarity_tokens: if asked.similarities { usual.similarity_tokens } else { 0 },
+            gradient_tokens: if asked.gradients { usize::MAX } else { 0 },
+            ..usual
+        };
+        let mut watched = Self { batches: calibration_batches(samples, tokens_max), statistics: Vec::new() };
+        let mut meter: Option<Meter> = None;
+        let mut watch = |step: ObserveStep| {
+            let meter = meter.get_or_insert_with(|| Meter::new("watching the experts", step.total as u64, "steps"));
+            meter.set(step.done as u64, "");
+            true
+        };
+        watched.statistics =
+            compress::observe(Layers::Resident(model), &watched.calibrations(), &options, None, &mut watch)?;
+        Ok(watched)
+    }
+
+    fn calibrations(&self) -> Vec<Calibration<'_>> {
+        self.batches.iter().map(|(tokens, lengths)| Calibration { tokens, lengths }).collect()
+    }
+
+    /// Drops and merges experts of the model that was watched, or of a copy.
+    pub(crate) fn shrink(&self, model: &mut Model, planned: Planned, merge: Option<&MergeRecipe>) -> Result<Shrunk> {
+        let (all, merges) = (self.calibrations(), planned.merges());
+        let plan = match planned {
+            Planned::Decided(recipe) => {
+                let losses = match recipe.budget {
+                    Budget::Greedy => Some(compress::drop_losses(model, &all, &self.statistics, &recipe)?),
+                    Budget::Uniform => None,
+                };
+                Plan::decide(model, &self.statistics, &recipe, losses.as_deref())?
+            }
+            Planned::Given(plan) => plan,
+        };
+        if !merges {
+            compress::prune(model, &plan)?;
+            return Ok(Shrunk::pruned(plan));
+        }
+        let [calibration, held_out] = split(&all)?;
+        let tokens = Tokens { calibration: &calibration, held_out: &held_out };
+        let recipe = merge.cloned().unwrap_or_default();
+        let mut meter = Meter::new("merging experts", plan.layers.len() as u64, "mixtures");
+        let mut done = 0;
+        let outcomes = compress::carry_out(model, &plan, &self.statistics, &tokens, &recipe, |_| {
+            done += 1;
+            meter.set(done, "");
+        })?;
+        Ok(Shrunk { plan, outcomes })
+    }
 }
 
 /// Batches to fit on, and batches to measure on: every fourth, or the last of fewer.

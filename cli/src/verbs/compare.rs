@@ -3,7 +3,7 @@
 use crate::failure::Problem;
 use crate::interrupt;
 use crate::place::{Speaking, model_directory};
-use crate::stages::{Planned, shrink};
+use crate::stages::{Asked, Planned, Watched};
 use crate::terminal::{put, put_json, say};
 use crate::verbs::compress::calibration_data;
 use crate::verbs::evaluate::unless_stopped;
@@ -37,8 +37,8 @@ pub(crate) struct Arguments {
     /// Tokens to watch the experts on
     #[arg(long, default_value_t = 100_000)]
     tokens: usize,
-    /// Watch the experts on the records of this file (JSON lines, JSON, Parquet) instead of katas, and measure on 128 of
-    /// them that are kept back
+    /// Watch the experts on the records of this file (JSON lines, JSON, Parquet) instead of katas, and measure on up to
+    /// 128 of them that are kept back
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// More methods: a TOML file of [[method]] tables with a name, plan and merge, as the stage `prune` of a recipe has
@@ -120,11 +120,12 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let cancel = interrupt::listen("stopping; nothing is written")?;
     let mut findings: Vec<Findings> = Vec::new();
     for seed in 0..arguments.seeds {
-        let data = Data::prepare(&arguments, &speaking, seed)?;
+        let data = Data::prepare(&arguments, &speaking, &methods, seed)?;
         for &keep in &arguments.keep {
             for method in &methods {
                 say(&format!("{} to {keep} experts, seed {seed}", method.name));
-                let found = measure(&speaking.model, method, keep, seed, &data, cancel)
+                let found = data
+                    .measure(&speaking.model, method, keep, cancel)
                     .with_context(|| format!("{} to {keep} experts", method.name))?;
                 match findings.iter_mut().find(|other| other.method == method.name && other.keep == keep) {
                     Some(findings) => findings.seeds.push(found),
@@ -146,15 +147,15 @@ fn read(path: &std::path::Path) -> Result<Vec<Method>> {
     Ok(methods.method)
 }
 
-/// What the experts are watched on, and what the result is measured on.
+/// What the experts do, and what the results are measured on.
 struct Data {
-    calibration: Vec<Sample>,
-    tokens: usize,
+    seed: u64,
+    watched: Watched,
     held_out: Vec<Sample>,
 }
 
 impl Data {
-    fn prepare(arguments: &Arguments, speaking: &Speaking, seed: u64) -> Result<Self> {
+    fn prepare(arguments: &Arguments, speaking: &Speaking, methods: &[Method], seed: u64) -> Result<Self> {
         let data = arguments.data.as_deref();
         let kept = if data.is_some() { HELD_OUT_RECORDS } else { 0 };
         let dataset = calibration_data(data, arguments.tokens, (seed, kept), &speaking.renderer())?;
@@ -162,34 +163,26 @@ impl Data {
             Some(_) => dataset.validation,
             None => kata_samples(&speaking.renderer(), Split::Test, HELD_OUT_TASKS, 0)?,
         };
-        Ok(Self { calibration: dataset.samples, tokens: arguments.tokens, held_out })
+        // Once, for what any of the methods asks.
+        let gradients = methods.iter().any(|method| method.plan.saliency == Saliency::Fisher);
+        let asked = Asked { similarities: methods.iter().any(|method| method.plan.merge), gradients };
+        let watched = Watched::on(&speaking.model, &dataset.samples, arguments.tokens, asked)?;
+        Ok(Self { seed, watched, held_out })
     }
-}
 
-fn measure(
-    teacher: &Model,
-    method: &Method,
-    keep: usize,
-    seed: u64,
-    data: &Data,
-    cancel: &AtomicBool,
-) -> Result<Divergence> {
-    let mut model = teacher.clone();
-    let mixtures = model.config.expert_counts().len();
-    let mut plan = PlanRecipe { seed, ..method.plan.clone() };
-    (plan.keep, plan.total) = match plan.budget {
-        Budget::Uniform => (Some(keep), None),
-        Budget::Greedy => (None, Some(keep * mixtures)),
-    };
-    if plan.budget == Budget::Greedy {
-        // Where few stay there must be something left to hand out.
-        let top_k = model.config.experts.map_or(1, |experts| experts.top_k);
-        plan.minimum = plan.minimum.or(Some((keep * 3 / 4).clamp(top_k, 2 * top_k)));
+    fn measure(&self, teacher: &Model, method: &Method, keep: usize, cancel: &AtomicBool) -> Result<Divergence> {
+        let mut model = teacher.clone();
+        let mut plan = PlanRecipe { seed: self.seed, keep: Some(keep), total: None, ..method.plan.clone() };
+        if plan.budget == Budget::Greedy {
+            // Where few stay there must be something left to hand out.
+            let top_k = model.config.experts.map_or(1, |experts| experts.top_k);
+            plan.minimum = plan.minimum.or(Some((keep * 3 / 4).clamp(top_k, 2 * top_k)));
+        }
+        self.watched.shrink(&mut model, Planned::Decided(plan), method.merge.as_ref())?;
+        let mut watch = Watch { cancel, progress: &mut |_| () };
+        let found = divergence(Measured::exactly(&model), Measured::exactly(teacher), &self.held_out, &mut watch);
+        Ok(unless_stopped(found)?.0)
     }
-    shrink(&mut model, &data.calibration, data.tokens, Planned::Decided(plan), method.merge.as_ref())?;
-    let mut watch = Watch { cancel, progress: &mut |_| () };
-    let found = divergence(Measured::exactly(&model), Measured::exactly(teacher), &data.held_out, &mut watch);
-    Ok(unless_stopped(found)?.0)
 }
 
 fn table(findings: &[Findings]) -> Table {

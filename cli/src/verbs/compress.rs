@@ -242,12 +242,11 @@ impl Work {
             meter.show("writing", (step.done, step.total), step.bytes_read, "after", layer);
             !self.cancelled.load(Ordering::Relaxed)
         };
-        let mut experts = |index: usize, moe| {
-            let planned = plan.and_then(|plan| plan.layers.iter().find(|planned| planned.layer == index));
-            match planned {
-                Some(planned) => Ok(compress::prune_experts(outline, planned, moe)?),
-                None => Ok(moe),
+        let mut experts = |index: usize, mut moe| {
+            if let Some(planned) = plan.and_then(|plan| plan.layers.iter().find(|planned| planned.layer == index)) {
+                compress::prune_mixture(&mut moe, planned)?;
             }
+            Ok(moe)
         };
         stopped(compress::rewrite_experts(&job, &mut experts, &mut watch))
             .with_context(|| format!("cannot write the model to {}", self.arguments.out.display()))

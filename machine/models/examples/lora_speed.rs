@@ -5,7 +5,7 @@
 //! `cargo run --release -p models --example lora_speed [-- MODEL [RANK]]`
 
 use models::adapter::{LoraConfig, attach};
-use models::{Config, Examples, FeedForward, GradientOptions, Loading, Model};
+use models::{Config, Examples, GradientOptions, Loading, Model};
 use numeric::Rng;
 use ops::{Buffer, Carried, Execute, Gradients, Precision, Segment, Tape};
 use std::io::Write;
@@ -68,11 +68,7 @@ fn speed(model: &Model, precision: Precision) -> f64 {
 
 /// Of the first mixture, on random rows.
 fn expert_speed(model: &Model, precision: Precision) -> f64 {
-    let mixture = model.weights.layers.iter().find_map(|layer| match &layer.feed_forward {
-        FeedForward::Moe(moe) => Some(&moe.routed),
-        FeedForward::Dense(_) => None,
-    });
-    let mixture = mixture.expect("a model with experts");
+    let mixture = model.weights.layers.iter().find_map(|layer| layer.mixture()).expect("a model with experts");
     let (mut rng, width) = (Rng::new(1), model.config.hidden_size);
     let mut random = || Buffer::from_values(width, (0..TOKENS * width).map(|_| rng.normal() as f32).collect());
     let (x, dy) = (random(), random());

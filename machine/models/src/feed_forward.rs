@@ -3,7 +3,8 @@
 use crate::weights::MoeWeights;
 use ops::{Execute, Expert};
 
-pub(crate) fn dense<'w, E: Execute<'w>>(e: &mut E, w: &'w Expert, x: &E::Value) -> E::Value {
+/// A network by itself: `[T, H]` to `[T, H]`.
+pub fn dense<'w, E: Execute<'w>>(e: &mut E, w: &'w Expert, x: &E::Value) -> E::Value {
     let [gate, up] = e.linears(x, [&w.gate, &w.up]);
     let h = e.swiglu(&gate, &up);
     e.linear(&h, &w.down)

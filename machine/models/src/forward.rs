@@ -80,9 +80,7 @@ pub fn finish<'w, E: Execute<'w>>(e: &mut E, model: &'w Model, x: &E::Value) -> 
 
 /// Logits of the chosen rows of `hidden`, `[rows, V]`.
 pub fn logits<R: Record>(e: &mut Infer<R>, model: &Model, hidden: &Buffer, rows: &[usize]) -> Buffer {
-    let mut chosen = Buffer::unwritten(rows.len(), hidden.width);
-    rows.iter().enumerate().for_each(|(to, &from)| chosen.row_mut(to).copy_from_slice(hidden.row(from)));
-    e.linear(&chosen, model.weights.head())
+    e.linear(&hidden.gathered(rows), model.weights.head())
 }
 
 fn spans(states: &[State], tokens: &[u32], lengths: &[usize]) -> Spans {

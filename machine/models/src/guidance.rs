@@ -70,16 +70,7 @@ pub(crate) fn rows_of(teacher: Teacher<'_>, rows: Range<usize>) -> Teacher<'_> {
             let width = head.input_width();
             Says::Hidden { hidden: &hidden[rows.start * width..rows.end * width], head, divergence }
         }
-        Says::Parts(parts) => {
-            let per_row = parts.tokens.len() / parts.rest.len().max(1);
-            let places = rows.start * per_row..rows.end * per_row;
-            Says::Parts(ops::Parts {
-                tokens: &parts.tokens[places.clone()],
-                shares: &parts.shares[places.clone()],
-                logs: &parts.logs[places],
-                rest: &parts.rest[rows],
-            })
-        }
+        Says::Parts(parts) => Says::Parts(parts.of_rows(rows)),
     };
     Teacher { says, ..teacher }
 }

@@ -39,6 +39,7 @@ pub use config::{
 };
 pub use cost::TokenBytes;
 pub use error::ModelError;
+pub use feed_forward::dense;
 pub use forward::{embed, finish, hidden, layer, logits};
 pub use gradient::{
     CHUNK_TOKENS, Examples, GradientOptions, Record, guided_gradients, loss_and_gradients, loss_and_gradients_beside,

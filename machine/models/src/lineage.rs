@@ -1,6 +1,6 @@
 //! Where a compressed model's experts come from: `lineage.json` beside the model.
 
-use crate::{Config, FeedForwardKind, ModelError};
+use crate::{Config, ModelError};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -18,13 +18,13 @@ pub struct Lineage {
 impl Lineage {
     /// Of a model that is its own ancestor.
     pub fn identity(config: &Config) -> Self {
-        let counts = counts(config);
+        let counts = config.expert_counts();
         Self { layers: counts.into_iter().map(|count| (0..count).map(Some).collect()).collect() }
     }
 
     /// Of a model of which nothing is known but that an ancestor had so many experts in each of its layers.
     pub fn unknown(ancestor: &Config) -> Self {
-        Self { layers: counts(ancestor).into_iter().map(|count| vec![None; count]).collect() }
+        Self { layers: ancestor.expert_counts().into_iter().map(|count| vec![None; count]).collect() }
     }
 
     /// Reads what stands beside a model; without a file the model is its own ancestor.
@@ -61,12 +61,12 @@ impl Lineage {
     /// both have as many experts: then they are taken for the same.
     pub fn between((teacher, of_teacher): (&Self, &Config), (student, of_student): (&Self, &Config)) -> Self {
         let sizes = |lineage: &Self| lineage.layers.iter().map(Vec::len).collect::<Vec<_>>();
-        let teacher_counts = counts(of_teacher);
+        let teacher_counts = of_teacher.expert_counts();
         if sizes(teacher) != sizes(student) {
             // The student may have begun at this very teacher, whatever the teacher came from.
             return match () {
                 () if sizes(student) == teacher_counts => student.clone(),
-                () if teacher_counts == counts(of_student) => Self::identity(of_teacher),
+                () if teacher_counts == of_student.expert_counts() => Self::identity(of_teacher),
                 () => Self::unknown(of_teacher),
             };
         }
@@ -84,7 +84,7 @@ impl Lineage {
 
     /// What cannot be about a model of this config.
     fn problem(&self, config: &Config) -> Option<String> {
-        let counts = counts(config);
+        let counts = config.expert_counts();
         if self.layers.len() != counts.len() {
             return Some(format!("it has {} layers with experts, the model {}", self.layers.len(), counts.len()));
         }
@@ -94,12 +94,6 @@ impl Lineage {
         };
         self.layers.iter().zip(&counts).enumerate().find_map(beyond)
     }
-}
-
-/// Experts of each layer that has some.
-fn counts(config: &Config) -> Vec<usize> {
-    let count = |kind| if let FeedForwardKind::Experts { count } = kind { Some(count) } else { None };
-    config.layers.iter().filter_map(|layer| count(layer.feed_forward)).collect()
 }
 
 #[cfg(test)]

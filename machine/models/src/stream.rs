@@ -5,8 +5,8 @@ use crate::model::read_config;
 use crate::source::{Checkpoint, Taking};
 use crate::weights::{LayerWeights, Weights};
 use crate::{Loading, Model, ModelError};
+use formats::hash_bytes;
 use formats::safetensors::Tensors;
-use formats::{DType, hash_bytes};
 use numeric::Format;
 use ops::{Linear, Norm};
 use std::path::Path;
@@ -102,21 +102,5 @@ impl LayerStream {
             }
         }
         hash_bytes(&told)
-    }
-
-    /// Bytes in the files of the tensors whose names begin so.
-    pub fn stored_bytes(&self, prefix: &str) -> u64 {
-        let tensors = self.tensors.tensors().filter(|tensor| tensor.name.starts_with(prefix));
-        tensors.map(|tensor| tensor.bytes.len() as u64).sum()
-    }
-
-    /// What plain weights are stored as: the format of the largest part of them.
-    pub fn plain_format(&self) -> Format {
-        let bytes = |dtype: DType| -> u64 {
-            let tensors = self.tensors.tensors().filter(|tensor| tensor.dtype == dtype);
-            tensors.map(|tensor| tensor.bytes.len() as u64).sum()
-        };
-        let kinds = [(DType::BF16, Format::Bf16), (DType::F16, Format::F16), (DType::F32, Format::F32)];
-        kinds.into_iter().max_by_key(|(dtype, _)| bytes(*dtype)).map_or(Format::Bf16, |(_, format)| format)
     }
 }

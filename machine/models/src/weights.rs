@@ -22,6 +22,16 @@ pub struct LayerWeights {
     pub feed_forward: FeedForward,
 }
 
+impl LayerWeights {
+    /// The routed experts, if it has any.
+    pub fn mixture(&self) -> Option<&Moe> {
+        match &self.feed_forward {
+            FeedForward::Moe(moe) => Some(&moe.routed),
+            FeedForward::Dense(_) => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub enum Mixer {
     Attention(Box<AttentionWeights>),

@@ -118,6 +118,13 @@ impl Buffer {
         &mut self.values[row * self.width..(row + 1) * self.width]
     }
 
+    /// The chosen rows, in that order.
+    pub fn gathered(&self, rows: &[usize]) -> Self {
+        let mut chosen = Self::unwritten(rows.len(), self.width);
+        chosen.for_each_row(|row, to| to.copy_from_slice(self.row(rows[row])));
+        chosen
+    }
+
     /// Calls `work` with every row and its number, on several threads where that pays.
     pub fn for_each_row(&mut self, work: impl Fn(usize, &mut [f32]) + Sync) {
         let width = self.width;

@@ -37,7 +37,7 @@ pub(crate) fn run(
     let chosen: Vec<usize> = (0..hidden.rows).filter(|&row| weights[row] != 0.0).collect();
     let mut losses = vec![0.0; hidden.rows];
     for rows in chosen.chunks(CHUNK_ROWS) {
-        let chunk = gather(hidden, rows);
+        let chunk = hidden.gathered(rows);
         let row_weights: Vec<f32> = rows.iter().map(|&row| weights[row]).collect();
         let mut chunk_losses = vec![0.0; rows.len()];
         let (mut logits, adapter_hidden) = linear::forward(&chunk, head, precision);
@@ -81,7 +81,7 @@ fn learn(losses: &mut [f32], logits: &mut Buffer, teacher: Teacher, rows: &[usiz
             kernel::divergence_forward_backward(losses, logits, &wanted, &weights, (vocabulary, divergence));
         }
         Says::Parts(parts) => {
-            let per_row = parts.tokens.len() / parts.rest.len().max(1);
+            let per_row = parts.per_row();
             let tokens: Vec<u32> = of_rows(parts.tokens, rows, per_row);
             let (shares, logs) = (of_rows(parts.shares, rows, per_row), of_rows(parts.logs, rows, per_row));
             let rest = of_rows(parts.rest, rows, 1);
@@ -100,12 +100,4 @@ fn cool(logits: &mut Buffer, temperature: f32) {
 
 fn of_rows<T: Copy>(values: &[T], rows: &[usize], per_row: usize) -> Vec<T> {
     rows.iter().flat_map(|&row| &values[row * per_row..(row + 1) * per_row]).copied().collect()
-}
-
-fn gather(x: &Buffer, rows: &[usize]) -> Buffer {
-    let mut y = Buffer::unwritten(rows.len(), x.width);
-    for (to, &from) in rows.iter().enumerate() {
-        y.row_mut(to).copy_from_slice(x.row(from));
-    }
-    y
 }

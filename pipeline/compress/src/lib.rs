@@ -26,7 +26,7 @@ pub use plan::{
     Budget, DistanceShares, Grouping, LayerPlan, LayerSize, Merge, Plan, PlanError, PlanRecipe, Saliency, decide_layer,
     keep_counts, super_experts,
 };
-pub use prune::prune;
+pub use prune::{prune, prune_mixture};
 pub use quantize::{QuantizeRecipe, StoredFormat, quantize};
-pub use rewrite::{ExpertRewrite, prune_experts, rewrite_experts, rewrite_memory};
+pub use rewrite::{ExpertRewrite, rewrite_experts, rewrite_memory};
 pub use statistics::{ExpertUse, LayerStatistics};

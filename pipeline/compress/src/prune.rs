@@ -3,35 +3,51 @@
 use crate::{LayerPlan, Plan, PlanError};
 use models::{FeedForward, Model};
 use numeric::Matrix;
-use ops::{Expert, Linear, Parameter};
+use ops::{Expert, Linear, Moe, Parameter};
 
 /// Carries out a plan that only drops. The kept experts are renumbered in their old order, so that the result is an
 /// ordinary model with fewer experts, in the formats that it was stored in.
 pub fn prune(model: &mut Model, plan: &Plan) -> Result<(), PlanError> {
     plan.check(model)?;
-    if let Some(LayerPlan { layer, .. }) = plan.layers.iter().find(|layer| !layer.merge.is_empty()) {
-        let problem = "it merges experts, which has to be measured on tokens: this only drops".to_owned();
-        return Err(PlanError::Layer { layer: *layer, problem });
-    }
+    plan.layers.iter().try_for_each(only_drops)?;
     let mut counts = vec![0; model.weights.layers.len()];
     for layer_plan in &plan.layers {
         let FeedForward::Moe(moe) = &mut model.weights.layers[layer_plan.layer].feed_forward else {
             unreachable!("the plan was checked against the model");
         };
-        let keep = &layer_plan.keep;
-        moe.routed.router = router_of(&moe.routed.router, keep);
-        let mut expert = 0;
-        moe.routed.experts.retain(|_| {
-            expert += 1;
-            keep.contains(&(expert - 1))
-        });
-        let experts = moe.routed.experts.iter_mut().zip(keep);
-        experts.enumerate().for_each(|(new, (expert, &old))| rename(expert, old, new));
-        counts[layer_plan.layer] = keep.len();
+        keep_experts(&mut moe.routed, &layer_plan.keep);
+        counts[layer_plan.layer] = layer_plan.keep.len();
     }
     model.config.set_expert_counts(&counts);
     model.renumber();
     Ok(())
+}
+
+/// One layer of such a plan, carried out on that layer's mixture.
+pub fn prune_mixture(moe: &mut Moe, plan: &LayerPlan) -> Result<(), PlanError> {
+    plan.check(moe.experts.len(), moe.top_k)?;
+    only_drops(plan)?;
+    keep_experts(moe, &plan.keep);
+    Ok(())
+}
+
+fn only_drops(plan: &LayerPlan) -> Result<(), PlanError> {
+    if plan.merge.is_empty() {
+        return Ok(());
+    }
+    let problem = "it merges experts, which has to be measured on tokens: this only drops".to_owned();
+    Err(PlanError::Layer { layer: plan.layer, problem })
+}
+
+fn keep_experts(moe: &mut Moe, keep: &[usize]) {
+    moe.router = router_of(&moe.router, keep);
+    let mut expert = 0;
+    moe.experts.retain(|_| {
+        expert += 1;
+        keep.contains(&(expert - 1))
+    });
+    let experts = moe.experts.iter_mut().zip(keep);
+    experts.enumerate().for_each(|(new, (expert, &old))| rename(expert, old, new));
 }
 
 /// Gives an expert another number.

@@ -1,9 +1,9 @@
 //! A model with other experts, made from folder to folder with one layer in memory.
 
-use crate::{CompressError, LayerPlan, Plan, PlanError, prune};
+use crate::CompressError;
 use models::{
     Config, FeedForward, LayerStream, LayerwisePlan, LayerwiseSettings, Loading, Model, Quantization, Rewrite,
-    RewriteStep, Weights, rewrite_model,
+    RewriteStep, rewrite_model,
 };
 use numeric::{Format, bf16};
 use ops::{Moe, Parameter};
@@ -67,36 +67,9 @@ pub fn rewrite_memory(outline: &Model, loading: Loading) -> usize {
         parameter.matrix.bytes() + numbers * (size_of::<f32>() + size_of::<bf16>())
     };
     let mut largest = 0;
-    outline
-        .weights
-        .layers
-        .iter()
-        .for_each(|layer| layer.visit(&mut |parameter| largest = largest.max(written(parameter))));
+    for layer in &outline.weights.layers {
+        layer.visit(&mut |parameter| largest = largest.max(written(parameter)));
+    }
     let ends = written(&outline.weights.embedding.weight).max(written(&outline.weights.head().weight));
     plan.program + (plan.layer + largest).max(ends)
-}
-
-/// One layer of a plan, carried out on that layer's mixture. `outline` is the whole model, of which no number is asked.
-pub fn prune_experts(outline: &Model, plan: &LayerPlan, moe: Moe) -> Result<Moe, PlanError> {
-    let mut config = outline.config.clone();
-    config.layers = vec![config.layers[plan.layer]];
-    let mut layer = outline.weights.layers[plan.layer].clone();
-    let FeedForward::Moe(weights) = &mut layer.feed_forward else {
-        let problem = "the model has no mixture there".to_owned();
-        return Err(PlanError::Layer { layer: plan.layer, problem });
-    };
-    weights.routed = moe;
-    let Weights { embedding, final_norm, separate_head, .. } = &outline.weights;
-    let weights = Weights {
-        embedding: embedding.clone(),
-        layers: vec![layer],
-        final_norm: final_norm.clone(),
-        separate_head: separate_head.clone(),
-    };
-    let mut alone = Model { config, weights };
-    prune(&mut alone, &Plan { layers: vec![LayerPlan { layer: 0, ..plan.clone() }] })?;
-    match alone.weights.layers.pop().map(|layer| layer.feed_forward) {
-        Some(FeedForward::Moe(weights)) => Ok(weights.routed),
-        _ => unreachable!("the one layer is a mixture"),
-    }
 }

@@ -4,7 +4,7 @@ mod support;
 
 use compress::{
     Calibration, CompressError, ExpertRewrite, LayerPlan, ObserveOptions, Plan, PlanRecipe, QuantizeRecipe, observe,
-    prune, prune_experts, quantize, rewrite_experts,
+    prune, prune_mixture, quantize, rewrite_experts,
 };
 use models::{Config, LayerStream, Layers, Loading, Model, Rewrite, RewriteStep, rewrite_model};
 use numeric::Format;
@@ -48,9 +48,10 @@ fn pruned(
     let expert_counts = counts(&outline.config, plan);
     let quantization = recipe.map(QuantizeRecipe::quantization);
     let job = ExpertRewrite { from: stream, out, expert_counts: &expert_counts, key: "a plan", quantization };
-    let mut experts = |index: usize, moe| {
+    let mut experts = |index: usize, mut moe| {
         let planned = plan.layers.iter().find(|layer| layer.layer == index).expect("every mixture is planned");
-        Ok(prune_experts(outline, planned, moe)?)
+        prune_mixture(&mut moe, planned)?;
+        Ok(moe)
     };
     rewrite_experts(&job, &mut experts, watch)
 }

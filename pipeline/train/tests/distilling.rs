@@ -241,7 +241,7 @@ fn a_cache_says_what_its_teacher_says_and_is_good_for_nothing_else() {
     let pieces = pieces.map(|(sample, start, length)| prepare::Piece { sample, start, length });
     let batch = prepare::Batch::of_pieces(&data, pieces);
     let questions = models::Questions::default();
-    let lesson = cached.teach(&[&batch], &questions).remove(0);
+    let lesson = cached.teach(&batch, &questions);
     let train::objective::distill::Output::Parts(parts) = &lesson.output else { panic!("parts") };
     let taught = models::teach(&teacher, &batch.tokens, &batch.lengths, 64, &questions);
     let rows: Vec<usize> = (0..batch.tokens.len()).collect();

@@ -10,6 +10,7 @@ mod tests;
 mod vector;
 
 use crate::simd::{Level, for_each, rows_per_task};
+use std::ops::Range;
 
 /// The target of a row that does not count.
 pub const IGNORED: u32 = u32::MAX;
@@ -59,17 +60,12 @@ pub fn divergence_forward_backward(
     let into = losses.chunks_mut(rows).zip(student.chunks_mut(rows * vocabulary));
     let from = teacher.chunks(rows * vocabulary).zip(weights.chunks(rows));
     for_each(into.zip(from), |((losses, student), (teacher, weights))| {
-        let (level, mix) = (
-            Level::best(),
-            match divergence {
-                Divergence::Forward => None,
-                Divergence::Reverse => Some(1.0),
-                Divergence::Mixed(beta) => Some(beta),
-            },
-        );
-        match mix {
-            None => vector::divergence_rows(level, losses, student, teacher, weights, vocabulary),
-            Some(beta) => vector::mixed_rows(level, losses, student, teacher, weights, vocabulary, beta),
+        let level = Level::best();
+        let mut mixed = |beta| vector::mixed_rows(level, losses, student, teacher, weights, vocabulary, beta);
+        match divergence {
+            Divergence::Forward => vector::divergence_rows(level, losses, student, teacher, weights, vocabulary),
+            Divergence::Reverse => mixed(1.0),
+            Divergence::Mixed(beta) => mixed(beta),
         }
     });
 }
@@ -88,6 +84,24 @@ pub struct Parts<'a> {
     pub rest: &'a [f32],
 }
 
+impl<'a> Parts<'a> {
+    /// Tokens of each row.
+    pub fn per_row(&self) -> usize {
+        self.tokens.len() / self.rest.len().max(1)
+    }
+
+    /// Those of some rows.
+    pub fn of_rows(self, rows: Range<usize>) -> Self {
+        let places = rows.start * self.per_row()..rows.end * self.per_row();
+        Self {
+            tokens: &self.tokens[places.clone()],
+            shares: &self.shares[places.clone()],
+            logs: &self.logs[places],
+            rest: &self.rest[rows],
+        }
+    }
+}
+
 /// `losses = Σₖ shareₖ·(logₖ − log qₖ) + rest·(log rest − log q_rest)` with q the student's softmax, and student logits
 /// ← weight·(its slope). Where the parts are a teacher's k most probable tokens this is KL over k + 1 classes; where
 /// they are n draws from it with shares of 1/n, the gradient is that of KL(teacher ‖ student) on average (Anshumann et
@@ -100,22 +114,13 @@ pub fn parts_forward_backward(
     vocabulary: usize,
 ) {
     let rows = check(&[losses.len(), weights.len(), parts.rest.len()], &[student.len()], vocabulary);
-    let per_row = parts.tokens.len() / losses.len().max(1);
+    let per_row = parts.per_row();
     let sizes = [parts.tokens.len(), parts.shares.len(), parts.logs.len()];
     assert_eq!(sizes, [per_row * losses.len(); 3], "as many parts for every row");
     check_targets(parts.tokens, vocabulary);
-    let task = |index: usize, len: usize| {
-        let (from, to) = (index * rows, index * rows + len);
-        Parts {
-            tokens: &parts.tokens[from * per_row..to * per_row],
-            shares: &parts.shares[from * per_row..to * per_row],
-            logs: &parts.logs[from * per_row..to * per_row],
-            rest: &parts.rest[from..to],
-        }
-    };
     let into = losses.chunks_mut(rows).zip(student.chunks_mut(rows * vocabulary)).zip(weights.chunks(rows));
     for_each(into.enumerate(), |(index, ((losses, student), weights))| {
-        let parts = task(index, losses.len());
+        let parts = parts.of_rows(index * rows..index * rows + losses.len());
         vector::parts_rows(Level::best(), losses, student, parts, weights, vocabulary);
     });
 }

@@ -2,7 +2,7 @@
 
 use super::algebra::NotPositive;
 use super::align::{Activations, Alignment, align};
-use super::neurons::{Neurons, gathered, hidden};
+use super::neurons::{Neurons, hidden};
 use super::outcome::{Combination, GroupOutcome};
 use super::router::{self, BiasDirection, Row};
 use super::rows::{GroupRows, Routed, squared_error};
@@ -60,7 +60,7 @@ impl Group<'_> {
         let held_rows = GroupRows::gather(held.x, &held.routed, self.moe, &members);
         let energy = held.energy(&touched);
         let error_dropped = held.error(&touched);
-        let x = gathered(held.x, &touched);
+        let x = held.x.gathered(&touched);
         let mut best: Option<Best> = None;
         for (index, candidate) in candidates.iter().enumerate() {
             for (router, row) in &routers {
@@ -109,7 +109,7 @@ impl Group<'_> {
         let raw: Vec<Neurons> = members.iter().map(of_member).collect();
         let step = rows.x.rows.div_ceil(self.recipe.activation_rows.max(1)).max(1);
         let shared: Vec<usize> = (0..rows.x.rows).step_by(step).collect();
-        let shared = gathered(&rows.x, &shared);
+        let shared = rows.x.gathered(&shared);
         // Activations of balanced neurons: signs and scales are theirs.
         let balanced = |neurons: &Neurons| neurons.clone().into_expert(&self.moe.experts[members[0]]);
         let on_shared: Vec<Buffer> = raw.iter().map(|neurons| hidden(&balanced(neurons), &shared)).collect();

@@ -1,12 +1,12 @@
 //! What dropping experts costs each layer, for budgets that are not the same everywhere.
 
-use super::neurons::{gathered, square};
+use super::neurons::square;
 use super::rows::squared_error;
 use super::walk::{Tokens, Walk};
 use super::{Working, mixture};
 use crate::plan::{order, saliencies};
 use crate::{Calibration, LayerStatistics, PlanError, PlanRecipe, super_experts};
-use models::{FeedForward, Model};
+use models::Model;
 use ops::{Buffer, Moe};
 
 /// Rows that each number of experts is tried on.
@@ -26,19 +26,19 @@ pub fn drop_losses(
     let mut losses = Vec::with_capacity(statistics.len());
     for (index, layer) in model.weights.layers.iter().enumerate() {
         let inputs = walk.step(model, index);
-        let FeedForward::Moe(moe) = &layer.feed_forward else { continue };
+        let Some(moe) = layer.mixture() else { continue };
         let place = statistics.iter().position(|statistics| statistics.layer == index);
         let place = place.ok_or(PlanError::Unobserved(index))?;
         let supers = if recipe.keep_super_experts { &supers[place][..] } else { &[] };
         let order = order(&saliencies(&statistics[place], recipe)?, supers);
-        losses.push(of_layer(&moe.routed, &order, &inputs.calibration));
+        losses.push(of_layer(moe, &order, &inputs.calibration));
     }
     Ok(losses)
 }
 
 fn of_layer(moe: &Moe, order: &[usize], inputs: &Buffer) -> Vec<f64> {
     let step = inputs.rows.div_ceil(ROWS).max(1);
-    let x = gathered(inputs, &(0..inputs.rows).step_by(step).collect::<Vec<_>>());
+    let x = inputs.gathered(&(0..inputs.rows).step_by(step).collect::<Vec<_>>());
     let all: Vec<usize> = (0..x.rows).collect();
     let wanted = mixture(&x, moe);
     let energy = square(&wanted).max(f64::MIN_POSITIVE);

@@ -187,7 +187,7 @@ pub(crate) struct Held<'a> {
 impl Held<'_> {
     /// Error of the layer as it is, by what was wanted: both in squares over these rows.
     pub(crate) fn error(&self, rows: &[usize]) -> f64 {
-        let error = squared_error(&neurons::gathered(&self.current, rows), &self.wanted, rows);
+        let error = squared_error(&self.current.gathered(rows), &self.wanted, rows);
         error / self.energy(rows)
     }
 

@@ -118,14 +118,7 @@ pub(crate) fn output(expert: &Expert, x: &Buffer) -> Buffer {
     if x.rows == 0 {
         return Buffer::zeros(0, x.width);
     }
-    Infer::new(Precision::F32).linear(&hidden(expert, x), &expert.down)
-}
-
-/// The chosen rows.
-pub(crate) fn gathered(x: &Buffer, rows: &[usize]) -> Buffer {
-    let mut chosen = Buffer::unwritten(rows.len(), x.width);
-    chosen.for_each_row(|row, to| to.copy_from_slice(x.row(rows[row])));
-    chosen
+    models::dense(&mut Infer::new(Precision::F32), expert, x)
 }
 
 pub(crate) fn square(values: &[f32]) -> f64 {

@@ -4,7 +4,7 @@
 //! MergeMoE, arXiv 2510.14436).
 
 use super::algebra::{NotPositive, ridge};
-use super::neurons::{gathered, hidden};
+use super::neurons::{hidden, square};
 use super::rows::{GroupRows, Routed, scale_rows, squared_error};
 use kernels::gemm::{self, Precision};
 use numeric::MatrixView;
@@ -56,9 +56,9 @@ impl<'a> Missing<'a> {
     /// The rows of an expert, its activations there times the gates, and what is missing there.
     fn of_expert(&self, index: usize, expert: &Expert) -> (Vec<usize>, Buffer, Buffer) {
         let (rows, gates) = self.routed.of_expert(index);
-        let mut inputs = hidden(expert, &gathered(self.x, &rows));
+        let mut inputs = hidden(expert, &self.x.gathered(&rows));
         scale_rows(&mut inputs, &gates);
-        let rest = gathered(&self.rest, &rows);
+        let rest = self.rest.gathered(&rows);
         (rows, inputs, rest)
     }
 
@@ -86,9 +86,9 @@ pub(super) fn refit_layer(
             }
             let change = ridge(&inputs, &rest, lambda_share).map_err(|failed| (index, failed))?.change;
             let (held_rows, held_inputs, mut held_rest) = held_out.of_expert(index, expert);
-            let before = energy(&held_rest);
+            let before = square(&held_rest);
             subtract_product(&mut held_rest, &held_inputs, &change);
-            if energy(&held_rest) >= before {
+            if square(&held_rest) >= before {
                 continue;
             }
             subtract_product(&mut rest, &inputs, &change);
@@ -99,10 +99,6 @@ pub(super) fn refit_layer(
         }
     }
     Ok(taken.into_iter().filter(|&taken| taken).count())
-}
-
-fn energy(values: &Buffer) -> f64 {
-    super::neurons::square(values)
 }
 
 /// The error of a merged expert in its members' place, routing as it was: `Σ ‖G·f(x) − Σ g·f(x)‖²`.

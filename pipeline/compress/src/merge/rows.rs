@@ -2,9 +2,9 @@
 //!
 //! Legend: T rows, H hidden width of the model, E experts.
 
-use super::neurons::{gathered, output};
+use super::neurons::output;
 use kernels::router;
-use ops::{Buffer, Execute, Infer, Linear, Moe, Precision};
+use ops::{Buffer, Execute, Infer, Moe, Precision};
 
 /// Inputs of a mixture `[T, H]`, as they come from the norm before it.
 #[derive(Debug)]
@@ -29,16 +29,12 @@ pub(crate) struct Routed {
 
 impl Routed {
     pub(crate) fn of(x: &Buffer, moe: &Moe) -> Self {
-        Self::by(x, &moe.router, moe.top_k, moe.normalize)
-    }
-
-    fn by(x: &Buffer, map: &Linear, top_k: usize, normalize: bool) -> Self {
-        let logits = Infer::new(Precision::F32).linear(x, map);
-        let experts = logits.width;
+        let logits = Infer::new(Precision::F32).linear(x, &moe.router);
+        let (experts, top_k) = (logits.width, moe.top_k);
         let mut probabilities = Buffer::unwritten(x.rows, experts);
         let (mut indices, mut gates) = (vec![0; x.rows * top_k], vec![0.0; x.rows * top_k]);
         if x.rows > 0 {
-            let shape = router::Shape { experts, top_k, normalize };
+            let shape = router::Shape { experts, top_k, normalize: moe.normalize };
             router::forward(&mut indices, &mut gates, &mut probabilities, &logits, &shape);
         }
         Self { top_k, indices, gates, probabilities, logits }
@@ -80,7 +76,7 @@ impl GroupRows {
         let mut chosen = Vec::with_capacity(members.len());
         for &member in members {
             let (of_member, gates) = routed.of_expert(member);
-            let outputs = output(&moe.experts[member], &gathered(x, &of_member));
+            let outputs = output(&moe.experts[member], &x.gathered(&of_member));
             let places: Vec<usize> =
                 of_member.iter().map(|row| rows.binary_search(row).expect("the row chose a member")).collect();
             for (from, (&to, &gate)) in places.iter().zip(&gates).enumerate() {
@@ -89,7 +85,7 @@ impl GroupRows {
             }
             chosen.push(places.into_iter().zip(gates).collect());
         }
-        Self { x: gathered(x, &rows), rows, mass, wanted, chosen }
+        Self { x: x.gathered(&rows), rows, mass, wanted, chosen }
     }
 
     /// The rows that chose member k, with its gates.

@@ -2,8 +2,8 @@
 
 use super::{LayerOutcome, MergeError, MergeRecipe, Rows, merge_layer};
 use crate::{Calibration, LayerStatistics, Plan, PlanError};
-use models::{FeedForward, KvFormat, Model, State};
-use ops::{Buffer, Infer, Moe, Precision, Record, Routing, Spans};
+use models::{FeedForward, Model, layer_from_empty};
+use ops::{Buffer, Infer, Moe, Precision, Record, Routing};
 
 /// Tokens to fit on, and tokens to measure on.
 #[derive(Debug, Clone, Copy)]
@@ -29,9 +29,11 @@ pub(super) struct Walk {
 struct Inputs(Option<Buffer>);
 
 impl Record for Inputs {
-    const LOOKS: bool = true;
+    const LOOKS: bool = false;
 
-    fn experts(&mut self, _: &Moe, x: &Buffer, _: &Routing, _: &Buffer) {
+    fn experts(&mut self, _: &Moe, _: &Buffer, _: &Routing, _: &Buffer) {}
+
+    fn routing(&mut self, _: &Moe, x: &Buffer, _: &Routing) {
         self.0 = Some(x.clone());
     }
 }
@@ -50,38 +52,40 @@ impl Walk {
 
     /// Goes through a layer, and keeps what came into its mixture, if it has one.
     pub(super) fn step(&mut self, model: &Model, index: usize) -> Rows {
-        let inputs = self.inputs(model, index);
-        self.pass(model, index);
-        inputs
+        let through = |batch: &mut Batch| {
+            let (after, inputs) = batch.through(model, index);
+            batch.hidden = after;
+            (inputs, batch.is_held_out)
+        };
+        rows(model, self.batches.iter_mut().map(through))
     }
 
     /// What comes into a layer's mixture; the batches stay before the layer.
     fn inputs(&self, model: &Model, index: usize) -> Rows {
-        let width = model.config.hidden_size;
-        let (mut calibration, mut held_out) = (Vec::new(), Vec::new());
-        if matches!(model.weights.layers[index].feed_forward, FeedForward::Moe(_)) {
-            for batch in &self.batches {
-                let mut e = Infer::recording(Precision::F32, Inputs::default());
-                batch.through(&mut e, model, index);
-                let rows = if batch.is_held_out { &mut held_out } else { &mut calibration };
-                rows.extend_from_slice(&e.record.0.expect("the layer has a mixture"));
-            }
-        }
-        Rows { calibration: Buffer::from_values(width, calibration), held_out: Buffer::from_values(width, held_out) }
-    }
-
-    fn pass(&mut self, model: &Model, index: usize) {
-        for batch in &mut self.batches {
-            batch.hidden = batch.through(&mut Infer::new(Precision::F32), model, index);
-        }
+        // A layer without one need not be run to know that.
+        let asked = self.batches.iter().filter(|_| model.weights.layers[index].mixture().is_some());
+        rows(model, asked.map(|batch| (batch.through(model, index).1, batch.is_held_out)))
     }
 }
 
+/// The inputs of all batches; those are held out, or not.
+fn rows(model: &Model, inputs: impl Iterator<Item = (Option<Buffer>, bool)>) -> Rows {
+    let (mut calibration, mut held_out) = (Vec::new(), Vec::new());
+    for (inputs, is_held_out) in inputs {
+        let rows = if is_held_out { &mut held_out } else { &mut calibration };
+        inputs.iter().for_each(|inputs| rows.extend_from_slice(inputs));
+    }
+    let buffer = |values| Buffer::from_values(model.config.hidden_size, values);
+    Rows { calibration: buffer(calibration), held_out: buffer(held_out) }
+}
+
 impl Batch {
-    fn through<R: Record>(&self, e: &mut Infer<R>, model: &Model, index: usize) -> Buffer {
-        let mut states = vec![State::empty(&model.config, KvFormat::F32); self.lengths.len()];
-        let spans = Spans { lengths: self.lengths.clone(), starts: vec![0; self.lengths.len()] };
-        models::layer(e, model, index, &mut states, &spans, self.hidden.clone())
+    /// What comes out of a layer, and what went into its mixture.
+    fn through(&self, model: &Model, index: usize) -> (Buffer, Option<Buffer>) {
+        let mut e = Infer::recording(Precision::F32, Inputs::default());
+        let layer = &model.weights.layers[index];
+        let after = layer_from_empty(&mut e, &model.config, index, layer, &self.lengths, self.hidden.clone());
+        (after, e.record.0)
     }
 }
 
@@ -113,7 +117,7 @@ pub fn carry_out(
             progress(&outcome);
             outcomes.push(outcome);
         }
-        walk.pass(model, index);
+        walk.step(model, index);
     }
     model.config.set_expert_counts(&counts);
     model.renumber();

@@ -7,8 +7,8 @@ use super::states::{Name, States};
 use super::store::Store;
 use super::{Calibration, ObserveOptions, ObserveStep};
 use crate::{CompressError, LayerStatistics};
-use models::{FeedForward, LayerWeights, Layers, layer_from_empty};
-use ops::{Carried, Execute, Gradients, Infer, Moe, Precision, Segment, Tape};
+use models::{Layers, layer_from_empty};
+use ops::{Carried, Execute, Gradients, Infer, Precision, Segment, Tape};
 
 pub(super) struct Observing<'a, 'w> {
     pub(super) layers: Layers<'a>,
@@ -40,14 +40,6 @@ impl Known {
     /// Whether the gradients of all mixtures from `layer` on are known.
     fn gradients_from(&self, layer: usize) -> bool {
         self.mixtures.iter().all(|&mixture| mixture < layer || self.gradients[mixture].is_some())
-    }
-}
-
-/// The layer's mixture, if it is one.
-fn mixture(layer: &LayerWeights) -> Option<&Moe> {
-    match &layer.feed_forward {
-        FeedForward::Moe(moe) => Some(&moe.routed),
-        FeedForward::Dense(_) => None,
     }
 }
 
@@ -148,7 +140,7 @@ impl Observing<'_, '_> {
         let (layers, config) = (self.layers, self.layers.config());
         let layer = layers.layer(index)?;
         self.enter(index, false, layer.bytes());
-        let moe = mixture(&layer);
+        let moe = layer.mixture();
         let n_experts = moe.map_or(0, |moe| moe.experts.len());
         let tally = Tally::new(n_experts, self.calibration.tokens.len(), self.options.similarity_tokens);
         let mut e = Infer::recording(Precision::F32, tally);
@@ -230,7 +222,7 @@ impl Observing<'_, '_> {
         let (layers, config) = (self.layers, self.layers.config());
         let layer = layers.frozen_layer(index)?;
         self.enter(index, true, layer.bytes());
-        let moe = mixture(&layer);
+        let moe = layer.mixture();
         let inner = moe.and_then(|moe| moe.experts.first()).map_or(0, |expert| expert.gate.output_width());
         let mut tally = GradientTally::new(moe.map_or(0, |moe| moe.experts.len()), inner);
         let mut filling = if is_last { None } else { Some(self.states.begin(Name::Asked(index))?) };

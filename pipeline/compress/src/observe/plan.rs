@@ -1,7 +1,7 @@
 //! What an observation takes of memory and disk, known before it begins.
 
 use super::{ObserveOptions, batches, similarity};
-use models::{FeedForward, LayerwisePlan, LayerwiseSettings, Loading, Model};
+use models::{LayerwisePlan, LayerwiseSettings, Loading, Model};
 use serde::Serialize;
 
 /// What layers that come and go leave between their blocks, as a part of them: 7 % were found on layers of 480 MB.
@@ -94,10 +94,8 @@ fn statistics(outline: &Model, options: &ObserveOptions) -> usize {
 
 /// Of each layer that is a mixture: its index, its experts, and their hidden neurons.
 pub(crate) fn mixtures(outline: &Model) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
-    outline.weights.layers.iter().enumerate().filter_map(|(index, layer)| match &layer.feed_forward {
-        FeedForward::Moe(moe) => {
-            Some((index, moe.routed.experts.len(), moe.routed.experts.first()?.gate.output_width()))
-        }
-        FeedForward::Dense(_) => None,
+    outline.weights.layers.iter().enumerate().filter_map(|(index, layer)| {
+        let experts = &layer.mixture()?.experts;
+        Some((index, experts.len(), experts.first()?.gate.output_width()))
     })
 }

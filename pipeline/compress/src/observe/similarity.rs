@@ -6,7 +6,7 @@
 use super::record::Sample;
 use kernels::{gemm, pool};
 use numeric::MatrixView;
-use ops::{Buffer, Execute, Expert, Infer, Moe, Precision};
+use ops::{Buffer, Infer, Moe, Precision};
 
 /// Bytes of expert outputs that are alive at a time, as far as one token allows.
 const BYTES: usize = 64 << 20;
@@ -52,8 +52,9 @@ pub(crate) fn output_similarity(moe: &Moe, sample: &Sample, width: usize) -> Vec
 fn cosines(moe: &Moe, x: &Buffer) -> Buffer {
     let n_experts = moe.experts.len();
     let mut outputs = Buffer::unwritten(x.rows * n_experts, x.width);
+    let mut e = Infer::new(Precision::F32);
     for (expert, network) in moe.experts.iter().enumerate() {
-        let y = run(network, x);
+        let y = models::dense(&mut e, network, x);
         for token in 0..x.rows {
             outputs.row_mut(token * n_experts + expert).copy_from_slice(y.row(token));
         }
@@ -70,12 +71,4 @@ fn cosines(moe: &Moe, x: &Buffer) -> Buffer {
     let offsets: Vec<usize> = (0..=x.rows).map(|token| token * n_experts).collect();
     gemm::grouped_multiply_transposed(&mut cosines, &outputs, &views, &offsets, false, Precision::F32);
     cosines
-}
-
-/// One expert on all rows, unweighted.
-fn run(expert: &Expert, x: &Buffer) -> Buffer {
-    let mut e = Infer::new(Precision::F32);
-    let [gate, up] = e.linears(x, [&expert.gate, &expert.up]);
-    let hidden = e.swiglu(&gate, &up);
-    e.linear(&hidden, &expert.down)
 }

@@ -3,7 +3,7 @@
 use super::groups::{self, Candidates};
 use super::{LayerPlan, LayerSize, Plan, PlanError, PlanRecipe, Saliency, keep_counts};
 use crate::LayerStatistics;
-use models::{FeedForward, Model};
+use models::Model;
 use numeric::Rng;
 use ops::Moe;
 
@@ -26,10 +26,7 @@ impl Plan {
             true => super_experts(&observed, model.weights.layers.len()),
             false => vec![Vec::new(); observed.len()],
         };
-        let mixtures = model.weights.layers.iter().filter_map(|layer| match &layer.feed_forward {
-            FeedForward::Moe(moe) => Some(&moe.routed),
-            FeedForward::Dense(_) => None,
-        });
+        let mixtures = model.weights.layers.iter().filter_map(|layer| layer.mixture());
         let each = mixtures.zip(observed).zip(supers.iter().zip(counts));
         let layers = each.map(|((moe, observed), (supers, keep))| decide_layer(moe, observed, keep, supers, recipe));
         Ok(Self { layers: layers.collect::<Result<_, _>>()? })

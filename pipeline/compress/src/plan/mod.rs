@@ -7,7 +7,7 @@ mod file;
 mod groups;
 mod recipe;
 
-use models::{FeedForward, Model};
+use models::Model;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -140,6 +140,11 @@ impl LayerPlan {
 }
 
 impl Plan {
+    /// Whether any expert becomes part of another.
+    pub fn merges(&self) -> bool {
+        self.layers.iter().any(|layer| !layer.merge.is_empty())
+    }
+
     /// Refuses a plan that does not fit the model: plans are files, and files get edited.
     pub fn check(&self, model: &Model) -> Result<(), PlanError> {
         let sizes = LayerSize::of(model);
@@ -161,9 +166,9 @@ impl LayerSize {
     /// Of every mixture of a model, in order.
     pub fn of(model: &Model) -> Vec<Self> {
         let each = model.weights.layers.iter().enumerate();
-        let of_mixture = |(layer, weights): (usize, &models::LayerWeights)| match &weights.feed_forward {
-            FeedForward::Moe(moe) => Some(Self { layer, experts: moe.routed.experts.len(), top_k: moe.routed.top_k }),
-            FeedForward::Dense(_) => None,
+        let of_mixture = |(layer, weights): (usize, &models::LayerWeights)| {
+            let moe = weights.mixture()?;
+            Some(Self { layer, experts: moe.experts.len(), top_k: moe.top_k })
         };
         each.filter_map(of_mixture).collect()
     }

@@ -277,21 +277,18 @@ impl Cached {
 }
 
 impl Teacher for Cached {
-    fn teach(&mut self, batches: &[&Batch], _: &Questions) -> Vec<Lesson> {
-        let lesson = |batch: &&Batch| {
-            let mut parts = KeptParts::default();
-            for piece in &batch.pieces {
-                let first = self.starts[piece.sample] + piece.start;
-                self.read(first..first + piece.length, &mut parts);
-            }
-            parts.shares = match self.keep {
-                Keep::Top => parts.logs.iter().map(|log| log.exp()).collect(),
-                Keep::Sampled => vec![1.0 / self.per_row as f32; parts.logs.len()],
-            };
-            assert_eq!(parts.rest.len(), batch.tokens.len(), "the cache knows every token of the data");
-            Lesson { output: Output::Parts(parts), routers: Vec::new(), streams: Vec::new() }
+    fn teach(&mut self, batch: &Batch, _: &Questions) -> Lesson {
+        let mut parts = KeptParts::default();
+        for piece in &batch.pieces {
+            let first = self.starts[piece.sample] + piece.start;
+            self.read(first..first + piece.length, &mut parts);
+        }
+        parts.shares = match self.keep {
+            Keep::Top => parts.logs.iter().map(|log| log.exp()).collect(),
+            Keep::Sampled => vec![1.0 / self.per_row as f32; parts.logs.len()],
         };
-        batches.iter().map(lesson).collect()
+        assert_eq!(parts.rest.len(), batch.tokens.len(), "the cache knows every token of the data");
+        Lesson { output: Output::Parts(parts), routers: Vec::new(), streams: Vec::new() }
     }
 
     fn head(&self) -> Option<&Linear> {

@@ -165,23 +165,15 @@ impl Objective for Distillation<'_> {
             layers: self.layers.clone(),
         };
         let mut measured = Vec::with_capacity(materials.len());
-        let together = self.teacher.batches_at_once().max(1);
-        for (group, materials) in materials.chunks(together).enumerate() {
+        for (index, material) in materials.iter().enumerate() {
             if work.cancelled.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            let batches: Vec<&Batch> = materials.iter().map(Material::batch).collect();
-            let lessons = self.teacher.teach(&batches, &questions);
-            for (within, (material, lesson)) in materials.iter().zip(lessons).enumerate() {
-                if work.cancelled.load(Ordering::Relaxed) {
-                    return Ok(None);
-                }
-                let index = group * together + within;
-                measured.push(match material {
-                    Material::Data(batch) => self.teach_data(model, batch, &lesson, (work, index), gradients),
-                    Material::Own(batch) => self.teach_own(model, batch, &lesson, (work, index), gradients),
-                });
-            }
+            let lesson = self.teacher.teach(material.batch(), &questions);
+            measured.push(match material {
+                Material::Data(batch) => self.teach_data(model, batch, &lesson, (work, index), gradients),
+                Material::Own(batch) => self.teach_own(model, batch, &lesson, (work, index), gradients),
+            });
         }
         Ok(Some(measured))
     }

@@ -6,7 +6,7 @@
 //! own loss, which columns that are all alike would make nothing. During training it stays as it is.
 
 use super::recipe::ProjectionRecipe;
-use models::{FeedForward, Lineage, Model, Routed};
+use models::{Lineage, Model, Routed};
 use numeric::Matrix;
 use ops::{Buffer, Execute, Expert, Infer, Linear, Moe, Parameter, Precision};
 
@@ -74,10 +74,7 @@ impl Projection {
 }
 
 fn moe(model: &Model, layer: usize) -> &Moe {
-    match &model.weights.layers[layer].feed_forward {
-        FeedForward::Moe(moe) => &moe.routed,
-        FeedForward::Dense(_) => unreachable!("teacher and student have experts in the same layers"),
-    }
+    model.weights.layers[layer].mixture().expect("teacher and student have experts in the same layers")
 }
 
 /// The columns of P as a map from teacher's probabilities to student's.
@@ -116,7 +113,7 @@ impl Layer {
         let inputs = routed.inputs.as_ref().expect("the teacher was asked for what goes into its mixtures");
         let n = tokens.min(inputs.rows);
         let rows: Vec<usize> = (0..n).map(|i| i * inputs.rows / n).collect();
-        let (x, p) = (pick(inputs, &rows), pick(&routed.probabilities, &rows));
+        let (x, p) = (inputs.gathered(&rows), routed.probabilities.gathered(&rows));
         let outputs: Vec<Buffer> = student.experts.iter().map(|expert| run(expert, &x)).collect();
         let mut y = Buffer::zeros(n, x.width);
         let mut likeness = Vec::with_capacity(teacher.experts.len());
@@ -220,16 +217,7 @@ impl Layer {
 }
 
 fn run(expert: &Expert, x: &Buffer) -> Buffer {
-    let mut e = Infer::new(Precision::F32);
-    let [gate, up] = [&expert.gate, &expert.up].map(|map| e.linear(x, map));
-    let h = e.swiglu(&gate, &up);
-    e.linear(&h, &expert.down)
-}
-
-fn pick(x: &Buffer, rows: &[usize]) -> Buffer {
-    let mut y = Buffer::unwritten(rows.len(), x.width);
-    y.for_each_row(|row, y| y.copy_from_slice(x.row(rows[row])));
-    y
+    models::dense(&mut Infer::new(Precision::F32), expert, x)
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -262,7 +250,7 @@ fn spread(likeness: &[f64]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use models::{Config, Questions, teach};
+    use models::{Config, FeedForward, Questions, teach};
 
     fn teacher() -> Model {
         let text = include_str!("../../../../../fixtures/oracle/qwen3_moe/config.json");

@@ -4,16 +4,10 @@ use models::{Model, Questions, Routed, teach};
 use ops::{Buffer, Linear, Parts, Says};
 use prepare::Batch;
 
-/// A teacher. It may be asked about several micro-batches at a time, so that one that is read layer by layer from a
-/// disk reads each layer once for all of them.
+/// A teacher.
 pub trait Teacher {
-    /// Micro-batches that it is best asked about together.
-    fn batches_at_once(&self) -> usize {
-        1
-    }
-
-    /// What it says of each of them.
-    fn teach(&mut self, batches: &[&Batch], questions: &Questions) -> Vec<Lesson>;
+    /// What it says of a micro-batch.
+    fn teach(&mut self, batch: &Batch, questions: &Questions) -> Lesson;
 
     /// What makes logits of its hidden states; one that gives parts of distributions has none.
     fn head(&self) -> Option<&Linear>;
@@ -66,12 +60,9 @@ pub struct Resident<'m> {
 }
 
 impl Teacher for Resident<'_> {
-    fn teach(&mut self, batches: &[&Batch], questions: &Questions) -> Vec<Lesson> {
-        let lesson = |batch: &&Batch| {
-            let taught = teach(self.model, &batch.tokens, &batch.lengths, self.chunk_tokens, questions);
-            Lesson { output: Output::Hidden(taught.hidden), routers: taught.routers, streams: taught.streams }
-        };
-        batches.iter().map(lesson).collect()
+    fn teach(&mut self, batch: &Batch, questions: &Questions) -> Lesson {
+        let taught = teach(self.model, &batch.tokens, &batch.lengths, self.chunk_tokens, questions);
+        Lesson { output: Output::Hidden(taught.hidden), routers: taught.routers, streams: taught.streams }
     }
 
     fn head(&self) -> Option<&Linear> {
