@@ -11,6 +11,7 @@ pub mod bandwidth;
 pub mod conv1d;
 pub mod cross_entropy;
 pub mod delta_gate;
+pub mod delta_step;
 pub mod dropout;
 pub mod gated_delta;
 pub mod kv_page;

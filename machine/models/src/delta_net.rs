@@ -18,8 +18,7 @@ pub(crate) fn run<'w, E: Execute<'w>>(
         DeltaInput::Split { qkv, z } => e.linears(x, [qkv, z, &w.ba]).into(),
     };
     let [b, a] = [&w.b_columns, &w.a_columns].map(|columns| e.columns(&ba, columns));
-    let qkv = e.causal_conv(&qkv, &w.conv, spans, states);
-    let y = e.delta_rule(&qkv, &b, &a, &w.gates, spans, states);
+    let y = e.delta_net([&qkv, &b, &a], (&w.conv, &w.gates), spans, states);
     let y = e.gated_rms_norm(&y, &z, &w.norm);
     e.linear(&y, &w.output)
 }

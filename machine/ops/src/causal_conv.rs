@@ -3,21 +3,7 @@
 use crate::{Buffer, Conv, DeltaState, Gradients, Spans};
 use kernels::conv1d as kernel;
 
-/// Continues each span's tail.
-pub(crate) fn infer(x: &Buffer, conv: &Conv, spans: &Spans, states: &mut [&mut DeltaState]) -> Buffer {
-    if spans.lengths.iter().any(|&tokens| tokens != 1) {
-        return forward(x, conv, spans, states).0;
-    }
-    let mut y = Buffer::unwritten(x.rows, x.width);
-    let (weight, kernel_size) = (conv.weight.values(), conv.weight.matrix.columns);
-    let rows = y.chunks_exact_mut(x.width).zip(x.chunks_exact(x.width));
-    for ((y, x), state) in rows.zip(states) {
-        kernel::step(y, x, weight, &mut state.tail, kernel_size);
-    }
-    y
-}
-
-/// Returns the output and the values before SiLU, which backward needs.
+/// Continues each span's tail. Returns the output and the values before SiLU, which backward needs.
 pub(crate) fn forward(x: &Buffer, conv: &Conv, spans: &Spans, states: &mut [&mut DeltaState]) -> (Buffer, Buffer) {
     let mut y = Buffer::unwritten(x.rows, x.width);
     let mut before_silu = Buffer::unwritten(x.rows, x.width);

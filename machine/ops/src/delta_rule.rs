@@ -3,9 +3,9 @@
 //!
 //! Legend: T tokens, Hk key heads, Hv value heads, K key width, V value width.
 
-use crate::{Buffer, Columns, DeltaGates, DeltaShape, DeltaState, Gradients, Spans, columns};
+use crate::{Buffer, Columns, Conv, DeltaGates, DeltaShape, DeltaState, Gradients, Spans, columns};
 use kernels::gated_delta::{self as kernel, Inputs};
-use kernels::{delta_gate, l2_norm};
+use kernels::{delta_gate, delta_step, l2_norm};
 
 /// What the rule reads, and what backward needs.
 pub(crate) struct Saved {
@@ -88,6 +88,33 @@ pub(crate) fn forward(
         let (out, state) = (&mut output[out], &mut state.matrix);
         let part = Inputs { q: &q[of(&q)], k: &k[of(&k)], v: &v[of(&v)], g: &g[of(&g)], beta: &beta[of(&beta)] };
         kernel::prefill(out, part, state, shape);
+    }
+    output
+}
+
+/// Whether all spans are so short that [`step`] is the faster way.
+pub(crate) fn is_stepped(spans: &Spans) -> bool {
+    spans.lengths.iter().all(|&tokens| tokens < delta_step::MANY)
+}
+
+/// The convolution and [`forward`] in one call, for a few tokens of each span; the same to the bit. `qkv` comes before
+/// the convolution.
+pub(crate) fn step(
+    [qkv, b, a]: [&Buffer; 3],
+    (conv, gates): (&Conv, &DeltaGates),
+    spans: &Spans,
+    states: &mut [&mut DeltaState],
+) -> Buffer {
+    let shape = &gates.shape;
+    let taps = conv.weight.matrix.columns;
+    let layer = delta_step::Layer { conv: conv.weight.values(), taps, rates: rates(gates), shape };
+    let mut output = Buffer::unwritten(qkv.rows, Widths::of(shape).values);
+    for (rows, state) in spans.rows().zip(states) {
+        let of = |x: &Buffer| rows.start * x.width..rows.end * x.width;
+        let out = of(&output);
+        let tokens = delta_step::Tokens { qkv: &qkv[of(qkv)], b: &b[of(b)], a: &a[of(a)] };
+        let state = delta_step::State { tail: &mut state.tail, matrix: &mut state.matrix };
+        delta_step::forward(&mut output[out], tokens, state, &layer);
     }
     output
 }

@@ -1,6 +1,7 @@
 //! The executor that forgets; with a recorder it also counts.
 
 use crate::cross_entropy::Target;
+use crate::execute::delta_net_in_two;
 use crate::linear::Pass;
 use crate::{
     AttentionShape, Buffer, Columns, Conv, DeltaGates, DeltaState, Execute, KvCache, Linear, Moe, Norm, Precision,
@@ -105,7 +106,7 @@ impl<'w, R: Record> Execute<'w> for Infer<R> {
     }
 
     fn causal_conv(&mut self, x: &Buffer, conv: &'w Conv, spans: &Spans, states: &mut [&mut DeltaState]) -> Buffer {
-        causal_conv::infer(x, conv, spans, states)
+        causal_conv::forward(x, conv, spans, states).0
     }
 
     fn delta_rule(
@@ -118,6 +119,19 @@ impl<'w, R: Record> Execute<'w> for Infer<R> {
         states: &mut [&mut DeltaState],
     ) -> Buffer {
         delta_rule::forward(qkv, (b, a), gates, spans, states)
+    }
+
+    fn delta_net(
+        &mut self,
+        qkv_b_a: [&Buffer; 3],
+        learned: (&'w Conv, &'w DeltaGates),
+        spans: &Spans,
+        states: &mut [&mut DeltaState],
+    ) -> Buffer {
+        if delta_rule::is_stepped(spans) {
+            return delta_rule::step(qkv_b_a, learned, spans, states);
+        }
+        delta_net_in_two(self, qkv_b_a, learned, spans, states)
     }
 
     fn swiglu(&mut self, gate: &Buffer, up: &Buffer) -> Buffer {

@@ -6,9 +6,10 @@
 
 use crate::buffer::{Block, Pool};
 use crate::cross_entropy::CHUNK_ROWS;
+use crate::execute::delta_net_in_two;
 use crate::{
     Adapter, AttentionShape, Columns, Conv, DeltaGates, DeltaState, Execute, KvCache, Linear, Moe, Norm, Rope, Spans,
-    Teacher, moe,
+    Teacher, delta_rule, moe,
 };
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -246,6 +247,21 @@ impl<'w> Execute<'w> for Rehearse {
         });
         let _v = self.value(qkv.rows, values);
         self.value(qkv.rows, values)
+    }
+
+    /// Of a few tokens nothing is kept between the steps but what lies in a task's cache.
+    fn delta_net(
+        &mut self,
+        qkv_b_a: [&Rehearsed; 3],
+        learned: (&'w Conv, &'w DeltaGates),
+        spans: &Spans,
+        states: &mut [&mut DeltaState],
+    ) -> Rehearsed {
+        if delta_rule::is_stepped(spans) {
+            let shape = &learned.1.shape;
+            return self.value(qkv_b_a[0].rows, shape.value_heads * shape.value_dim);
+        }
+        delta_net_in_two(self, qkv_b_a, learned, spans, states)
     }
 
     fn swiglu(&mut self, gate: &Rehearsed, _: &Rehearsed) -> Rehearsed {

@@ -94,6 +94,16 @@ impl<'w, E: Execute<'w>> Execute<'w> for Timed<E> {
         self.run("delta_rule", |e| e.delta_rule(qkv, b, a, gates, spans, states))
     }
 
+    fn delta_net(
+        &mut self,
+        qkv_b_a: [&E::Value; 3],
+        learned: (&'w Conv, &'w DeltaGates),
+        spans: &Spans,
+        states: &mut [&mut DeltaState],
+    ) -> E::Value {
+        self.run("delta_net", |e| e.delta_net(qkv_b_a, learned, spans, states))
+    }
+
     fn swiglu(&mut self, gate: &E::Value, up: &E::Value) -> E::Value {
         self.run("swiglu", |e| e.swiglu(gate, up))
     }

@@ -11,6 +11,8 @@ pub mod scalar;
 mod tests;
 mod vector;
 
+pub(crate) use vector::step;
+
 use std::cell::Cell;
 
 use crate::real::Real;
@@ -81,13 +83,6 @@ pub fn forward_packed(
         keep_last(tail, &x[start * channels..(start + span) * channels]);
         start += span;
     }
-}
-
-/// One token of one span, y and x [C]: what [`forward`] makes of it, bit for bit, without what only backward needs.
-pub fn step(y: &mut [f32], x: &[f32], weight: &[f32], tail: &mut [f32], kernel: usize) {
-    let channels = channels(weight, kernel);
-    check(&[y.len(), x.len()], tail.len(), &[1], [channels, kernel]);
-    vector::step_token(Level::best(), y, x, weight, tail, kernel);
 }
 
 /// The adjoint of [`forward_packed`]; `dtails` [S, K − 1, C].

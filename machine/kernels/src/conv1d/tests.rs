@@ -46,24 +46,6 @@ fn every_variant_is_the_definition() {
 }
 
 #[test]
-fn a_step_is_a_forward_of_one_token() {
-    for_every_level(|level| {
-        for [channels, kernel] in [[1, 1], [7, 4], [17, 3], [1031, 4], [61, 7]] {
-            let (x, weight, tail) =
-                (random(1, channels), random(2, channels * kernel), random(3, (kernel - 1) * channels));
-            let (mut want, mut pre, weight_kc) =
-                (poisoned(channels), poisoned(channels), turned(&weight, channels, kernel));
-            let span = vector::Span { x: &x, tail: &tail, weight_kc: &weight_kc, kernel };
-            vector::forward_tokens(level, &mut want, &mut pre, span, 0);
-            let (mut y, mut moved) = (poisoned(channels), tail.clone());
-            vector::step_token(level, &mut y, &x, &weight, &mut moved, kernel);
-            assert_eq!(y, want);
-            assert_eq!(moved, [&tail, &x[..]].concat()[channels..]);
-        }
-    });
-}
-
-#[test]
 fn definition_is_differentiated_rightly() {
     let [tokens, channels, kernel] = [5, 3, 4];
     let (x, weight) = (wide(&random(1, 15)), wide(&random(2, 12)));

@@ -1,6 +1,6 @@
 //! The convolution over vectors, lanes along the channels. C channels, K taps; weights come transposed, [K, C].
 
-use crate::simd::{Simd, sigmoid, silu_slope, variants};
+use crate::simd::{Disjoint, Simd, sigmoid, silu_slope, variants};
 
 /// One span's inputs: token t − K + 1 + tap lies in x, or before it in the tail.
 #[derive(Clone, Copy)]
@@ -80,35 +80,45 @@ variants! { fn forward_tokens(y: &mut [f32], pre: &mut [f32], span: Span, first:
 /// Weights that are turned at a time for one token: they stay in the first cache.
 const ROOM: usize = 2048;
 
-/// The sums of `forward`, in its order, for one token; the tail moves on by it.
+/// The sums of `forward`, in its order, for one token and the channels from `first` on that y has room for; x [C] and
+/// weight [C, K] have all. The tail [K − 1, C] of these channels moves on by the token.
+///
+/// # Safety
+/// No one else has these channels of the tail.
 #[inline(always)]
-fn step<S: Simd>(s: S, y: &mut [f32], x: &[f32], weight: &[f32], tail: &mut [f32], kernel: usize) {
+pub(crate) unsafe fn step<S: Simd>(
+    s: S,
+    y: &mut [f32],
+    x: &[f32],
+    weight: &[f32],
+    tail: &Disjoint,
+    [first, kernel]: [usize; 2],
+) {
     let channels = x.len();
     let tile = ROOM / kernel / S::LANES * S::LANES;
     assert!(tile > 0, "{kernel} taps");
     let mut room = [0.0; ROOM];
-    for first in (0..channels).step_by(tile) {
-        let count = tile.min(channels - first);
+    for (index, y) in y.chunks_mut(tile).enumerate() {
+        let (first, count) = (first + index * tile, y.len());
         s.transpose((&mut room, tile), (&weight[first * kernel..], kernel), [count, kernel]);
+        // SAFETY: these channels are the caller's, and a row of them is not held beyond this.
+        let row = |tap: usize| unsafe { tail.part(tap * channels + first, count) };
         for c in (0..count).step_by(S::LANES) {
             let mut sum = s.zero();
             for tap in 0..kernel {
-                let weight = s.load(&room[tap * tile + c..]);
+                let weight = s.load(&room[tap * tile + c..(tap + 1) * tile]);
                 let input = match tap + 1 == kernel {
-                    true => s.load(&x[first + c..]),
-                    false => s.load(&tail[tap * channels..(tap + 1) * channels][first + c..]),
+                    true => s.load(&x[first + c..first + count]),
+                    false => s.load(&row(tap)[c..]),
                 };
                 sum = s.mul_add(weight, input, sum);
                 if tap > 0 {
-                    s.store(&mut tail[(tap - 1) * channels..tap * channels][first + c..], input);
+                    s.store(&mut row(tap - 1)[c..], input);
                 }
             }
-            s.store(&mut y[first + c..], s.mul(sum, sigmoid(s, sum)));
+            s.store(&mut y[c..], s.mul(sum, sigmoid(s, sum)));
         }
     }
-}
-variants! {
-    fn step_token(y: &mut [f32], x: &[f32], weight: &[f32], tail: &mut [f32], kernel: usize) = step
 }
 
 /// Tokens from `first` on, as many as dx holds; dy and pre are the whole span's, dweight is [K, C].

@@ -13,7 +13,7 @@ mod backward;
 mod chunk;
 mod chunked;
 pub mod scalar;
-mod step;
+pub(crate) mod step;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +23,7 @@ use crate::simd::{Disjoint, Level, for_each, for_each_worth, rows_per_task};
 pub const CHUNK: usize = 32;
 
 /// Below this many tokens the recurrence is the faster form.
-const SHORT: usize = 8;
+pub(crate) const SHORT: usize = 8;
 
 /// The heads of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,11 +5,11 @@ use crate::simd::{Disjoint, Simd, variants};
 
 /// One token's keys and gates of one value head.
 #[derive(Clone, Copy)]
-struct Token<'a> {
-    q: &'a [f32],
-    k: &'a [f32],
-    decay: f32,
-    beta: f32,
+pub(crate) struct Token<'a> {
+    pub(crate) q: &'a [f32],
+    pub(crate) k: &'a [f32],
+    pub(crate) decay: f32,
+    pub(crate) beta: f32,
 }
 
 /// The value heads from `first_head` on, as many as `states` holds; all tokens of each.
@@ -37,8 +37,9 @@ variants! {
     fn step_heads(out: &Disjoint, inputs: &Inputs, states: &mut [f32], first_head: usize, shape: &Shape) = step
 }
 
+/// `out_v` and `v` [V], `state` [K, V].
 #[inline(always)]
-fn token_step<S: Simd>(s: S, out_v: &mut [f32], token: Token, v: &[f32], state: &mut [f32]) {
+pub(crate) fn token_step<S: Simd>(s: S, out_v: &mut [f32], token: Token, v: &[f32], state: &mut [f32]) {
     let width = v.len();
     assert!(out_v.len() == width && state.len() == token.k.len() * width && token.q.len() == token.k.len());
     let mut j = 0;

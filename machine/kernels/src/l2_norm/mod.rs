@@ -5,7 +5,7 @@
 pub mod scalar;
 #[cfg(test)]
 mod tests;
-mod vector;
+pub(crate) mod vector;
 
 use crate::simd::{Level, for_each, rows_per_task};
 

@@ -8,7 +8,7 @@ fn inverse_root<S: Simd>(s: S, x_w: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn forward<S: Simd>(s: S, y: &mut [f32], x: &[f32], width: usize, scale: f32) {
+pub(crate) fn forward<S: Simd>(s: S, y: &mut [f32], x: &[f32], width: usize, scale: f32) {
     for (y_w, x_w) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
         let factor = s.splat(scale * inverse_root(s, x_w));
         for (y, x) in y_w.chunks_mut(S::LANES).zip(x_w.chunks(S::LANES)) {
