@@ -7,14 +7,15 @@
 use kernels::pool;
 use numeric::AlignedVec;
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 
 /// Buffers below this many numbers are cheap to allocate and are not pooled.
 const POOLED_MIN: usize = 4096;
 /// From this many numbers on, row-by-row work is worth waking other threads.
 const PARALLEL_MIN: usize = 1 << 16;
-/// Numbers that one thread's pool keeps at most (256 MiB).
-const POOLED_MAX: usize = 1 << 26;
+/// Numbers (256 MiB) that one thread's pool may keep beside those that are in use, whatever was in use before.
+const POOLED_ALWAYS: usize = 1 << 26;
 
 /// What a pool hands out: memory, or in a rehearsal its size alone.
 pub(crate) trait Block {
@@ -28,14 +29,20 @@ impl Block for AlignedVec {
     }
 }
 
+/// Free blocks, the oldest first. What backward gives back is what the next step's forward asks for, so as much is kept
+/// as was in use at once before: free and used blocks together never take more than that, or [`POOLED_ALWAYS`] more
+/// than is in use.
 pub(crate) struct Pool<B> {
-    free: Vec<B>,
+    free: VecDeque<B>,
+    /// Numbers in free blocks, in blocks that were taken, and the most of the latter that there ever was.
     held: usize,
+    used: usize,
+    used_most: usize,
 }
 
 impl<B> Default for Pool<B> {
     fn default() -> Self {
-        Self { free: Vec::new(), held: 0 }
+        Self { free: VecDeque::new(), held: 0, used: 0, used_most: 0 }
     }
 }
 
@@ -44,22 +51,38 @@ thread_local! {
 }
 
 impl<B: Block> Pool<B> {
-    /// The smallest free block that fits without wasting more than half of itself.
+    /// The smallest free block that fits without wasting more than half of itself; without one the caller makes one.
     pub(crate) fn take(&mut self, len: usize) -> Option<B> {
         if len < POOLED_MIN {
             return None;
         }
         let fits = |block: &B| (len..=2 * len).contains(&block.capacity());
-        let best = (0..self.free.len()).filter(|&i| fits(&self.free[i])).min_by_key(|&i| self.free[i].capacity())?;
-        let block = self.free.swap_remove(best);
-        self.held -= block.capacity();
-        Some(block)
+        let best = (0..self.free.len()).filter(|&i| fits(&self.free[i])).min_by_key(|&i| self.free[i].capacity());
+        let block = best.and_then(|best| self.free.remove(best));
+        let taken = block.as_ref().map_or(len, B::capacity);
+        self.held -= block.as_ref().map_or(0, B::capacity);
+        self.used += taken;
+        self.used_most = self.used_most.max(self.used);
+        self.shrink();
+        block
     }
 
     pub(crate) fn give(&mut self, block: B) {
-        if block.capacity() >= POOLED_MIN && self.held + block.capacity() <= POOLED_MAX {
-            self.held += block.capacity();
-            self.free.push(block);
+        let capacity = block.capacity();
+        if capacity >= POOLED_MIN {
+            // Blocks that another thread took, or that came from elsewhere, are not among those in use here.
+            self.used = self.used.saturating_sub(capacity);
+            self.held += capacity;
+            self.free.push_back(block);
+            self.shrink();
+        }
+    }
+
+    /// Lets the oldest blocks go that are too many.
+    fn shrink(&mut self) {
+        while self.held > POOLED_ALWAYS.max(self.used_most - self.used) {
+            let oldest = self.free.pop_front().expect("what is held is in free blocks");
+            self.held -= oldest.capacity();
         }
     }
 
@@ -67,6 +90,11 @@ impl<B: Block> Pool<B> {
     pub(crate) fn held(&self) -> usize {
         self.held
     }
+}
+
+/// Gives this thread's free blocks back to the system: after work whose like does not follow.
+pub fn release() {
+    POOL.take();
 }
 
 /// Numbers in the free blocks of this thread's pool.
@@ -194,6 +222,35 @@ impl DerefMut for Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    struct Size(usize);
+
+    impl Block for Size {
+        fn capacity(&self) -> usize {
+            self.0
+        }
+    }
+
+    fn take(pool: &mut Pool<Size>, len: usize) -> Size {
+        pool.take(len).unwrap_or(Size(len))
+    }
+
+    #[test]
+    fn a_pool_keeps_what_a_step_had_and_no_more() {
+        const BLOCK: usize = POOLED_ALWAYS / 2;
+        let mut pool = Pool::default();
+        let step: Vec<Size> = (0..7).map(|_| take(&mut pool, BLOCK)).collect();
+        step.into_iter().for_each(|block| pool.give(block));
+        assert_eq!(pool.held(), 7 * BLOCK, "all of a step is there for the next");
+        let again: Vec<Size> = (0..5).map(|_| pool.take(BLOCK).expect("it is there")).collect();
+        let other = take(&mut pool, 3 * BLOCK);
+        assert_eq!(pool.used_most, 8 * BLOCK);
+        assert_eq!(pool.held(), 2 * BLOCK, "beside a new peak only what is always kept");
+        again.into_iter().for_each(|block| pool.give(block));
+        assert_eq!(pool.held() + pool.used, 8 * BLOCK, "the oldest went, so that no more than the peak is taken");
+        pool.give(other);
+        assert_eq!(pool.used, 0);
+    }
 
     #[test]
     fn blocks_come_back_and_are_poisoned() {

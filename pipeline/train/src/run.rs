@@ -65,6 +65,18 @@ pub fn train(
     objective: &mut dyn Objective,
     progress: &mut dyn Progress,
 ) -> Result<Summary, TrainError> {
+    let summary = run_to_end(run, model, objective, progress);
+    // A step's memory waits for the next step, and there is none.
+    ops::buffer::release();
+    summary
+}
+
+fn run_to_end(
+    run: &Run<'_>,
+    model: &mut Model,
+    objective: &mut dyn Objective,
+    progress: &mut dyn Progress,
+) -> Result<Summary, TrainError> {
     let mut session = Session::open(run, model, progress)?;
     if session.is_new {
         session.look_before(model)?;
