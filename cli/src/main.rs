@@ -3,6 +3,7 @@
 //! Plain data goes to standard output, talk to standard error. Exit codes: 0 done, 1 failed, 2 used wrongly; stopped on
 //! request 130 (Ctrl-C), 143 (SIGTERM) or 129 (its terminal was closed).
 
+mod control_group;
 mod dashboard;
 mod failure;
 mod gguf;

@@ -1,5 +1,6 @@
 //! Memory: how keys and values are kept, what a model will take, and what the machine has.
 
+use crate::control_group;
 use crate::failure::Problem;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -33,6 +34,32 @@ impl ContextArguments {
         let context = context_of(self.context, needed, config)?;
         Ok(PlanSettings::one(context, kv.format(), kernels::pool::threads()))
     }
+}
+
+/// How a model goes through a text.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct PassArguments {
+    /// Tokens in one pass of a prefill
+    #[arg(long, default_value_t = 512, value_parser = at_most_many)]
+    pub(crate) pass_tokens: usize,
+    /// Threads; all processors if not given
+    #[arg(long, value_parser = at_most_many)]
+    threads: Option<usize>,
+}
+
+impl PassArguments {
+    /// Before anything runs.
+    pub(crate) fn set_threads(self) {
+        if let Some(threads) = self.threads {
+            kernels::pool::set_threads(threads);
+        }
+    }
+}
+
+/// From 1 to 65536: more is a slip of the hand.
+pub(crate) fn at_most_many(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=1 << 16).contains(number));
+    number.ok_or_else(|| "want a whole number from 1 to 65536".to_owned())
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -100,7 +127,7 @@ impl Machine {
         });
         // A system that does not say how much it has refuses nothing.
         let (total, available) = memory.unwrap_or((u64::MAX, u64::MAX));
-        match group_memory() {
+        match control_group::memory() {
             Some((limit, free)) if limit < total => Self { total, available: available.min(free), limit: Some(limit) },
             _ => Self { total, available, limit: None },
         }
@@ -122,25 +149,6 @@ impl Machine {
             .map_or_else(String::new, |limit| format!(", of which this process may have {}", bytes_in_words(limit)));
         format!("{} available of {}{limit}", bytes_in_words(self.available), bytes_in_words(self.total))
     }
-}
-
-/// The lowest limit of the control groups that this process is in, and what is free below it; Linux, version 2. Cached
-/// files count as free: they give way.
-fn group_memory() -> Option<(u64, u64)> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let root = Path::new("/sys/fs/cgroup");
-    let own = root.join(own);
-    let number = |folder: &Path, file: &str| -> Option<u64> {
-        std::fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok()
-    };
-    let memory = |folder: &Path| {
-        let (limit, used) = (number(folder, "memory.max")?, number(folder, "memory.current")?);
-        let statistics = std::fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
-        let files = statistics.lines().find_map(|line| line.strip_prefix("file ")?.parse::<u64>().ok()).unwrap_or(0);
-        Some((limit, limit.saturating_sub(used.saturating_sub(files))))
-    };
-    own.ancestors().take_while(|folder| folder.starts_with(root)).filter_map(memory).min_by_key(|(_, free)| *free)
 }
 
 /// `4GB`, `500 MB`, `3.5GiB`, or a plain number of bytes.

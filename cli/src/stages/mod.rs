@@ -38,6 +38,8 @@ pub(crate) struct Build<'a> {
     pub(crate) dashboard: bool,
     /// Processes that train together, if there are several.
     pub(crate) together: Option<&'a Together>,
+    /// What goes on where this was stopped.
+    pub(crate) again: String,
 }
 
 /// One stage with all that it reads.
@@ -60,7 +62,8 @@ pub(crate) enum Outcome {
 
 impl<'a> Build<'a> {
     pub(crate) fn new(recipe: &'a Recipe, cancelled: &'static AtomicBool) -> Self {
-        Self { recipe, folder: Path::new(RUNS).join(&recipe.name), cancelled, dashboard: false, together: None }
+        let (folder, again) = (Path::new(RUNS).join(&recipe.name), format!("lateen build {}", recipe.path.display()));
+        Self { recipe, folder, cancelled, dashboard: false, together: None, again }
     }
 
     /// `runs/<recipe>/<nn>-<stage>`.
@@ -194,7 +197,7 @@ impl Job<'_> {
     }
 
     pub(crate) fn interrupted(&self, state: &str) -> Interrupted {
-        Interrupted { hint: format!("{state}; to go on: lateen build {}", self.build.recipe.path.display()) }
+        Interrupted { hint: format!("{state}; to go on: {}", self.build.again) }
     }
 
     /// The manifest that the finished stage would have.

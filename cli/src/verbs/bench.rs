@@ -1,11 +1,11 @@
 //! `lateen bench`: tokens a second at several depths, and what bounds them.
 
-use crate::memory::{KvArguments, Planned, name_of};
+use crate::memory::{KvArguments, PassArguments, Planned, at_most_many, name_of};
 use crate::peer::{self, Peer};
 use crate::place::{AdapterArguments, WeightArguments, model_place, open_model, outline_model, stored_bytes};
 use crate::record;
 use crate::terminal::{forget_peak_memory, peak_memory_bytes, put, put_json, say};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use evaluate::statistics::quantile;
 use evaluate::table::{bytes_in_words, duration_in_words};
@@ -29,20 +29,16 @@ pub(crate) struct Arguments {
     /// Tokens that stand before what is timed, with random keys and values
     #[arg(long = "depth", value_name = "TOKENS", value_delimiter = ',', default_value = "0")]
     depths: Vec<usize>,
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = at_most_many)]
     repetitions: usize,
-    /// Tokens in one pass of a prefill
-    #[arg(long, default_value_t = 512)]
-    pass_tokens: usize,
+    #[command(flatten)]
+    passes: PassArguments,
     #[command(flatten)]
     weights: WeightArguments,
     #[command(flatten)]
     adapter: AdapterArguments,
     #[command(flatten)]
     kv: KvArguments,
-    /// Threads; all processors if not given
-    #[arg(long)]
-    threads: Option<usize>,
     /// A peer to run between the repetitions: a shell command that prints its tokens a second, either one number for
     /// decoding or what `llama-bench -o json` prints for any of what is measured here
     #[arg(long, value_name = "CMD")]
@@ -73,18 +69,13 @@ struct Findings {
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
-    if let Some(threads) = arguments.threads {
-        kernels::pool::set_threads(threads);
-    }
-    if arguments.repetitions == 0 || arguments.pass_tokens == 0 {
-        bail!("--repetitions and --pass-tokens must be at least 1");
-    }
+    arguments.passes.set_threads();
     let settings = BenchSettings {
         prompts: arguments.prompts.clone(),
         decode: arguments.decode,
         depths: arguments.depths.clone(),
         repetitions: arguments.repetitions,
-        pass_tokens: arguments.pass_tokens,
+        pass_tokens: arguments.passes.pass_tokens,
         kv: arguments.kv.format(),
     };
     let place = model_place(&arguments.model)?;

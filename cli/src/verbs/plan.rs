@@ -2,7 +2,7 @@
 //! what compressing takes `plan_compress.rs`.
 
 use super::{plan_compress, plan_train};
-use crate::memory::{KvArguments, Machine, Planned, context_of, name_of};
+use crate::memory::{KvArguments, Machine, PassArguments, Planned, at_most_many, context_of, name_of};
 use crate::place::{AdapterArguments, WeightArguments, model_place, outline_model, stored_bytes};
 use crate::terminal::{put, put_json};
 use anyhow::Result;
@@ -25,9 +25,8 @@ pub(crate) struct Arguments {
     /// less
     #[arg(long, value_name = "TOKENS")]
     context: Option<usize>,
-    /// Tokens in one pass of a prefill
-    #[arg(long, default_value_t = 512, value_parser = at_most_many)]
-    pass_tokens: usize,
+    #[command(flatten)]
+    passes: PassArguments,
     /// Sequences at a time, each with a context of its own
     #[arg(long, default_value_t = 1, value_parser = at_most_many)]
     sequences: usize,
@@ -37,9 +36,6 @@ pub(crate) struct Arguments {
     adapter: AdapterArguments,
     #[command(flatten)]
     kv: KvArguments,
-    /// Threads; all processors if not given
-    #[arg(long)]
-    threads: Option<usize>,
     /// Machine-readable
     #[arg(long)]
     json: bool,
@@ -50,12 +46,6 @@ pub(crate) struct Arguments {
 enum Other {
     Train(plan_train::Arguments),
     Compress(plan_compress::Arguments),
-}
-
-/// From 1 to 65536: more is a slip of the hand.
-fn at_most_many(text: &str) -> Result<usize, String> {
-    let number = text.parse().ok().filter(|number| (1..=1 << 16).contains(number));
-    number.ok_or_else(|| "want a whole number from 1 to 65536".to_owned())
 }
 
 /// What `--json` writes; all sizes in bytes.
@@ -87,16 +77,14 @@ pub(crate) fn run(mut arguments: Arguments) -> Result<()> {
 }
 
 fn of_running(model: String, arguments: &Arguments) -> Result<()> {
-    if let Some(threads) = arguments.threads {
-        kernels::pool::set_threads(threads);
-    }
+    arguments.passes.set_threads();
     let place = model_place(&model)?;
     let loading = arguments.weights.loading();
     let mut outline = outline_model(&place, loading)?;
     arguments.adapter.attach(&mut outline)?;
     let context = context_of(arguments.context, 0, &outline.config)?;
     let settings = PlanSettings {
-        pass_tokens: arguments.pass_tokens,
+        pass_tokens: arguments.passes.pass_tokens,
         sequences: arguments.sequences,
         ..PlanSettings::one(context, arguments.kv.format(), kernels::pool::threads())
     };

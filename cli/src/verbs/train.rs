@@ -78,7 +78,9 @@ fn train_stage(arguments: &Arguments, recipe: &Path) -> Result<()> {
     }
     let cancelled = interrupt::listen_to_all("stopping after this step; what is done is saved")?;
     let together = Together::start(arguments.sequence_ranks)?;
-    let build = Build { dashboard: arguments.tui, together: together.as_ref(), ..Build::new(&recipe, cancelled) };
+    let again = format!("lateen train {} --stage {}", recipe.path.display(), stage.name);
+    let build =
+        Build { dashboard: arguments.tui, together: together.as_ref(), again, ..Build::new(&recipe, cancelled) };
     match &together {
         Some(together) if !together.leads() => together.follow(&build, index),
         Some(together) => {
