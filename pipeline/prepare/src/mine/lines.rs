@@ -89,7 +89,7 @@ fn best_place(block: &Range<usize>, all: &[&str], (first, last): (usize, usize))
     let cost = |start: usize| {
         let head = all[start..start + length].iter().find(|line| !line.trim().is_empty()).copied().unwrap_or_default();
         let text = head.trim_start();
-        let is_closing = text.starts_with(['}', ')', ']']) || text.starts_with("end") || text.starts_with("*/");
+        let is_closing = text.starts_with(['}', ')', ']']) || text.trim_end() == "end" || text.starts_with("*/");
         let before = start.checked_sub(1).map_or("", |before| all[before].trim_start());
         let is_torn = ["#[", "@", "//", "/*", "* "].iter().any(|mark| before.starts_with(mark));
         (is_closing || is_torn, head.len() - text.len())
