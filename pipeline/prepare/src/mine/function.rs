@@ -65,7 +65,7 @@ fn function(syntax: &Syntax, node: usize) -> Option<Function> {
     let whole = syntax.indented_start(start)..end;
     let documentation = docstring(syntax, body).or_else(|| documentation(syntax, &above));
     let lines = syntax.text[own.clone()].lines().count();
-    let remarks = remarks(syntax, body);
+    let remarks = remarks(syntax, node, body);
     let is_test = is_in_tests(syntax, node) || name.to_lowercase().contains("test");
     Some(Function { name, whole, own, body, documentation, remarks, lines, is_test })
 }
@@ -194,9 +194,12 @@ pub(super) fn words_of_comment(comment: &str) -> String {
 }
 
 /// Comments inside a body that are sentences; those on neighbouring lines are one.
-fn remarks(syntax: &Syntax, body: usize) -> Vec<Remark> {
+fn remarks(syntax: &Syntax, function: usize, body: usize) -> Vec<Remark> {
     let mut found: Vec<(usize, Remark)> = Vec::new();
-    for at in syntax.below(body).filter(|&at| syntax.is_comment(at)) {
+    // In Python the body begins with its first statement, and what is remarked before that stands beside it.
+    let is_python = syntax.language == Language::Python;
+    let before = syntax.children(function).take_while(|&at| at < body).filter(|_| is_python);
+    for at in before.chain(syntax.below(body)).filter(|&at| syntax.is_comment(at)) {
         // Parts of a comment that the grammar names too are not comments of their own.
         if syntax.is_comment(syntax.nodes[at].parent) {
             continue;
