@@ -6,7 +6,7 @@ use super::change::{FileChange, Work};
 use super::enact::{enact, touched_functions};
 use super::episode::{Episode, MinedKind, Trajectory};
 use super::function::Function;
-use super::lines::{Hunk, edits, hunks, is_code, lines};
+use super::lines::{Hunk, edits, hunks, is_code, is_import, lines};
 use super::message::Words;
 use super::mutant::{Mutant, mutant};
 use super::replay::is_imperative;
@@ -46,11 +46,12 @@ fn is_tested_correction(work: &Work) -> bool {
     let replaces = |file: &FileChange| {
         let (old, new) = (file.old.as_deref().unwrap_or(""), file.new.as_deref().unwrap_or(""));
         let (before, after) = (lines(old), lines(new));
-        let replaced = |hunk: &Hunk| before[hunk.old.clone()].iter().any(|line| is_code(line));
+        let replaced = |hunk: &Hunk| before[hunk.old.clone()].iter().any(|line| is_code(line) && !is_import(line));
         hunks(&before, &after).iter().any(|hunk| !hunk.new.is_empty() && replaced(hunk))
     };
     !work.words.is_constructive()
         && !work.words.is_of_form()
+        && work.words.says_one_thing()
         && work.files.iter().any(FileChange::brings_tests)
         && work.code().any(replaces)
 }
@@ -98,7 +99,8 @@ fn diagnosis(work: &Work) -> String {
     let (before, after) = (lines(old), lines(new));
     let hunks = hunks(&before, &after);
     let name = touched_functions(file).first().map_or_else(String::new, |name| format!(" in `{name}`"));
-    let replaced = hunks.iter().find(|hunk| before[hunk.old.clone()].iter().any(|line| is_code(line)));
+    let replaced =
+        hunks.iter().find(|hunk| before[hunk.old.clone()].iter().any(|line| is_code(line) && !is_import(line)));
     match replaced {
         Some(hunk) if hunk.old.len() <= QUOTED_LINES_MAX => {
             let quoted: String = before[hunk.old.clone()].concat();

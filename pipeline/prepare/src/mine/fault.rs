@@ -161,6 +161,9 @@ const CONSTRUCTIVE: [&str; 30] = [
     "write",
 ];
 
+/// Fewer words are a heading.
+const SENTENCE_WORDS_MIN: usize = 5;
+
 impl Words {
     /// Whether this tells of a fault that was corrected.
     pub(super) fn is_fix(&self) -> bool {
@@ -193,8 +196,17 @@ impl Words {
 
     /// The first word of what a subject says, after the name of a part: `parser: skip empty lines` → `skip`.
     pub(super) fn verb(&self) -> String {
-        let said = self.subject.rsplit_once(": ").map_or(self.subject.as_str(), |(_, rest)| rest);
-        said.split(' ').next().unwrap_or_default().to_lowercase()
+        self.said().split(' ').next().unwrap_or_default().to_lowercase()
+    }
+
+    /// What a subject says, without the name of a part before it.
+    pub(super) fn said(&self) -> &str {
+        self.subject.rsplit_once(": ").map_or(self.subject.as_str(), |(_, rest)| rest)
+    }
+
+    /// Whether the subject is a sentence about one thing, so that a diff can be held against it.
+    pub(super) fn says_one_thing(&self) -> bool {
+        !self.subject.contains("; ") && self.said().split_whitespace().count() >= SENTENCE_WORDS_MIN
     }
 
     /// The message as the fault that it corrects: `Fix panic on an empty list` → `Panic on an empty list`. None where it
@@ -247,6 +259,9 @@ mod tests {
     fn a_fault_is_told_only_where_the_message_tells_it() {
         assert_eq!(words("Fix a panic on an empty list").fault().as_deref(), Some("Panic on an empty list"));
         assert_eq!(words("Count tokens once").fault(), None);
+        assert!(words("parser: skip lines that are empty").says_one_thing());
+        assert!(!words("Help of plan train").says_one_thing());
+        assert!(!words("Lines are counted from one; the help of train").says_one_thing());
         assert!(words("parser: add a cache of lines").is_constructive());
         assert!(!words("parser: skip lines without words").is_constructive());
     }

@@ -174,6 +174,14 @@ pub(super) fn is_code(line: &str) -> bool {
     !is_comment && text.chars().filter(|c| c.is_alphanumeric()).count() >= 3
 }
 
+/// A line that only brings names in: it changes because something else does.
+pub(super) fn is_import(line: &str) -> bool {
+    let text = line.trim_start();
+    ["use ", "pub use ", "import ", "from ", "#include", "mod ", "pub mod ", "package "]
+        .iter()
+        .any(|start| text.starts_with(start))
+}
+
 /// Lines removed and added.
 pub(super) fn changed_lines(hunks: &[Hunk]) -> usize {
     hunks.iter().map(|hunk| hunk.old.len() + hunk.new.len()).sum()

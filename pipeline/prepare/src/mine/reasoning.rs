@@ -114,7 +114,8 @@ pub(super) fn from_remarks(
         let explains = REASONS.iter().chain(&EXPLAINING).any(|word| has_phrase(&lower, word));
         let is_fit = remark.text.chars().count() >= ANSWER_CHARACTERS_MIN
             && code.chars().count() <= QUOTED_CHARACTERS_MAX
-            && function.own.start <= remark.bytes.start;
+            && function.own.start <= remark.bytes.start
+            && !remark.text.contains("SAFETY:");
         if !explains || !is_fit || episodes.len() == QUESTIONS_MAX {
             continue;
         }

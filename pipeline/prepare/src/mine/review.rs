@@ -11,7 +11,7 @@ use super::enact::touched_functions;
 use super::episode::{Episode, MinedKind, conversation};
 use super::excerpt::excerpt;
 use super::history::{Change, Changed};
-use super::lines::{Hunk, hunks, is_code, lines, unified};
+use super::lines::{Hunk, hunks, is_code, is_import, lines, unified};
 use super::path::is_test;
 use super::replay::is_imperative;
 use super::syntax::Language;
@@ -271,7 +271,7 @@ impl Ground {
         if work.words.is_fix() || debugging::is_fix(work) {
             return Some(Self::Fix);
         }
-        let does_one_thing = !work.words.is_constructive() && !work.words.subject.contains("; ");
+        let does_one_thing = !work.words.is_constructive() && work.words.says_one_thing();
         let is_other = work.words.is_of_form() || work.words.poor().is_some();
         let code: Vec<&FileChange> = work.code().collect();
         let is_small = (1..=FIX_FILES_MAX).contains(&code.len())
@@ -294,14 +294,6 @@ impl Ground {
             Self::Following => "changed_soon",
         }
     }
-}
-
-/// A line that only brings names in: it changes because something else does.
-fn is_import(line: &str) -> bool {
-    let text = line.trim_start();
-    ["use ", "pub use ", "import ", "from ", "#include", "mod ", "pub mod ", "package "]
-        .iter()
-        .any(|start| text.starts_with(start))
 }
 
 /// One replacement of a fix.
@@ -357,7 +349,7 @@ fn remark(fix: &Work) -> String {
         Some(fault) => format!("{}.", fault.trim_end_matches('.')),
         None if is_imperative(&fix.words) || fix.words.names_fault() => format!("{subject}."),
         // How things are afterwards is what does not hold yet.
-        None => format!("What should hold here: {subject}."),
+        None => format!("What should hold here: {}.", fix.words.said()),
     }
 }
 
