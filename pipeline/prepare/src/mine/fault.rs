@@ -209,8 +209,8 @@ impl Words {
         !self.subject.contains("; ") && self.said().split_whitespace().count() >= SENTENCE_WORDS_MIN
     }
 
-    /// The message as the fault that it corrects: `Fix panic on an empty list` → `Panic on an empty list`. None where it
-    /// says how things are afterwards, or what to do.
+    /// The message as the fault that it corrects: `Fix panic on an empty list` → `Panic on an empty list`. None where
+    /// it says how things are afterwards, or what to do.
     pub(super) fn fault(&self) -> Option<String> {
         let lower = self.subject.to_ascii_lowercase();
         let starts =

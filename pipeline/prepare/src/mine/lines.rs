@@ -74,8 +74,8 @@ fn slid(mut hunks: Vec<Hunk>, old: &[&str], new: &[&str]) -> Vec<Hunk> {
     hunks
 }
 
-/// Where a block of lines would begin best, of all the places between `room` where it could as well: the lowest of those
-/// with the least indentation that begin with no closing bracket, after no attribute and no comment.
+/// Where a block of lines would begin best, of all the places between `room` where it could as well: the lowest of
+/// those with the least indentation that begin with no closing bracket, after no attribute and no comment.
 fn best_place(block: &Range<usize>, all: &[&str], (first, last): (usize, usize)) -> isize {
     let length = block.len();
     let mut top = block.start;

@@ -1,6 +1,6 @@
 //! Reasoning: from what people wrote beside their code. Remarks inside of a function are the steps that lead from its
-//! description to its body, and each that gives a reason answers why a line is there; a description is the documentation
-//! of a function; a message that gives reasons says why a change was made.
+//! description to its body, and each that gives a reason answers why a line is there; a description is the
+//! documentation of a function; a message that gives reasons says why a change was made.
 
 use super::Desk;
 use super::change::Work;

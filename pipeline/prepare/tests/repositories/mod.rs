@@ -170,7 +170,12 @@ impl Folder {
         self.commit(&at, "The project", &[("LICENSE", MIT), ("pyproject.toml", project), ("README.md", "Queues.\n")]);
         let more = |count: usize| -> String {
             (0..count)
-                .map(|at| format!("\n\ndef queue_of_{at}(items):\n    queue = Queue()\n    queue.items = items[{at}:]\n    return queue\n"))
+                .map(|at| {
+                    format!(
+                        "\n\ndef queue_of_{at}(items):\n    queue = Queue()\n    \
+                      queue.items = items[{at}:]\n    return queue\n"
+                    )
+                })
                 .collect()
         };
         let path = "src/queues/queue.py";
@@ -182,7 +187,8 @@ impl Folder {
         files.extend([(path, first.as_str()), ("tests/test_queue.py", test)]);
         self.commit(&at, "Queues of every sort", &files);
         let turned = QUEUE.replace("self.items.pop()", "self.items.pop(0)");
-        let order = "\n\ndef test_order():\n    queue = Queue()\n    queue.put(1)\n    queue.put(2)\n    assert queue.take() == 1\n";
+        let order = "\n\ndef test_order():\n    queue = Queue()\n    queue.put(1)\n    queue.put(2)\n    \
+                     assert queue.take() == 1\n";
         let tests = format!("{test}{order}");
         let files = [(path, &*queue(&turned)), ("tests/test_queue.py", &*tests)];
         self.commit(&at, "Items leave a queue in the order in which they came", &files);
