@@ -34,6 +34,9 @@ const FIX_FILES_MAX: usize = 3;
 const ORIGINS_MAX: usize = 2;
 const CONTEXT_LINES: usize = 3;
 
+/// Reviews, each with the place among the recent commits of what it is about.
+type Found = Vec<(usize, Episode)>;
+
 /// The commits that a fix may be about, oldest first.
 #[derive(Default)]
 pub(super) struct Reviewer {
@@ -116,12 +119,12 @@ impl Reviewer {
         changed: &Changed,
         (fix, ground): (&Work, Ground),
         rng: &mut Rng,
-    ) -> Result<Result<Vec<(usize, Episode)>, &'static str>, PrepareError> {
+    ) -> Result<Result<Found, &'static str>, PrepareError> {
         if fix.words.poor().is_some() {
             return Ok(Err("poor message"));
         }
         let mut why = "adds lines only";
-        let mut found: Vec<(usize, Episode)> = Vec::new();
+        let mut found = Found::new();
         for file in fix.code().filter(|file| !file.is_of_form()) {
             let (Some(old), Some(new)) = (&file.old, &file.new) else { continue };
             let (old, new) = (lines(old), lines(new));
