@@ -179,6 +179,108 @@ fn a_fix_is_debugging_and_shows_what_a_review_should_have_said() {
     }
 }
 
+/// Places that the assistant looks at and learns to, although nothing had named them.
+fn guessed(episode: &Value) -> Vec<String> {
+    let messages = episode["messages"].as_array().expect("messages");
+    let (mut named, mut guessed) = (text_of(&messages[0], "content").to_owned(), Vec::new());
+    for (index, message) in messages.iter().enumerate() {
+        for call in message.get("tool_calls").and_then(Value::as_array).into_iter().flatten() {
+            let path = text_of(&call["function"]["arguments"], "path");
+            let is_look = ["list_files", "read_file", "search"].contains(&text_of(&call["function"], "name"));
+            if is_look && path != "." && !named.contains(path) && message["weight"] != 0.0 {
+                guessed.push(path.to_owned());
+            }
+            let shown = messages.get(index + 1).map_or("", |next| text_of(next, "content"));
+            named.push_str(shown);
+            if call["function"]["name"] == "list_files" {
+                let folder = if path == "." { String::new() } else { format!("{path}/") };
+                shown.lines().for_each(|name| named.push_str(&format!("\n{folder}{name}")));
+            }
+        }
+    }
+    guessed
+}
+
+#[test]
+fn only_places_that_something_named_are_learnt() {
+    let folder = Folder::new("places");
+    let mut seen = 0;
+    for repository in [folder.calculator(), folder.quiet()] {
+        let (_, lines) = mined(&folder, &recipe(&repository));
+        for episode in lines["replay"].iter().chain(&lines["debugging"]) {
+            seen += usize::from(text_of(episode, "path").contains('/'));
+            assert_eq!(guessed(episode), Vec::<String>::new(), "{episode}");
+        }
+    }
+    assert!(seen > 2, "some were below the top");
+}
+
+#[test]
+fn a_history_without_the_word_fix_is_debugged_and_reviewed() {
+    let folder = Folder::new("quiet");
+    let repository = folder.quiet();
+    let (_, lines) = mined(&folder, &recipe(&repository));
+    let fix = lines["debugging"].iter().find(|one| one["form"] == "fix").expect("the one with a test");
+    let request = text_of(&fix["messages"][0], "content");
+    assert!(request.contains("Items leave a queue in the order in which they came"), "{request}");
+    assert!(!request.starts_with("Bug:") && !request.starts_with("This is wrong"), "it says what holds: {request}");
+    let last = fix["messages"].as_array().and_then(|all| all.last()).expect("messages");
+    assert!(text_of(last, "content").ends_with("the new ones among them."), "{last}");
+
+    let of_form = |form: &str| lines["review"].iter().find(|one| one["form"] == form).expect(form).clone();
+    for (form, faulty, mended, said) in [
+        ("fixed_later", "return self.items.pop()", "return self.items.pop(0)", "What should hold here: Items leave"),
+        (
+            "changed_soon",
+            "return self.items[0] if self.items else None",
+            "return next(iter(self.items), None)",
+            "Ask for",
+        ),
+    ] {
+        let review = of_form(form);
+        let [request, answer] = [0usize, 1].map(|index| text_of(&review["messages"][index], "content"));
+        assert!(
+            request.contains("This is the part in `src/queues/queue.py`") && request.contains("Queues of every sort")
+        );
+        assert!(request.contains(&format!("+        {faulty}\n")) && !request.contains(mended), "{request}");
+        assert!(request.lines().count() < 150, "a part of the file: {request}");
+        assert!(
+            answer.contains(&format!("-        {faulty}\n+        {mended}\n")) && answer.contains(said),
+            "{answer}"
+        );
+        let commit = text_of(&review, "source").rsplit('@').next().expect("a commit").to_owned();
+        assert_eq!(folder.subject(&repository, &commit), "Queues of every sort");
+        let at = answer.lines().nth(2).and_then(|line| line.split([':', '`']).nth(2)).expect("a line");
+        let at: usize = at.parse().expect("a number");
+        let text = folder.files_at(&repository, &commit)["src/queues/queue.py"].clone();
+        assert_eq!(text.lines().nth(at - 1).map(str::trim), Some(faulty));
+    }
+}
+
+#[test]
+fn what_nobody_could_do_from_its_message_is_not_enacted() {
+    let folder = Folder::new("unfit");
+    let repository = folder.quiet();
+    let (report, lines) = mined(&folder, &recipe(&repository));
+    let dropped = &report.kinds[&MinedKind::Replay].dropped;
+    for why in ["layout and comments only", "figures that nobody could know"] {
+        assert_eq!(dropped.get(why), Some(&1), "{dropped:?}");
+    }
+    assert!(lines["replay"].iter().any(|one| text_of(&one["messages"][0], "content").contains("it was cleared")));
+}
+
+#[test]
+fn a_remark_that_gives_a_reason_answers_why() {
+    let folder = Folder::new("remark");
+    let repository = folder.quiet();
+    let (_, lines) = mined(&folder, &recipe(&repository));
+    let why = lines["reasoning"].iter().find(|one| one["form"] == "remark").expect("one is there");
+    let [request, answer] = [0usize, 1].map(|index| text_of(&why["messages"][index], "content"));
+    assert!(answer.starts_with("An empty queue must not stop its reader, because other"), "{answer}");
+    assert!(request.contains("`if not self.items:`") && !request.contains("An empty queue"), "{request}");
+    assert!(request.contains("def take(self):\n    if not self.items:\n        return None\n"), "{request}");
+}
+
 #[test]
 fn mutants_are_shown_and_never_said() {
     let folder = Folder::new("mutants");
@@ -215,7 +317,8 @@ fn holes_are_parts_of_files_in_every_language() {
     for hole in &lines["fim"] {
         let (path, middle) = (text_of(hole, "path"), text_of(hole, "middle"));
         assert_eq!(head[path], format!("{}{middle}{}", text_of(hole, "prefix"), text_of(hole, "suffix")));
-        assert!(!middle.trim().is_empty() && hole["kind"] == "fim");
+        let words = middle.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty()).count();
+        assert!(words >= 2 && hole["kind"] == "fim", "{middle:?} is no work");
         languages.insert(text_of(hole, "language").to_owned());
     }
     let wanted = ["c", "cpp", "go", "java", "javascript", "python", "rust", "typescript"];

@@ -14,9 +14,9 @@ use text::Renderer;
 /// Mine git repositories into episodes: replay, debugging, review, fill-in-the-middle and reasoning, one file for each
 #[derive(Args)]
 #[command(after_help = "\
-Nothing in a repository is run or checked out, and nothing leaves this machine. Secrets and e-mail addresses are
-replaced. Repositories without a permissive licence are passed over unless --any-licence says that the code is yours to
-use.")]
+Nothing in a repository is run or checked out, and nothing leaves this machine. Secrets, e-mail addresses and the
+names in paths of home folders are replaced. Repositories without a permissive licence are passed over unless
+--any-licence says that the code is yours to use.")]
 pub(super) struct Arguments {
     /// Folders of git repositories, bare ones too
     #[arg(required = true, value_name = "REPO")]

@@ -1,12 +1,15 @@
 //! A commit as work that somebody could be asked to do: which files, from what to what, and in which words. Or why not.
 
 use super::Desk;
+use super::function::functions;
 use super::git::Commit;
 use super::history::Changed;
 use super::lines::{changed_lines, hunks, lines};
 use super::message::{Words, words};
 use super::path::{Standing, extension_of, is_test, standing};
+use super::syntax::Syntax;
 use crate::error::PrepareError;
+use std::collections::BTreeSet;
 
 /// A file before and afterwards; none where there is no such file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +48,36 @@ impl Work {
     }
 }
 
+/// Words that comments may have gained where they were only laid out anew.
+const REWORDED_MAX: usize = 5;
+
+impl FileChange {
+    /// Whether this is about form alone: layout, and comments that say no more than they did.
+    pub(super) fn is_of_form(&self) -> bool {
+        let (Some(old), Some(new)) = (&self.old, &self.new) else { return false };
+        let words = |text: &str| text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).count();
+        match (Syntax::of(&self.path, old), Syntax::of(&self.path, new)) {
+            (Some(before), Some(after)) => before.bare() == after.bare() && words(new) <= words(old) + REWORDED_MAX,
+            _ => old.split_whitespace().eq(new.split_whitespace()),
+        }
+    }
+
+    /// Whether there are tests afterwards that were not there before: by their names, or as a whole file.
+    pub(super) fn brings_tests(&self) -> bool {
+        let Some(new) = &self.new else { return false };
+        let Some(old) = &self.old else { return is_test(&self.path) };
+        let (Some(before), Some(after)) = (Syntax::of(&self.path, old), Syntax::of(&self.path, new)) else {
+            return false;
+        };
+        let is_all_tests = is_test(&self.path);
+        let tests = |syntax: &Syntax| -> BTreeSet<String> {
+            let all = functions(syntax).into_iter();
+            all.filter(|function| function.is_test || is_all_tests).map(|function| function.name).collect()
+        };
+        tests(&after).difference(&tests(&before)).next().is_some()
+    }
+}
+
 /// Code, tests, documents.
 fn rank(path: &str) -> usize {
     if is_document(path) { 2 } else { usize::from(is_test(path)) }
@@ -67,6 +100,20 @@ fn is_bot(commit: &Commit) -> bool {
 
 /// What a commit did, with everything that keeps it from being re-enacted told by name.
 pub(super) fn work(desk: &mut Desk, changed: &Changed) -> Result<Result<Work, &'static str>, PrepareError> {
+    let lines_max = desk.recipe.diff_lines_max;
+    Ok(gathered(desk, changed)?.and_then(|work| match work.changed_lines() > lines_max {
+        true => Err("too many lines"),
+        false => Ok(work),
+    }))
+}
+
+/// What a commit did to one of its files, however much else it did.
+pub(super) fn part(desk: &mut Desk, changed: &Changed, path: &str) -> Result<Result<Work, &'static str>, PrepareError> {
+    let changes: Vec<_> = changed.changes.iter().filter(|change| change.path == path).cloned().collect();
+    gathered(desk, &Changed { id: changed.id.clone(), files: changes.len(), changes })
+}
+
+fn gathered(desk: &mut Desk, changed: &Changed) -> Result<Result<Work, &'static str>, PrepareError> {
     let limits = desk.recipe;
     let Some(commit) = desk.repository.commit(&changed.id)? else { return Ok(Err("not readable")) };
     let Some(parent) = commit.parents.first().cloned() else { return Ok(Err("first commit")) };
@@ -109,11 +156,7 @@ pub(super) fn work(desk: &mut Desk, changed: &Changed) -> Result<Result<Work, &'
     files.sort_by_key(|file| rank(&file.path));
     let words = words(&desk.cleaning.scrub(&commit.message));
     let Some(parent) = desk.repository.commit(&parent)? else { return Ok(Err("not readable")) };
-    let work = Work { commit, tree: parent.tree, words, files };
-    if work.changed_lines() > limits.diff_lines_max {
-        return Ok(Err("too many lines"));
-    }
-    Ok(Ok(work))
+    Ok(Ok(Work { commit, tree: parent.tree, words, files }))
 }
 
 /// None where nothing changed: only the mode, or only a secret.

@@ -2,12 +2,14 @@
 //! mutants of the code as it stands.
 
 use super::Desk;
-use super::change::Work;
+use super::change::{FileChange, Work};
 use super::enact::{enact, touched_functions};
 use super::episode::{Episode, MinedKind, Trajectory};
 use super::function::Function;
-use super::lines::{edits, hunks, lines};
+use super::lines::{Hunk, edits, hunks, is_code, is_import, lines};
+use super::message::Words;
 use super::mutant::{Mutant, mutant};
+use super::replay::is_imperative;
 use super::syntax::{Language, Syntax, wanted};
 use super::workspace::Action;
 use crate::error::PrepareError;
@@ -24,7 +26,7 @@ const LINES_MAX: usize = 80;
 const AROUND_LINES: usize = 15;
 const WHOLE_LINES_MAX: usize = 150;
 
-/// Whether a commit is a fix to learn debugging from.
+/// Whether a commit is a fix to learn debugging from: small, and its words say so, or what it does.
 pub(super) fn is_fix(work: &Work) -> bool {
     let (mut files, mut changed) = (0, 0);
     for file in work.code() {
@@ -34,7 +36,24 @@ pub(super) fn is_fix(work: &Work) -> bool {
             return false;
         }
     }
-    work.words.is_fix() && (1..=FIX_FILES_MAX).contains(&files) && changed <= FIX_LINES_MAX
+    let is_small = (1..=FIX_FILES_MAX).contains(&files) && changed <= FIX_LINES_MAX;
+    is_small && !work.code().all(FileChange::is_of_form) && (work.words.is_fix() || is_tested_correction(work))
+}
+
+/// A correction whose words do not say that it is one: code that was there is replaced, and a test comes with it that
+/// was not needed before.
+fn is_tested_correction(work: &Work) -> bool {
+    let replaces = |file: &FileChange| {
+        let (old, new) = (file.old.as_deref().unwrap_or(""), file.new.as_deref().unwrap_or(""));
+        let (before, after) = (lines(old), lines(new));
+        let replaced = |hunk: &Hunk| before[hunk.old.clone()].iter().any(|line| is_code(line) && !is_import(line));
+        hunks(&before, &after).iter().any(|hunk| !hunk.new.is_empty() && replaced(hunk))
+    };
+    !work.words.is_constructive()
+        && !work.words.is_of_form()
+        && work.words.says_one_thing()
+        && work.files.iter().any(FileChange::brings_tests)
+        && work.code().any(replaces)
 }
 
 /// A fix as an episode: the message tells the fault, the diff corrects it.
@@ -43,14 +62,7 @@ pub(super) fn from_fix(
     work: &Work,
     rng: &mut Rng,
 ) -> Result<Result<Episode, &'static str>, PrepareError> {
-    let fault = work.words.fault();
-    let told = if work.words.body.is_empty() { fault.clone() } else { format!("{fault}\n\n{}", work.words.body) };
-    let request = match (fault == work.words.subject, rng.below(2)) {
-        (true, 0) => format!("There is a fault to correct. {told}"),
-        (true, _) => format!("Please debug this: {told}"),
-        (false, 0) => format!("Bug: {told}\n\nFind the cause and fix it."),
-        (false, _) => format!("This is wrong: {told}\n\nPlease fix it."),
-    };
+    let request = request(&work.words, rng);
     let enacted = enact(desk, work, &request, diagnosis(work))?;
     Ok(enacted.map(|(document, silent)| Episode {
         kind: MinedKind::Debugging,
@@ -63,6 +75,23 @@ pub(super) fn from_fix(
     }))
 }
 
+/// A fault as somebody tells it. A message that says how things are once it is gone tells what does not hold yet.
+fn request(words: &Words, rng: &mut Rng) -> String {
+    let fault = words.fault();
+    let subject = fault.as_deref().unwrap_or(&words.subject);
+    let told = if words.body.is_empty() { subject.to_owned() } else { format!("{subject}\n\n{}", words.body) };
+    // What names the fault, or orders something, stands as it is.
+    let is_order = is_imperative(words) || words.names_fault();
+    match (fault.is_some(), is_order, rng.below(2)) {
+        (true, _, 0) => format!("Bug: {told}\n\nFind the cause and fix it."),
+        (true, _, _) => format!("This is wrong: {told}\n\nPlease fix it."),
+        (false, true, 0) => format!("There is a fault to correct. {told}"),
+        (false, true, _) => format!("Please debug this. {told}"),
+        (false, false, 0) => format!("This should hold and does not yet:\n\n{told}\n\nFind out why and correct it."),
+        (false, false, _) => format!("Something is not as it should be. What is wanted: {told}\n\nPlease debug it."),
+    }
+}
+
 /// Where it goes wrong, before the first edit: the lines that the fix replaces, or the place where something lacks.
 fn diagnosis(work: &Work) -> String {
     let Some(file) = work.code().max_by_key(|file| file.changed_lines) else { return String::new() };
@@ -70,8 +99,8 @@ fn diagnosis(work: &Work) -> String {
     let (before, after) = (lines(old), lines(new));
     let hunks = hunks(&before, &after);
     let name = touched_functions(file).first().map_or_else(String::new, |name| format!(" in `{name}`"));
-    let is_code = |line: &&&str| line.chars().any(char::is_alphanumeric);
-    let replaced = hunks.iter().find(|hunk| before[hunk.old.clone()].iter().any(|line| is_code(&line)));
+    let replaced =
+        hunks.iter().find(|hunk| before[hunk.old.clone()].iter().any(|line| is_code(line) && !is_import(line)));
     match replaced {
         Some(hunk) if hunk.old.len() <= QUOTED_LINES_MAX => {
             let quoted: String = before[hunk.old.clone()].concat();

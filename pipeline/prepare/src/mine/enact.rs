@@ -9,7 +9,7 @@ use super::syntax::{Language, Syntax, wanted};
 use super::testing::test_command;
 use super::workspace::{Action, Workspace};
 use crate::error::PrepareError;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use text::Document;
 
 /// Longer files are read in part.
@@ -20,7 +20,8 @@ const AROUND_LINES: usize = 30;
 const PARTS_MAX: usize = 4;
 /// A change of more than this share of a file is a new file.
 const REWRITTEN: f64 = 0.7;
-const FOLDERS_MAX: usize = 2;
+/// Folders that are gone down to.
+const FOLDERS_MAX: usize = 3;
 
 /// Enacts a change; `thought` is what the assistant thinks before its first edit. Gives the conversation and the
 /// messages that carry no loss, or why there is none.
@@ -81,28 +82,36 @@ fn actions(file: &FileChange) -> Result<Vec<Action>, &'static str> {
     })
 }
 
-/// Lists the top and the folders in question, and looks for what the request names.
+/// Lists the top, looks for what the request names, and goes down, folder by folder, to what that has not found.
 fn look_around(trajectory: &mut Trajectory, workspace: &mut Workspace, work: &Work) -> Result<(), PrepareError> {
     trajectory.step(workspace, None, &Action::List { path: ".".to_owned() })?;
-    let mut folders: Vec<&str> = Vec::new();
-    for folder in work.files.iter().map(|file| folder_of(&file.path)) {
-        if !folder.is_empty() && !folders.contains(&folder) && folders.len() < FOLDERS_MAX {
-            folders.push(folder);
-        }
-    }
     let old: Vec<&FileChange> = work.files.iter().filter(|file| file.old.is_some()).collect();
     let stands =
         |name: &String| old.iter().any(|file| file.old.as_ref().is_some_and(|text| text.contains(name.as_str())));
     if let Some(name) = work.words.names().into_iter().find(stands) {
         let shared = old.iter().map(|file| folder_of(&file.path)).reduce(shared_folder).unwrap_or_default();
-        for path in [if shared.is_empty() { "." } else { shared }, old[0].path.as_str()] {
-            if trajectory.step(workspace, None, &Action::Search { text: name.clone(), path: path.to_owned() })? {
-                return Ok(());
+        for path in [".", shared] {
+            if !path.is_empty()
+                && trajectory.step(workspace, None, &Action::Search { text: name.clone(), path: path.to_owned() })?
+            {
+                break;
             }
         }
     }
+    let mut folders: BTreeSet<&str> = BTreeSet::new();
+    for file in &work.files {
+        let folder = folder_of(&file.path);
+        if !folder.is_empty() && !trajectory.knows(&file.path) && folders.len() < FOLDERS_MAX {
+            folders.insert(folder);
+        }
+    }
+    let mut listed: BTreeSet<&str> = BTreeSet::new();
     for folder in folders {
-        trajectory.step(workspace, None, &Action::List { path: folder.to_owned() })?;
+        for (end, _) in folder.match_indices('/').chain([(folder.len(), "")]) {
+            if listed.insert(&folder[..end]) {
+                trajectory.step(workspace, None, &Action::List { path: folder[..end].to_owned() })?;
+            }
+        }
     }
     Ok(())
 }
@@ -273,8 +282,11 @@ fn closing(work: &Work, is_tested: bool) -> String {
         done.iter().filter(|(_, paths)| !paths.is_empty()).map(|(verb, paths)| format!("{verb} {paths}")).collect();
     let done = super::message::capitalised(&done.join(", "));
     match is_tested {
-        true if work.files.iter().any(|file| is_test(&file.path)) => {
+        true if work.files.iter().any(FileChange::brings_tests) => {
             format!("{done}. Now the tests, the new ones among them.")
+        }
+        true if work.files.iter().any(|file| is_test(&file.path)) => {
+            format!("{done}. Now the tests, those that changed among them.")
         }
         true => format!("{done}. Now the tests."),
         false if work.files.iter().all(|file| is_document(&file.path)) => format!("{done}."),

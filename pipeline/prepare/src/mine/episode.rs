@@ -4,6 +4,7 @@ use super::workspace::{Action, Workspace, tools};
 use crate::error::PrepareError;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 use text::{Document, Message, Role};
 
 /// The five kinds, by the names that the lines bear.
@@ -122,14 +123,22 @@ pub(super) fn conversation(request: &str, reasoning: Option<String>, answer: &st
 pub(super) struct Trajectory {
     messages: Vec<Message>,
     silent: Vec<usize>,
+    /// Paths that listings of folders have shown.
+    listed: BTreeSet<String>,
 }
 
 impl Trajectory {
     pub(super) fn of(request: &str) -> Self {
-        Self { messages: vec![Message::new(Role::User, request)], silent: Vec::new() }
+        Self { messages: vec![Message::new(Role::User, request)], silent: Vec::new(), listed: BTreeSet::new() }
     }
 
-    /// Takes a step if the tool does it; `thought` is what the assistant thinks before. Says whether it was taken.
+    /// Whether anything shown so far names a path.
+    pub(super) fn knows(&self, path: &str) -> bool {
+        path == "." || self.listed.contains(path) || self.shown().any(|shown| shown.contains(path))
+    }
+
+    /// Takes a step if the tool does it; `thought` is what the assistant thinks before. Says whether it was taken. A
+    /// place that nothing has named yet is known only afterwards: such a step is shown and not learnt.
     pub(super) fn step(
         &mut self,
         workspace: &mut Workspace,
@@ -137,11 +146,22 @@ impl Trajectory {
         action: &Action,
     ) -> Result<bool, PrepareError> {
         let Some(result) = workspace.act(action)? else { return Ok(false) };
+        let is_guess = match action {
+            Action::List { path } | Action::Read { path, .. } | Action::Search { path, .. } => !self.knows(path),
+            _ => false,
+        };
+        if let Action::List { path } = action {
+            let folder = if path == "." { String::new() } else { format!("{path}/") };
+            self.listed.extend(result.lines().map(|name| format!("{folder}{}", name.trim_end_matches('/'))));
+        }
         let mut turn = Message::new(Role::Assistant, "");
         turn.reasoning_content = thought;
         turn.tool_calls.push(action.call());
         self.messages.push(turn);
         self.messages.push(Message::new(Role::Tool, result));
+        if is_guess {
+            self.hush_last_step();
+        }
         Ok(true)
     }
 

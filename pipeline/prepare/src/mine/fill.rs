@@ -16,6 +16,7 @@ const HOLES_MAX: usize = 12;
 const TRIES_A_HOLE: usize = 8;
 const MIDDLE_BYTES_MIN: usize = 4;
 const MIDDLE_BYTES_MAX: usize = 2_000;
+const WORDS_MIN: usize = 2;
 /// What is shown on either side, cut at lines.
 const PREFIX_BYTES_MAX: usize = 6_000;
 const SUFFIX_BYTES_MAX: usize = 3_000;
@@ -59,7 +60,9 @@ pub(super) fn holes(desk: &Desk, path: &str, syntax: &Syntax, rng: &mut Rng) -> 
 
 fn is_worth_it(middle: &str) -> bool {
     let letters = middle.chars().filter(|c| c.is_alphanumeric()).count();
-    (MIDDLE_BYTES_MIN..=MIDDLE_BYTES_MAX).contains(&middle.len()) && letters >= 3
+    // One word alone, `break;` or a literal, is a token or two: nothing that would have to be thought out.
+    let words = middle.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty()).count();
+    (MIDDLE_BYTES_MIN..=MIDDLE_BYTES_MAX).contains(&middle.len()) && letters >= 3 && words >= WORDS_MIN
 }
 
 /// Every place where the syntax has a joint.

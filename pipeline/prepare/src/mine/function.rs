@@ -1,5 +1,6 @@
 //! Functions as people write them: what is said above or at the top, the signature, the body, and the remarks inside.
 
+use super::lines::is_code;
 use super::syntax::{Language, Syntax};
 use std::ops::Range;
 
@@ -14,11 +15,22 @@ pub(super) struct Function {
     /// The node of its body.
     pub(super) body: usize,
     pub(super) documentation: Option<Documentation>,
-    /// The words of comments inside the body, each on one line, in order.
-    pub(super) remarks: Vec<String>,
+    /// What is remarked inside the body, in order.
+    pub(super) remarks: Vec<Remark>,
     pub(super) lines: usize,
     /// It stands in a module of tests.
     pub(super) is_test: bool,
+}
+
+/// A comment inside a body, or several on neighbouring lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Remark {
+    /// Whole lines, where nothing else stands on them.
+    pub(super) bytes: Range<usize>,
+    /// On one line.
+    pub(super) text: String,
+    /// The line of code that it stands above, or none where it stands above none.
+    pub(super) code: Option<String>,
 }
 
 /// What is said about a function.
@@ -53,7 +65,7 @@ fn function(syntax: &Syntax, node: usize) -> Option<Function> {
     let whole = syntax.indented_start(start)..end;
     let documentation = docstring(syntax, body).or_else(|| documentation(syntax, &above));
     let lines = syntax.text[own.clone()].lines().count();
-    let remarks = remarks(syntax, body);
+    let remarks = remarks(syntax, node, body);
     let is_test = is_in_tests(syntax, node) || name.to_lowercase().contains("test");
     Some(Function { name, whole, own, body, documentation, remarks, lines, is_test })
 }
@@ -182,25 +194,43 @@ pub(super) fn words_of_comment(comment: &str) -> String {
 }
 
 /// Comments inside a body that are sentences; those on neighbouring lines are one.
-fn remarks(syntax: &Syntax, body: usize) -> Vec<String> {
-    let mut found: Vec<(usize, String)> = Vec::new();
-    for at in syntax.below(body).filter(|&at| syntax.is_comment(at)) {
+fn remarks(syntax: &Syntax, function: usize, body: usize) -> Vec<Remark> {
+    let mut found: Vec<(usize, Remark)> = Vec::new();
+    // In Python the body begins with its first statement, and what is remarked before that stands beside it.
+    let is_python = syntax.language == Language::Python;
+    let before = syntax.children(function).take_while(|&at| at < body).filter(|_| is_python);
+    for at in before.chain(syntax.below(body)).filter(|&at| syntax.is_comment(at)) {
         // Parts of a comment that the grammar names too are not comments of their own.
         if syntax.is_comment(syntax.nodes[at].parent) {
             continue;
         }
         let text = words_of_comment(syntax.text_of(at)).replace('\n', " ");
-        let line = syntax.line_of(syntax.nodes[at].bytes.start);
+        let bytes = &syntax.nodes[at].bytes;
+        let start = syntax.indented_start(bytes.start);
+        let is_alone = begins_line(syntax, start);
+        let end = bytes.end - usize::from(ends_line(syntax, bytes.end));
+        let line = syntax.line_of(bytes.start);
         match found.last_mut() {
-            Some((last, words)) if *last + 1 == line => {
-                words.push(' ');
-                words.push_str(&text);
-                *last = line;
+            Some((last, remark)) if *last + 1 == line && is_alone && begins_line(syntax, remark.bytes.start) => {
+                remark.text.push(' ');
+                remark.text.push_str(&text);
+                remark.bytes.end = end;
+                *last = syntax.line_of(end);
             }
-            _ => found.push((line, text)),
+            _ => found.push((syntax.line_of(end), Remark { bytes: start..end, text, code: None })),
         }
     }
-    found.into_iter().map(|(_, text)| text).filter(|text| is_sentence(text)).collect()
+    let remarks = found.into_iter().map(|(_, remark)| remark).filter(|remark| is_sentence(&remark.text));
+    remarks.map(|remark| Remark { code: code_below(syntax, &remark.bytes), ..remark }).collect()
+}
+
+/// The line after a comment that has its lines to itself, if there is code on it.
+fn code_below(syntax: &Syntax, bytes: &Range<usize>) -> Option<String> {
+    if !begins_line(syntax, bytes.start) {
+        return None;
+    }
+    let line = syntax.text[bytes.end..].strip_prefix('\n')?.lines().next()?.trim();
+    is_code(line).then(|| line.to_owned())
 }
 
 /// Words, not code that was put out of use, not a mark for a tool, not a note to oneself.

@@ -34,7 +34,10 @@ pub(super) fn hunks<'a>(old: &[&'a str], new: &[&'a str]) -> Vec<Hunk> {
     let (old_end, new_end) = (old.len() - same_end, new.len() - same_end);
     if start == old_end || start == new_end {
         let whole = Hunk { old: start..old_end, new: start..new_end };
-        return if whole.old.is_empty() && whole.new.is_empty() { Vec::new() } else { vec![whole] };
+        return match whole.old.is_empty() && whole.new.is_empty() {
+            true => Vec::new(),
+            false => slid(vec![whole], old, new),
+        };
     }
     // Numbers compare faster than lines.
     let mut numbers: HashMap<&'a str, u32> = HashMap::new();
@@ -48,7 +51,50 @@ pub(super) fn hunks<'a>(old: &[&'a str], new: &[&'a str]) -> Vec<Hunk> {
         return vec![Hunk { old: start..old_end, new: start..new_end }];
     };
     steps.reverse();
-    joined(&steps, start)
+    slid(joined(&steps, start), old, new)
+}
+
+/// Where lines were only added, or only removed, the same difference can often be told some lines further up or down.
+/// A person sees whole functions come and go, not the end of one with the beginning of the next.
+fn slid(mut hunks: Vec<Hunk>, old: &[&str], new: &[&str]) -> Vec<Hunk> {
+    for at in 0..hunks.len() {
+        // A line stays between two of them, or they would be one.
+        let above = at.checked_sub(1).map_or((0, 0), |before| (hunks[before].old.end + 1, hunks[before].new.end + 1));
+        let below = hunks.get(at + 1).map_or((old.len(), new.len()), |next| (next.old.start - 1, next.new.start - 1));
+        let hunk = &hunks[at];
+        let (block, all, room) = match (hunk.old.is_empty(), hunk.new.is_empty()) {
+            (true, false) => (&hunk.new, new, (above.1, below.1)),
+            (false, true) => (&hunk.old, old, (above.0, below.0)),
+            _ => continue,
+        };
+        let by = best_place(block, all, room) - block.start as isize;
+        let moved = |range: &Range<usize>| range.start.wrapping_add_signed(by)..range.end.wrapping_add_signed(by);
+        hunks[at] = Hunk { old: moved(&hunk.old), new: moved(&hunk.new) };
+    }
+    hunks
+}
+
+/// Where a block of lines would begin best, of all the places between `room` where it could as well: the lowest of
+/// those with the least indentation that begin with no closing bracket, after no attribute and no comment.
+fn best_place(block: &Range<usize>, all: &[&str], (first, last): (usize, usize)) -> isize {
+    let length = block.len();
+    let mut top = block.start;
+    while top > first && all[top - 1] == all[top + length - 1] {
+        top -= 1;
+    }
+    let mut bottom = block.start;
+    while bottom + length < last && all[bottom] == all[bottom + length] {
+        bottom += 1;
+    }
+    let cost = |start: usize| {
+        let head = all[start..start + length].iter().find(|line| !line.trim().is_empty()).copied().unwrap_or_default();
+        let text = head.trim_start();
+        let is_closing = text.starts_with(['}', ')', ']']) || text.trim_end() == "end" || text.starts_with("*/");
+        let before = start.checked_sub(1).map_or("", |before| all[before].trim_start());
+        let is_torn = ["#[", "@", "//", "/*", "* "].iter().any(|mark| before.starts_with(mark));
+        (is_closing || is_torn, head.len() - text.len())
+    };
+    (top..=bottom).rev().min_by_key(|&start| cost(start)).unwrap_or(block.start) as isize
 }
 
 /// One line removed or added, before line `old` of the old text and line `new` of the new.
@@ -119,6 +165,21 @@ fn joined(steps: &[Step], start: usize) -> Vec<Hunk> {
         }
     }
     hunks
+}
+
+/// Whether a line says something to a machine: not a lone bracket, and not a comment of its own.
+pub(super) fn is_code(line: &str) -> bool {
+    let text = line.trim_start();
+    let is_comment = ["//", "/*", "* ", "# ", "--"].iter().any(|mark| text.starts_with(mark));
+    !is_comment && text.chars().filter(|c| c.is_alphanumeric()).count() >= 3
+}
+
+/// A line that only brings names in: it changes because something else does.
+pub(super) fn is_import(line: &str) -> bool {
+    let text = line.trim_start();
+    ["use ", "pub use ", "import ", "from ", "#include", "mod ", "pub mod ", "package "]
+        .iter()
+        .any(|start| text.starts_with(start))
 }
 
 /// Lines removed and added.
@@ -294,6 +355,23 @@ mod tests {
         let other: Vec<String> = (0..3000).map(|i| format!("x{i}")).collect();
         let [far, other] = [&far, &other].map(|all| all.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(hunks(&far, &other), [Hunk { old: 0..3000, new: 0..3000 }]);
+    }
+
+    #[test]
+    fn whole_functions_come_and_go() {
+        let function = |name: &str| format!("#[test]\nfn {name}() {{\n    run();\n}}\n");
+        let two = format!("{}\n{}", function("a"), function("c"));
+        let three = format!("{}\n{}\n{}", function("a"), function("b"), function("c"));
+        let (few, many) = (lines(&two), lines(&three));
+        let added = hunks(&few, &many);
+        let [hunk] = added.as_slice() else { panic!("{added:?}") };
+        assert_eq!(many[hunk.new.clone()].concat(), format!("{}\n", function("b")));
+        let removed = hunks(&many, &few);
+        assert_eq!((&removed[0].old, &removed[0].new), (&hunk.new, &hunk.old));
+        // At the end of a file, too, and at its start.
+        let (one, both) = (function("a"), format!("{}\n{}", function("a"), function("b")));
+        assert_eq!(hunks(&lines(&one), &lines(&both)), [Hunk { old: 4..4, new: 4..9 }]);
+        assert_eq!(hunks(&["x\n"], &["x\n", "x\n"]).len(), 1);
     }
 
     #[test]

@@ -9,6 +9,8 @@ mod change;
 mod debugging;
 mod enact;
 mod episode;
+mod excerpt;
+mod fault;
 mod fill;
 mod function;
 mod git;
@@ -38,7 +40,7 @@ use crate::dataset::Watch;
 use crate::error::PrepareError;
 use change::{Work, work};
 use episode::Episode;
-use function::functions;
+use function::{Function, functions};
 use git::{Repository, Sort};
 use history::{Changed, History};
 use numeric::Rng;
@@ -238,10 +240,9 @@ impl Miner<'_> {
     fn commit(&mut self, desk: &mut Desk, changed: &Changed, reviewer: &mut Reviewer) -> Result<(), PrepareError> {
         let mut rng = Rng::new(self.recipe.seed).fork(label(&changed.id));
         let work = work(desk, changed)?;
-        let fix = work.as_ref().ok().filter(|work| work.words.is_fix());
         if self.wants(MinedKind::Review) {
             let tally = self.report.tally(MinedKind::Review);
-            let reviews = reviewer.observe(desk, changed, fix, tally, &mut rng)?;
+            let reviews = reviewer.observe(desk, changed, work.as_ref().ok(), tally, &mut rng)?;
             reviews.into_iter().try_for_each(|episode| self.keep(desk, Ok(episode), MinedKind::Review))?;
         }
         let work = match work {
@@ -315,10 +316,26 @@ impl Miner<'_> {
                 let episode = debugging::from_mutant(desk, tree, (path, syntax), &function, &mut rng)?;
                 self.candidate(desk, episode, MinedKind::Debugging)?;
             }
-            if self.wants(MinedKind::Reasoning) && function.documentation.is_some() && !function.is_test {
-                let episode = reasoning::from_function(desk, (path, syntax), &function, &mut rng);
-                self.candidate(desk, episode, MinedKind::Reasoning)?;
+            if self.wants(MinedKind::Reasoning) && !function.is_test {
+                self.think(desk, (path, syntax), &function, &mut rng)?;
             }
+        }
+        Ok(())
+    }
+
+    fn think(
+        &mut self,
+        desk: &mut Desk,
+        place: (&str, &Syntax),
+        function: &Function,
+        rng: &mut Rng,
+    ) -> Result<(), PrepareError> {
+        if function.documentation.is_some() {
+            let episode = reasoning::from_function(desk, place, function, rng);
+            self.candidate(desk, episode, MinedKind::Reasoning)?;
+        }
+        for episode in reasoning::from_remarks(desk, place, function, rng) {
+            self.candidate(desk, Ok(episode), MinedKind::Reasoning)?;
         }
         Ok(())
     }

@@ -27,14 +27,65 @@ struct Slip {
     bytes: Range<usize>,
     replacement: String,
     reason: String,
-    is_drop: bool,
+    sort: Sort,
+}
+
+/// What has to be looked at before a slip is taken for a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    Number,
+    Drop,
+    Other,
 }
 
 /// A faulty version of a file whose fault is inside of a function and still parses; none where no place offers one.
 pub(super) fn mutant(path: &str, syntax: &Syntax, function: &Function, rng: &mut Rng) -> Option<Mutant> {
     let mut slips = slips(syntax, function.body, rng);
+    slips.retain(|slip| shows(syntax, function, slip));
     rng.shuffle(&mut slips);
     slips.into_iter().take(TRIES).find_map(|slip| enacted(path, syntax, slip))
+}
+
+/// Whether what is left of the function gives a fault away. Any number might be any other, unless it is a small one or
+/// stands there once more; and nobody misses a statement, unless something is made ready for it and never used.
+fn shows(syntax: &Syntax, function: &Function, slip: &Slip) -> bool {
+    let own = &function.own;
+    let is = &syntax.text[slip.bytes.clone()];
+    match slip.sort {
+        Sort::Other => true,
+        Sort::Number => {
+            matches!(is, "0" | "1" | "2") || words(&syntax.text[own.clone()]).filter(|word| *word == is).count() > 1
+        }
+        Sort::Drop => {
+            let (before, after) = (&syntax.text[own.start..slip.bytes.start], &syntax.text[slip.bytes.end..own.end]);
+            words(is).filter(|name| !name.starts_with(|c: char| c.is_ascii_digit())).any(|name| {
+                let count = |text: &str| words(text).filter(|word| *word == name).count();
+                // Made, and named nowhere else; or made to be changed, and changed nowhere else.
+                let is_idle = count(before) == 1 && count(after) == 0 && changes(before, name) == 1;
+                is_idle || changes(is, name) > 0 && changes(before, name) == 1 && changes(after, name) == 0
+            })
+        }
+    }
+}
+
+/// How often a name is made or changed in a text, or something is done to what it names: what follows it tells.
+fn changes(text: &str, name: &str) -> usize {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    let is_change = |rest: &str| {
+        let is_equal = rest.starts_with('=') && !rest.starts_with("==") && !rest.starts_with("=>");
+        let signs = ["+=", "-=", "*=", "/=", "|=", "&=", "^=", "<<=", ">>=", "++", "--", ":=", ": ", ".", "["];
+        is_equal || signs.iter().any(|sign| rest.starts_with(sign))
+    };
+    let found = text.match_indices(name).filter(|(at, _)| {
+        let (before, rest) = (&text[..*at], &text[at + name.len()..]);
+        !before.ends_with(is_part) && !rest.starts_with(is_part) && is_change(rest.trim_start_matches(' '))
+    });
+    found.count()
+}
+
+/// Names and numbers of a text, in order.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
 }
 
 fn enacted(path: &str, syntax: &Syntax, slip: Slip) -> Option<Mutant> {
@@ -47,7 +98,7 @@ fn enacted(path: &str, syntax: &Syntax, slip: Slip) -> Option<Mutant> {
     let line = syntax.line_of(slip.bytes.start);
     let right = syntax.text.lines().nth(line)?.trim().to_owned();
     let faulty_line = text.lines().nth(line)?.to_owned();
-    if slip.is_drop {
+    if slip.sort == Sort::Drop {
         let dropped = syntax.text[slip.bytes].trim().to_owned();
         let correction = format!("it lacked `{}`.", first_line(&dropped));
         return Some(Mutant { text, line: line.max(1), faulty_line: None, reason: slip.reason, correction });
@@ -90,7 +141,7 @@ fn slips(syntax: &Syntax, body: usize, rng: &mut Rng) -> Vec<Slip> {
 }
 
 fn slip(syntax: &Syntax, node: usize, replacement: &str, reason: String) -> Slip {
-    Slip { bytes: syntax.nodes[node].bytes.clone(), replacement: replacement.to_owned(), reason, is_drop: false }
+    Slip { bytes: syntax.nodes[node].bytes.clone(), replacement: replacement.to_owned(), reason, sort: Sort::Other }
 }
 
 /// Comparisons flipped or off by one, and exchanged for or, plus for minus.
@@ -136,18 +187,45 @@ fn number(syntax: &Syntax, node: usize, rng: &mut Rng) -> Option<Slip> {
         _ => value - 1,
     };
     let near = if wrong > value { "one too many" } else { "one too few" };
-    Some(slip(syntax, node, &wrong.to_string(), format!("`{wrong}` is {near} here: it must be `{is}`.")))
+    let reason = format!("`{wrong}` is {near} here: it must be `{is}`.");
+    Some(Slip { sort: Sort::Number, ..slip(syntax, node, &wrong.to_string(), reason) })
 }
 
-/// A literal in a pattern, a case or a type: another one there would not compile, or hide what stands beside it.
+/// A literal in a pattern, a case or a type, or the place of a tuple: another one there would not compile, or hide what
+/// stands beside it.
 fn is_of_form(syntax: &Syntax, node: usize) -> bool {
     let kind = &syntax.nodes[syntax.nodes[node].parent].kind;
-    ["pattern", "case", "match_arm"].iter().any(|form| kind.contains(form)) || kind.ends_with("type")
+    ["pattern", "case", "match_arm", "field_expression", "type_arguments"].iter().any(|form| kind.contains(form))
+        || kind.ends_with("type")
 }
+
+/// Functions that care nothing for the order of what they are given.
+const SYMMETRIC: [&str; 16] = [
+    "min",
+    "max",
+    "swap",
+    "gcd",
+    "lcm",
+    "hypot",
+    "eq",
+    "ne",
+    "equals",
+    "isclose",
+    "union",
+    "intersection",
+    "intersect",
+    "distance",
+    "dot",
+    "assert_eq",
+];
 
 /// Two neighbouring arguments exchanged.
 fn swapped(syntax: &Syntax, arguments: usize, rng: &mut Rng) -> Option<Slip> {
     let all: Vec<usize> = syntax.named_children(arguments).collect();
+    let called = words(&syntax.text[..syntax.nodes[arguments].bytes.start]).last().unwrap_or_default();
+    if SYMMETRIC.contains(&called.to_lowercase().as_str()) {
+        return None;
+    }
     if !(2..=6).contains(&all.len()) {
         return None;
     }
@@ -165,7 +243,7 @@ fn swapped(syntax: &Syntax, arguments: usize, rng: &mut Rng) -> Option<Slip> {
     let bytes = syntax.nodes[one].bytes.start..syntax.nodes[other].bytes.end;
     let between = &syntax.text[syntax.nodes[one].bytes.end..syntax.nodes[other].bytes.start];
     let reason = format!("The arguments are exchanged: `{one_text}` comes before `{other_text}`.");
-    Some(Slip { bytes, replacement: format!("{other_text}{between}{one_text}"), reason, is_drop: false })
+    Some(Slip { bytes, replacement: format!("{other_text}{between}{one_text}"), reason, sort: Sort::Other })
 }
 
 /// A condition turned into its opposite.
@@ -215,7 +293,7 @@ fn dropped(syntax: &Syntax, block: usize, rng: &mut Rng) -> Option<Slip> {
     }
     let statement = first_line(syntax.text_of(at)).trim_end().to_owned();
     let reason = format!("A statement is missing here: `{statement}`.");
-    Some(Slip { bytes: start..end, replacement: String::new(), reason, is_drop: true })
+    Some(Slip { bytes: start..end, replacement: String::new(), reason, sort: Sort::Drop })
 }
 
 /// Short, and not a macro or a message whose absence nobody could notice; not a docstring.
@@ -305,6 +383,31 @@ mod tests {
                 assert!(reasons.contains(wanted), "{path} lacks {wanted}: {reasons:?}");
             }
         }
+    }
+
+    /// The faults that many draws put into the only function of a text.
+    fn drawn(path: &str, text: &str) -> BTreeSet<String> {
+        let syntax = Syntax::of(path, text).expect("it parses");
+        let all = functions(&syntax);
+        let reason = |seed| mutant(path, &syntax, &all[0], &mut Rng::new(seed)).map(|mutant| mutant.reason);
+        (0..200).filter_map(reason).collect()
+    }
+
+    #[test]
+    fn what_nothing_gives_away_is_no_fault() {
+        // `60` might as well be `61`, `16` stands there twice; nobody misses the call of `warm`, `best` is never set.
+        let text = "fn f(a: &[f32], of: &Pair) -> f32 {\n    let mut best = 3;\n    warm(a);\n    \
+                    best = widest(a, 16, 60, 16);\n    join(best, of.1)\n}\n";
+        let reasons = drawn("a.rs", text);
+        let all = reasons.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
+        assert!(all.contains("it must be `16`") && all.contains("`best = widest(a, 16, 60, 16);`"), "{all}");
+        for no in ["`60`", "`warm(a);`", "must be `1`"] {
+            assert!(!all.contains(no), "{all}");
+        }
+        let text = "def f(a, b, c):\n    total = 0\n    total += max(a, b)\n    return join(total, b)\n";
+        let all = drawn("a.py", text).into_iter().collect::<String>();
+        assert!(all.contains("`total += max(a, b)`") && all.contains("`total` comes before `b`"), "{all}");
+        assert!(!all.contains("`a` comes before `b`"), "the larger of two has no order: {all}");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Reasoning: from what people wrote beside their code. Remarks inside of a function are the steps that lead from its
-//! description to its body; a description is what a function does in words; a message that gives reasons says why a
-//! change was made.
+//! description to its body, and each that gives a reason answers why a line is there; a description is the
+//! documentation of a function; a message that gives reasons says why a change was made.
 
 use super::Desk;
 use super::change::Work;
 use super::episode::{Episode, MinedKind, conversation};
-use super::function::{Function, is_sentence};
+use super::function::{Function, Remark, is_sentence};
 use super::lines::unified;
+use super::message::{REASONS, has_phrase};
 use super::syntax::{Language, Syntax};
 use numeric::Rng;
 
@@ -18,6 +19,27 @@ const DESCRIPTION_CHARACTERS_MIN: usize = 60;
 const DESCRIPTION_CHARACTERS_MAX: usize = 1_500;
 const REMARKS_MIN: usize = 2;
 const REMARKS_MAX: usize = 12;
+/// Questions about the lines of one function.
+const QUESTIONS_MAX: usize = 2;
+/// A remark that could be an answer.
+const ANSWER_CHARACTERS_MIN: usize = 40;
+/// A line of code that is quoted.
+const QUOTED_CHARACTERS_MAX: usize = 120;
+/// Words of a remark that tell why something is so, beside those of messages.
+const EXPLAINING: [&str; 12] = [
+    "so",
+    "must",
+    "cannot",
+    "can't",
+    "never",
+    "already",
+    "needs",
+    "unless",
+    "even if",
+    "not yet",
+    "as long as",
+    "nobody",
+];
 /// Lines of a diff that is asked about.
 const DIFF_LINES_MAX: usize = 60;
 const CONTEXT_LINES: usize = 5;
@@ -43,7 +65,7 @@ pub(super) fn from_function(
     let has_steps = (REMARKS_MIN..=REMARKS_MAX).contains(&function.remarks.len());
     let (form, document) = if has_steps {
         let steps: Vec<String> =
-            function.remarks.iter().enumerate().map(|(index, remark)| format!("{}. {remark}", index + 1)).collect();
+            function.remarks.iter().enumerate().map(|(index, remark)| step(index + 1, remark)).collect();
         let request = implement(path, syntax, function, &documentation.text, rng);
         let answer = format!("```{fence}\n{}\n```", dedented(syntax.text[function.whole.clone()].trim_end()));
         ("steps", conversation(&request, Some(steps.join("\n")), &answer))
@@ -51,8 +73,8 @@ pub(super) fn from_function(
         let code = without(syntax, function);
         let name = &function.name;
         let request = match rng.below(3) {
-            0 => format!("What does `{name}` do?\n\n```{fence}\n{code}\n```"),
-            1 => format!("Explain this function from `{path}`.\n\n```{fence}\n{code}\n```"),
+            0 => format!("What should the documentation of `{name}` say?\n\n```{fence}\n{code}\n```"),
+            1 => format!("Document this function from `{path}`.\n\n```{fence}\n{code}\n```"),
             _ => format!("```{fence}\n{code}\n```\n\nWrite the documentation of `{name}`."),
         };
         ("description", conversation(&request, None, &documentation.text))
@@ -66,6 +88,57 @@ pub(super) fn from_function(
         path: path.to_owned(),
         language: Some(fence),
     })
+}
+
+/// A remark as a step: with the line that it is about, without which it often says nothing.
+fn step(number: usize, remark: &Remark) -> String {
+    match remark.code.as_ref().filter(|code| code.chars().count() <= QUOTED_CHARACTERS_MAX) {
+        Some(code) => format!("{number}. `{code}`: {}", remark.text),
+        None => format!("{number}. {}", remark.text),
+    }
+}
+
+/// Remarks that give a reason, as answers to why the line below them is as it is. The function is shown without the
+/// remark.
+pub(super) fn from_remarks(
+    desk: &Desk,
+    (path, syntax): (&str, &Syntax),
+    function: &Function,
+    rng: &mut Rng,
+) -> Vec<Episode> {
+    let fence = syntax.language.name();
+    let mut episodes = Vec::new();
+    for remark in &function.remarks {
+        let Some(code) = &remark.code else { continue };
+        let lower = remark.text.to_lowercase();
+        let explains = REASONS.iter().chain(&EXPLAINING).any(|word| has_phrase(&lower, word));
+        let is_fit = remark.text.chars().count() >= ANSWER_CHARACTERS_MIN
+            && code.chars().count() <= QUOTED_CHARACTERS_MAX
+            && function.own.start <= remark.bytes.start
+            && !remark.text.contains("SAFETY:");
+        if !explains || !is_fit || episodes.len() == QUESTIONS_MAX {
+            continue;
+        }
+        // The line end goes with it.
+        let rest = &syntax.text[remark.bytes.end + 1..function.own.end];
+        let shown = dedented(format!("{}{rest}", &syntax.text[function.own.start..remark.bytes.start]).trim_end());
+        let name = &function.name;
+        let request = match rng.below(3) {
+            0 => format!("Why is there `{code}` in `{name}`?\n\n```{fence}\n{shown}\n```"),
+            1 => format!("```{fence}\n{shown}\n```\n\nThis is `{name}` of `{path}`. What is the reason for `{code}`?"),
+            _ => format!("Give the reason for `{code}` in this function.\n\n```{fence}\n{shown}\n```"),
+        };
+        episodes.push(Episode {
+            kind: MinedKind::Reasoning,
+            form: "remark",
+            document: conversation(&request, None, &remark.text),
+            silent: Vec::new(),
+            commit: desk.commit.clone(),
+            path: path.to_owned(),
+            language: Some(fence),
+        });
+    }
+    episodes
 }
 
 /// Asks for a function by its signature and its description.

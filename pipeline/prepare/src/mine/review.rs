@@ -1,14 +1,19 @@
-//! Review: a change, and what a reviewer should have said of it. The ground is the history itself: a later fix that
-//! rewrites lines which the change brought in shows where it was wrong and what would have been right. Changes that
-//! nothing corrected for long are approved, at a limited share.
+//! Review: a change, and what a reviewer should have said of it. The ground is the history itself: a later commit that
+//! rewrites lines which the change brought in shows where it was wrong and what would have been right. Lines are traced
+//! back from fixes to where they came from as Śliwerski, Zimmermann and Zeller (2005) do; besides, a small change to
+//! what is only a few commits old says what was wanting there. Changes that nothing corrected for long are approved, at
+//! a limited share.
 
 use super::Desk;
-use super::change::{Work, work};
+use super::change::{FileChange, Work, part, work};
+use super::debugging;
 use super::enact::touched_functions;
 use super::episode::{Episode, MinedKind, conversation};
+use super::excerpt::excerpt;
 use super::history::{Change, Changed};
-use super::lines::{Hunk, hunks, lines, unified};
+use super::lines::{Hunk, hunks, is_code, is_import, lines, unified};
 use super::path::is_test;
+use super::replay::is_imperative;
 use super::syntax::Language;
 use super::yields::Yield;
 use crate::error::PrepareError;
@@ -17,12 +22,20 @@ use std::collections::VecDeque;
 
 /// A fix this many commits later still says something about a change.
 const WINDOW: usize = 200;
+/// A small change that does not say that it is a fix speaks of what is at most so many commits old.
+const FOLLOWING: usize = 40;
 /// A change that nothing corrected is good once this many commits came after it.
 const SETTLED: usize = 30;
 /// Lines of a diff that are shown, and of the fix.
 const SHOWN_LINES_MAX: usize = 120;
 const FIX_LINES_MAX: usize = 24;
+const FIX_FILES_MAX: usize = 3;
+/// Changes that one fix is a review of.
+const ORIGINS_MAX: usize = 2;
 const CONTEXT_LINES: usize = 3;
+
+/// Reviews, each with the place among the recent commits of what it is about.
+type Found = Vec<(usize, Episode)>;
 
 /// The commits that a fix may be about, oldest first.
 #[derive(Default)]
@@ -46,26 +59,37 @@ impl Reviewer {
         &mut self,
         desk: &mut Desk,
         changed: &Changed,
-        fix: Option<&Work>,
+        work: Option<&Work>,
         tally: &mut Yield,
         rng: &mut Rng,
     ) -> Result<Vec<Episode>, PrepareError> {
         let mut episodes = Vec::new();
-        if let Some(fix) = fix {
+        let ground = work.and_then(|work| Some((work, Ground::of(work)?)));
+        if let Some((fix, ground)) = ground {
             tally.candidates += 1;
-            match self.criticised(desk, changed, fix, rng)? {
-                Ok(episode) => episodes.push(episode),
+            match self.criticised(desk, changed, (fix, ground), rng)? {
+                Ok(found) => {
+                    // One candidate may be a review of two changes.
+                    tally.candidates += found.len() - 1;
+                    for (index, episode) in found {
+                        self.recent[index].is_suspect = true;
+                        episodes.push(episode);
+                    }
+                }
                 Err(why) => tally.leave_out(why),
             }
             let touches = |recent: &Recent| {
                 recent.changed.changes.iter().any(|one| changed.changes.iter().any(|other| one.path == other.path))
             };
-            self.recent.iter_mut().filter(|recent| touches(recent)).for_each(|recent| recent.is_suspect = true);
+            if ground == Ground::Fix {
+                self.recent.iter_mut().filter(|recent| touches(recent)).for_each(|recent| recent.is_suspect = true);
+            }
         }
         self.requests += episodes.len();
         self.recent.iter_mut().for_each(|recent| recent.age += 1);
         if changed.changes.len() == changed.files {
-            self.recent.push_back(Recent { changed: changed.clone(), age: 0, is_suspect: fix.is_some() });
+            let is_suspect = ground.is_some_and(|(_, ground)| ground == Ground::Fix);
+            self.recent.push_back(Recent { changed: changed.clone(), age: 0, is_suspect });
         }
         while self.recent.front().is_some_and(|recent| recent.age >= WINDOW) {
             let recent = self.recent.pop_front().expect("it was seen");
@@ -88,43 +112,47 @@ impl Reviewer {
         Ok(episodes)
     }
 
-    /// The review that a fix shows to have been due.
+    /// The reviews that a fix shows to have been due, each with the place among `recent` of what it is about.
     fn criticised(
         &self,
         desk: &mut Desk,
         changed: &Changed,
-        fix: &Work,
+        (fix, ground): (&Work, Ground),
         rng: &mut Rng,
-    ) -> Result<Result<Episode, &'static str>, PrepareError> {
+    ) -> Result<Result<Found, &'static str>, PrepareError> {
         if fix.words.poor().is_some() {
             return Ok(Err("poor message"));
         }
         let mut why = "adds lines only";
-        for file in fix.code() {
+        let mut found = Found::new();
+        for file in fix.code().filter(|file| !file.is_of_form()) {
             let (Some(old), Some(new)) = (&file.old, &file.new) else { continue };
             let (old, new) = (lines(old), lines(new));
             if file.changed_lines > FIX_LINES_MAX || Language::of_path(&file.path).is_none() {
                 why = "the fix is too large";
                 continue;
             }
-            let id =
-                changed.changes.iter().find(|change| change.path == file.path).and_then(|change| change.old.clone());
+            let change = changed.changes.iter().find(|change| change.path == file.path);
+            let Some(id) = change.and_then(|change| change.old.clone()) else { continue };
             for hunk in hunks(&old, &new).iter().filter(|hunk| !hunk.old.is_empty()) {
-                let is_code = |line: &str| line.chars().filter(|c| c.is_alphanumeric()).count() >= 3;
-                let Some(line) = hunk.old.clone().find(|&line| is_code(old[line])) else { continue };
-                let Some(origin) = id.as_ref().map(|id| self.origin(desk, &file.path, id, line)).transpose()?.flatten()
-                else {
+                let is_telling = |&line: &usize| is_code(old[line]) && !is_import(old[line]);
+                let Some(line) = hunk.old.clone().find(is_telling) else { continue };
+                let origin = self.origin(desk, &file.path, &id, line)?;
+                let Some(origin) = origin.filter(|&(index, _)| self.recent[index].age < ground.window()) else {
                     why = "older than the window";
                     continue;
                 };
+                if found.len() == ORIGINS_MAX || found.iter().any(|&(index, _)| index == origin.0) {
+                    continue;
+                }
                 let patch = Patch { path: &file.path, old: &old[hunk.old.clone()], new: &new[hunk.new.clone()] };
-                match self.review(desk, origin, fix, &patch, rng)? {
-                    Ok(episode) => return Ok(Ok(episode)),
+                match self.review(desk, origin, (fix, ground), &patch, rng)? {
+                    Ok(episode) => found.push((origin.0, episode)),
                     Err(reason) => why = reason,
                 }
             }
         }
-        Ok(Err(why))
+        Ok(if found.is_empty() { Err(why) } else { Ok(found) })
     }
 
     /// The recent change that brought a line in, and the line's number (from zero) after it. Followed backwards through
@@ -159,13 +187,20 @@ impl Reviewer {
         &self,
         desk: &mut Desk,
         (index, line): (usize, usize),
-        fix: &Work,
+        (fix, ground): (&Work, Ground),
         patch: &Patch,
         rng: &mut Rng,
     ) -> Result<Result<Episode, &'static str>, PrepareError> {
-        let reviewed = match work(desk, &self.recent[index].changed)? {
-            Ok(reviewed) => reviewed,
-            Err(why) => return Ok(Err(why)),
+        let changed = &self.recent[index].changed;
+        let whole = work(desk, changed)?.ok().filter(|work| work.changed_lines() <= SHOWN_LINES_MAX);
+        // Of what is too much to review at once, the file in question is reviewed.
+        let is_part = whole.is_none();
+        let reviewed = match whole {
+            Some(work) => work,
+            None => match part(desk, changed, patch.path)? {
+                Ok(work) => work,
+                Err(why) => return Ok(Err(why)),
+            },
         };
         let Some(file) = reviewed.files.iter().find(|file| file.path == patch.path) else {
             return Ok(Err("not in the diff"));
@@ -176,14 +211,18 @@ impl Reviewer {
         if !patch.old.iter().all(|old| after.contains(old)) {
             return Ok(Err("other commits in between"));
         }
-        let Some(request) = request(&reviewed, Some(patch.path), rng) else { return Ok(Err("diff too long")) };
-        let mut comment =
-            format!("`{}:{}`: `{faulty}`\n{}.", patch.path, line + 1, fix.words.fault().trim_end_matches('.'));
+        let diff = match is_part && file.changed_lines > SHOWN_LINES_MAX {
+            true => excerpt_of(file, line),
+            false => Some(reviewed.files.iter().map(diff_of).collect()),
+        };
+        let Some(diff) = diff else { return Ok(Err("diff too long")) };
+        let request = request(&reviewed, is_part.then_some(patch.path), &diff, rng);
+        let mut comment = format!("`{}:{}`: `{faulty}`\n{}", patch.path, line + 1, remark(fix));
         if fix.words.explains() {
             comment.push_str(&format!("\n\n{}", fix.words.body));
         }
         let answer = format!("request changes\n\n{comment}\n\n```diff\n{}```", patch.shown());
-        Ok(Ok(episode(&reviewed, "fixed_later", &request, &answer, patch.path)))
+        Ok(Ok(episode(&reviewed, ground.form(), &request, &answer, patch.path)))
     }
 
     /// A change that stayed as it was, if approvals are not too many already and there is a reason to give.
@@ -209,13 +248,54 @@ impl Reviewer {
             tally.leave_out("no reason to give");
             return Ok(None);
         };
-        let Some(request) = request(&work, None, rng) else {
-            tally.leave_out("diff too long");
+        if work.changed_lines() > SHOWN_LINES_MAX || work.words.poor().is_some() {
+            tally.leave_out(if work.words.poor().is_some() { "poor message" } else { "diff too long" });
             return Ok(None);
-        };
+        }
+        let diff: String = work.files.iter().map(diff_of).collect();
+        let request = request(&work, None, &diff, rng);
         self.approvals += 1;
         let path = work.main_path().to_owned();
         Ok(Some(episode(&work, "settled", &request, &format!("approve\n\n{reason}"), &path)))
+    }
+}
+
+/// Why a change says something about those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ground {
+    /// Its words tell of a fault, or a test that it brings does.
+    Fix,
+    /// It is small, does one thing, and replaces code.
+    Following,
+}
+
+impl Ground {
+    fn of(work: &Work) -> Option<Self> {
+        if work.words.is_fix() || debugging::is_fix(work) {
+            return Some(Self::Fix);
+        }
+        let does_one_thing = !work.words.is_constructive() && work.words.says_one_thing();
+        let is_other = work.words.is_of_form() || work.words.poor().is_some();
+        let code: Vec<&FileChange> = work.code().collect();
+        let is_small = (1..=FIX_FILES_MAX).contains(&code.len())
+            && code.iter().map(|file| file.changed_lines).sum::<usize>() <= FIX_LINES_MAX
+            && code.iter().all(|file| file.old.is_some() && file.new.is_some());
+        (does_one_thing && !is_other && is_small).then_some(Self::Following)
+    }
+
+    /// How many commits old the lines may be.
+    fn window(self) -> usize {
+        match self {
+            Self::Fix => WINDOW,
+            Self::Following => FOLLOWING,
+        }
+    }
+
+    fn form(self) -> &'static str {
+        match self {
+            Self::Fix => "fixed_later",
+            Self::Following => "changed_soon",
+        }
     }
 }
 
@@ -239,29 +319,41 @@ fn line_before(hunks: &[Hunk], line: usize) -> usize {
     last.map_or(line, |hunk| line - hunk.new.end + hunk.old.end)
 }
 
-/// The change as it is handed to a reviewer; `about` must be shown, the rest where there is room.
-fn request(work: &Work, about: Option<&str>, rng: &mut Rng) -> Option<String> {
-    let is_short = work.changed_lines() <= SHOWN_LINES_MAX;
-    let files: Vec<_> = work.files.iter().filter(|file| is_short || about == Some(file.path.as_str())).collect();
-    let changed: usize = files.iter().map(|file| file.changed_lines).sum();
-    if files.is_empty() || changed > SHOWN_LINES_MAX || work.words.poor().is_some() {
-        return None;
+fn diff_of(file: &FileChange) -> String {
+    let (old, new) = (file.old.as_deref().unwrap_or(""), file.new.as_deref().unwrap_or(""));
+    let [old_path, new_path] = [&file.old, &file.new].map(|text| if text.is_some() { file.path.as_str() } else { "" });
+    unified(old_path, new_path, old, new, CONTEXT_LINES)
+}
+
+fn excerpt_of(file: &FileChange, line: usize) -> Option<String> {
+    let old_path = if file.old.is_some() { format!("a/{}", file.path) } else { "/dev/null".to_owned() };
+    let (old, new) = (file.old.as_deref().unwrap_or(""), file.new.as_deref().unwrap_or(""));
+    let shown = excerpt(old, new, line, SHOWN_LINES_MAX, CONTEXT_LINES)?;
+    Some(format!("--- {old_path}\n+++ b/{}\n{shown}", file.path))
+}
+
+/// The change as it is handed to a reviewer, or `of_path` the part of it that is about one file.
+fn request(work: &Work, of_path: Option<&str>, diff: &str, rng: &mut Rng) -> String {
+    let mut about = if work.words.poor().is_none() { format!("{}\n\n", work.words.whole()) } else { String::new() };
+    if let Some(path) = of_path {
+        about.push_str(&format!("This is the part in `{path}`:\n\n"));
     }
-    let diff: String = files
-        .iter()
-        .map(|file| {
-            let old_path = if file.old.is_some() { file.path.as_str() } else { "" };
-            let new_path = if file.new.is_some() { file.path.as_str() } else { "" };
-            let (old, new) = (file.old.as_deref().unwrap_or(""), file.new.as_deref().unwrap_or(""));
-            unified(old_path, new_path, old, new, CONTEXT_LINES)
-        })
-        .collect();
-    let message = work.words.whole();
-    Some(match rng.below(3) {
-        0 => format!("Review this change.\n\n{message}\n\n```diff\n{diff}```"),
-        1 => format!("{message}\n\nIs this change right?\n\n```diff\n{diff}```"),
-        _ => format!("Please review before I merge:\n\n{message}\n\n```diff\n{diff}```"),
-    })
+    match rng.below(3) {
+        0 => format!("Review this change.\n\n{about}```diff\n{diff}```"),
+        1 => format!("{about}```diff\n{diff}```\n\nIs this change right?"),
+        _ => format!("Please review before I merge:\n\n{about}```diff\n{diff}```"),
+    }
+}
+
+/// What a fix says of the place that it corrects, as a reviewer would have.
+fn remark(fix: &Work) -> String {
+    let subject = fix.words.subject.trim_end_matches('.');
+    match fix.words.fault() {
+        Some(fault) => format!("{}.", fault.trim_end_matches('.')),
+        None if is_imperative(&fix.words) || fix.words.names_fault() => format!("{subject}."),
+        // How things are afterwards is what does not hold yet.
+        None => format!("What should hold here: {}.", fix.words.said()),
+    }
 }
 
 /// Why a change can be taken: only what the diff itself shows.

@@ -87,6 +87,39 @@ const SECRET_CHARACTERS_MIN: usize = 12;
 /// Bits of entropy a character, from which on a literal looks drawn and not written.
 const ENTROPY_MIN: f64 = 3.4;
 
+/// Folders that people have at home: a path through one of them is on somebody's disk, and no route of a site.
+const HOME_FOLDERS: [&str; 24] = [
+    ".cache",
+    ".cargo",
+    ".config",
+    ".local",
+    ".npm",
+    ".pyenv",
+    ".rustup",
+    ".ssh",
+    ".venv",
+    "anaconda3",
+    "code",
+    "desktop",
+    "dev",
+    "documents",
+    "downloads",
+    "git",
+    "github",
+    "library",
+    "miniconda3",
+    "projects",
+    "repos",
+    "src",
+    "work",
+    "workspace",
+];
+/// Names of users that are nobody's.
+const NOBODY: [&str; 14] = [
+    "user", "username", "me", "you", "runner", "vscode", "ubuntu", "node", "app", "appuser", "jovyan", "shared",
+    "public", "somebody",
+];
+
 /// Domains that belong to nobody (RFC 2606, RFC 6761), and the user of addresses that are no mail.
 const RESERVED_DOMAINS: [&str; 9] =
     ["example.com", "example.org", "example.net", ".example", ".test", ".invalid", ".localhost", "localhost", ".local"];
@@ -105,6 +138,7 @@ pub(super) fn scrub(text: &str, authors: &BTreeSet<String>, found: &mut Found) -
     address_credentials(text, &mut spans);
     assignments(text, &mut spans);
     mails(text, authors, &mut spans);
+    homes(text, authors, &mut spans);
     if spans.is_empty() {
         return text.to_owned();
     }
@@ -127,6 +161,7 @@ fn placeholder(sort: &str) -> &'static str {
     match sort {
         "mail" => "someone@example.com",
         "credentials" => "user:REDACTED",
+        "home_folder" => "user",
         "private_key" => "REDACTED PRIVATE KEY",
         _ => "REDACTED",
     }
@@ -297,6 +332,30 @@ fn mails(text: &str, authors: &BTreeSet<String>, spans: &mut Vec<(Range<usize>, 
         let is_file = lower.starts_with(|c: char| c.is_ascii_digit());
         if authors.contains(&mail.to_lowercase()) || is_mail && !is_account && !is_reserved && !is_file {
             spans.push((range, "mail"));
+        }
+    }
+}
+
+/// The names of people in paths of their disks: where the name is an author's, or what follows is in everybody's home.
+fn homes(text: &str, authors: &BTreeSet<String>, spans: &mut Vec<(Range<usize>, &'static str)>) {
+    for (start, slash) in [("/home/", "/"), ("/Users/", "/"), ("\\Users\\", "\\"), ("\\\\Users\\\\", "\\\\")] {
+        for (at, _) in text.match_indices(start) {
+            let from = at + start.len();
+            let is_part = |c: char| c.is_alphanumeric() || "._-".contains(c);
+            let length = text[from..].find(|c: char| !is_part(c)).unwrap_or(text.len() - from);
+            let name = text[from..from + length].to_lowercase();
+            let next = text[from + length..].strip_prefix(slash).unwrap_or_default();
+            let next: String = next.chars().take_while(|&c| is_part(c)).flat_map(char::to_lowercase).collect();
+            // Addresses have hosts before their paths.
+            let is_of_site = start.starts_with('/') && text[..at].ends_with(is_part);
+            let is_author = authors
+                .iter()
+                .filter_map(|mail| mail.split('@').next())
+                .any(|local| local == name || local.rsplit('+').next().is_some_and(|account| account == name));
+            let is_somebody = !name.is_empty() && !NOBODY.contains(&name.as_str());
+            if is_somebody && !is_of_site && (is_author || HOME_FOLDERS.contains(&next.as_str())) {
+                spans.push((from..from + length, "home_folder"));
+            }
         }
     }
 }

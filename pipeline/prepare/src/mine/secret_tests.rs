@@ -120,3 +120,21 @@ fn a_text_without_secrets_is_what_it_was() {
     let text = include_str!("secret.rs");
     assert_eq!(scrubbed(text).0, text, "the list of forms holds none");
 }
+
+#[test]
+fn names_of_people_go_from_paths_of_their_homes() {
+    for (text, wanted) in [
+        ("open('/home/ann/data/x.csv')", "open('/home/user/data/x.csv')"),
+        ("root = \"/Users/bea.moss/projects/shop\"", "root = \"/Users/user/projects/shop\""),
+        ("C:\\Users\\Bea\\Documents\\x.txt", "C:\\Users\\user\\Documents\\x.txt"),
+        ("\"C:\\\\Users\\\\Ann\\\\x.txt\"", "\"C:\\\\Users\\\\user\\\\x.txt\""),
+    ] {
+        let (out, found) = scrubbed(text);
+        assert_eq!((out.as_str(), found.get("home_folder")), (wanted, Some(&1)));
+    }
+    for text in
+        ["/home/user/.cache/x", "get('/home/settings/profile')", "https://a.org/home/bea/src/x", "/Users/List/3"]
+    {
+        assert_eq!(scrubbed(text).0, text);
+    }
+}

@@ -313,6 +313,34 @@ impl<'a> Syntax<'a> {
         self.nodes[node].kind.contains("comment")
     }
 
+    /// The code without comments and, where it means nothing, without white space.
+    pub(super) fn bare(&self) -> String {
+        let (mut out, mut at, mut index) = (String::with_capacity(self.text.len()), 0, 0);
+        while index < self.nodes.len() {
+            if !self.is_comment(index) {
+                index += 1;
+                continue;
+            }
+            let bytes = &self.nodes[index].bytes;
+            out.push_str(self.text.get(at..bytes.start).unwrap_or_default());
+            // Some grammars take the line end into a comment.
+            out.push('\n');
+            at = bytes.end.max(at);
+            index = self.nodes[index].end_index;
+        }
+        out.push_str(&self.text[at..]);
+        match self.language {
+            Language::Python => {
+                let lines = out.lines().map(str::trim_end).filter(|line| !line.is_empty());
+                lines.collect::<Vec<_>>().join("\n")
+            }
+            // What a formatter puts at the end of a list that it breaks into lines says nothing.
+            _ => [",)", ",]", ",}"]
+                .into_iter()
+                .fold(out.split_whitespace().collect(), |code: String, end| code.replace(end, &end[1..])),
+        }
+    }
+
     /// The line of a byte, counted from zero.
     pub(super) fn line_of(&self, byte: usize) -> usize {
         self.text.as_bytes()[..byte].iter().filter(|&&byte| byte == b'\n').count()
