@@ -2,6 +2,8 @@
 //!
 //! T tokens, H width, n compared tokens.
 
+use kernels::gemm::{self, Precision};
+use numeric::{MatrixView, dot};
 use ops::Buffer;
 
 /// The share of a teacher's numbers that is left out, the largest: a few massive ones would decide everything.
@@ -46,23 +48,21 @@ pub fn gram(student: &Buffer, teacher: &Buffer, rows: &[usize], weight: f32, gra
         return 0.0;
     }
     let ((s_nh, s_sizes), (t_nh, _)) = (directions(student, rows), directions(teacher, rows));
-    // Differences of cosines, [n, n].
+    // Differences of cosines, [n, n]: Ŝ·Ŝᵀ + (−T̂)·T̂ᵀ.
+    let width = student.width;
+    let (s_view, t_view) = (MatrixView::from_f32(n, width, &s_nh), MatrixView::from_f32(n, width, &t_nh));
     let mut difference = Buffer::unwritten(n, n);
-    difference.for_each_row(|i, row| {
-        for (j, value) in row.iter_mut().enumerate() {
-            *value = dot(s_nh.row(i), s_nh.row(j)) - dot(t_nh.row(i), t_nh.row(j));
-        }
-    });
+    gemm::multiply_transposed(&mut difference, &s_nh, s_view, false, Precision::F32);
+    let negative: Vec<f32> = t_nh.iter().map(|value| -value).collect();
+    gemm::multiply_transposed(&mut difference, &negative, t_view, true, Precision::F32);
     let square = difference.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>();
     // d/dŝ of the loss is 4/n²·(Gₛ − Gₜ)·ŝ; a direction hears only what is across it.
     let factor = 4.0 * weight / (n * n) as f32;
-    let mut dstudent = Buffer::zeros(n, student.width);
+    let mut dstudent = Buffer::unwritten(n, width);
+    gemm::multiply(&mut dstudent, &difference, s_view, false, Precision::F32);
     dstudent.for_each_row(|i, d| {
-        for (j, &by) in difference.row(i).iter().enumerate() {
-            d.iter_mut().zip(s_nh.row(j)).for_each(|(d, s)| *d += factor * by * s);
-        }
-        let along = dot(d, s_nh.row(i));
-        d.iter_mut().zip(s_nh.row(i)).for_each(|(d, s)| *d = (*d - along * s) / s_sizes[i]);
+        let along = dot(d, s_nh.row(i)) as f32;
+        d.iter_mut().zip(s_nh.row(i)).for_each(|(d, s)| *d = factor * (*d - along * s) / s_sizes[i]);
     });
     for (i, &row) in rows.iter().enumerate() {
         gradient.row_mut(row).iter_mut().zip(dstudent.row(i)).for_each(|(sum, d)| *sum += d);
@@ -72,21 +72,11 @@ pub fn gram(student: &Buffer, teacher: &Buffer, rows: &[usize], weight: f32, gra
 
 /// Rows of length 1, and the lengths that they had.
 fn directions(x: &Buffer, rows: &[usize]) -> (Buffer, Vec<f32>) {
-    let sizes: Vec<f32> = rows.iter().map(|&row| dot(x.row(row), x.row(row)).sqrt().max(f32::MIN_POSITIVE)).collect();
+    let size = |&row: &usize| (dot(x.row(row), x.row(row)).sqrt() as f32).max(f32::MIN_POSITIVE);
+    let sizes: Vec<f32> = rows.iter().map(size).collect();
     let mut y = Buffer::unwritten(rows.len(), x.width);
     y.for_each_row(|i, y| y.iter_mut().zip(x.row(rows[i])).for_each(|(y, x)| *y = x / sizes[i]));
     (y, sizes)
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    // Eight sums side by side, in a fixed order.
-    let mut sums = [0.0f32; 8];
-    let (a_whole, b_whole) = (a.chunks_exact(8), b.chunks_exact(8));
-    let last: f32 = a_whole.remainder().iter().zip(b_whole.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a_whole.zip(b_whole) {
-        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
-    }
-    sums.iter().sum::<f32>() + last
 }
 
 #[cfg(test)]

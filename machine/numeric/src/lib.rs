@@ -1,10 +1,11 @@
-//! Number formats: bf16, f16, block-quantized structs with asserted sizes, matrices in any format, and the random
-//! generator.
+//! Number formats: bf16, f16, block-quantized structs with asserted sizes, matrices in any format, inner
+//! products, and the random generator.
 
 pub mod aligned;
 pub mod block;
 pub mod bytes;
 mod dequantize;
+mod dot;
 pub mod ggml;
 pub mod matrix;
 pub mod minifloat;
@@ -16,6 +17,7 @@ pub mod wire;
 
 pub use aligned::{AlignedBytes, AlignedVec};
 pub use bytes::BytesError;
+pub use dot::dot;
 pub use half::{bf16, f16};
 pub use matrix::{Data, Format, Matrix, MatrixView, Storage};
 pub use packed::{PANEL, Packed, PackedView};

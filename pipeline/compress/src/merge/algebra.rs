@@ -3,6 +3,7 @@
 //! Legend: n unknowns, R rows (observations), h right-hand sides. Row-major.
 
 use kernels::gemm::{self, Precision};
+use numeric::dot;
 use ops::Buffer;
 
 /// The matrix had a pivot that was not positive: it is not positive definite, or holds what is no number.
@@ -10,19 +11,6 @@ use ops::Buffer;
 pub(crate) struct NotPositive {
     pub(crate) pivot: usize,
     pub(crate) value: f64,
-}
-
-pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
-    // Eight sums side by side, so that the processor's vectors are used; the order is fixed all the same.
-    let mut sums = [0.0; 8];
-    let (a8, a_rest) = a.as_chunks::<8>();
-    let (b8, b_rest) = b.as_chunks::<8>();
-    for (a, b) in a8.iter().zip(b8) {
-        for lane in 0..8 {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    sums.iter().sum::<f64>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f64>()
 }
 
 /// `y += factor · x`.

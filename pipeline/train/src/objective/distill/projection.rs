@@ -7,7 +7,7 @@
 
 use super::recipe::ProjectionRecipe;
 use models::{Lineage, Model, Routed};
-use numeric::Matrix;
+use numeric::{Matrix, dot};
 use ops::{Buffer, Execute, Expert, Infer, Linear, Moe, Parameter, Precision};
 
 /// The probability of the expert that a dropped one is most like, before anything is fitted.
@@ -127,12 +127,12 @@ impl Layer {
         grams.for_each_row(|row, gram| {
             for (i, one) in outputs.iter().enumerate() {
                 for (j, other) in outputs.iter().enumerate() {
-                    gram[i * students + j] = dot(one.row(row), other.row(row));
+                    gram[i * students + j] = dot(one.row(row), other.row(row)) as f32;
                 }
             }
         });
         let along = (0..n).flat_map(|row| outputs.iter().map(move |output| (row, output)));
-        let along = along.map(|(row, output)| dot(output.row(row), y.row(row))).collect();
+        let along = along.map(|(row, output)| dot(output.row(row), y.row(row)) as f32).collect();
         let size = y.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().max(f64::MIN_POSITIVE);
         Self { students, p, grams: grams.to_vec(), along, size, likeness }
     }
@@ -220,13 +220,8 @@ fn run(expert: &Expert, x: &Buffer) -> Buffer {
     models::dense(&mut Infer::new(Precision::F32), expert, x)
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32
-}
-
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let size = (f64::from(dot(a, a)) * f64::from(dot(b, b))).sqrt().max(f64::MIN_POSITIVE);
-    f64::from(dot(a, b)) / size
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(f64::MIN_POSITIVE)
 }
 
 fn softmax(logits: &[f64], sharpness: f64) -> Vec<f64> {
