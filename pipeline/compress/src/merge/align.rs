@@ -67,18 +67,37 @@ impl Alignment {
 
 /// Inner products of every neuron of one expert with every one of another, `[m, m]` each.
 struct Products {
-    gate: Vec<f32>,
+    gate: Buffer,
     /// Of up rows plus those of down columns: what changes sign with the neuron.
-    signed: Vec<f32>,
+    signed: Buffer,
 }
 
 impl Products {
     fn of(a: &Neurons, b: &Neurons) -> Self {
-        let view = |values| MatrixView::from_f32(b.count, b.width, values);
-        let (mut gate, mut signed) = (vec![0.0; a.count * b.count], vec![0.0; a.count * b.count]);
-        gemm::multiply_transposed(&mut gate, &a.gate, view(&b.gate), false, Precision::F32);
-        gemm::multiply_transposed(&mut signed, &a.up, view(&b.up), false, Precision::F32);
-        gemm::multiply_transposed(&mut signed, &a.down, view(&b.down), true, Precision::F32);
+        let (m, width) = (b.count, b.width);
+        let product = |a: &[f32], b: &[f32], precision| {
+            let mut product = Buffer::unwritten(m, m);
+            gemm::multiply_transposed(&mut product, a, MatrixView::from_f32(m, width, b), false, precision);
+            product
+        };
+        let (Some(of_a), Some(of_b)) = (&a.stored, &b.stored) else {
+            let gate = product(&a.gate, &b.gate, Precision::F32);
+            let mut signed = product(&a.up, &b.up, Precision::F32);
+            let down = MatrixView::from_f32(m, width, &b.down);
+            gemm::multiply_transposed(&mut signed, &a.down, down, true, Precision::F32);
+            return Self { gate, signed };
+        };
+        // Nothing is rounded here, since these are bf16 numbers. Their scales come in afterwards.
+        let gate = product(&a.gate, &b.gate, Precision::Bf16);
+        let mut signed = product(&of_a.up, &of_b.up, Precision::Bf16);
+        let down = product(&of_a.down, &of_b.down, Precision::Bf16);
+        let rows = signed.chunks_exact_mut(m).zip(down.chunks_exact(m)).zip(&of_a.scales);
+        for ((signed, down), own) in rows {
+            for ((signed, down), other) in signed.iter_mut().zip(down).zip(&of_b.scales) {
+                let scale = own * other;
+                *signed = scale * *signed + down / scale;
+            }
+        }
         Self { gate, signed }
     }
 }
@@ -92,33 +111,30 @@ pub fn align(centroid: &Neurons, member: &Neurons, activations: Option<Activatio
     let (of_centroid, of_member) = (centroid.squares(), member.squares());
     let sum = |squares: &[[f64; 2]]| squares.iter().flatten().sum::<f64>();
     let squares = sum(&of_centroid) + sum(&of_member);
-    let cosines = activations.map(|activations| (cosines(&activations), activations.share));
+    let share = activations.map_or(0.0, |activations| activations.share);
     // Both parts are 0 for equal neurons and about 1 for unrelated ones.
-    let weight_share = cosines.as_ref().map_or(1.0, |&(_, share)| 1.0 - share) / (squares / m as f64).max(1e-300);
-    let mut costs = vec![0.0f32; m * m];
-    for (i, own) in of_centroid.iter().enumerate() {
-        let own = own[0] + own[1];
-        for (j, other) in of_member.iter().enumerate() {
-            let place = i * m + j;
-            let apart = own + other[0] + other[1] - 2.0 * f64::from(gate[place]);
-            let mut alike = weight_share * 2.0 * f64::from(signed[place]);
-            let mut cost = weight_share * apart;
-            if let Some((cosines, share)) = &cosines {
-                alike += share * f64::from(cosines[place]);
-                cost += share;
-            }
+    let weight_share = if squares > 0.0 { ((1.0 - share) * m as f64 / squares).min(1e30) } else { 0.0 };
+    // How alike two neurons are in what changes sign with them.
+    let mut alike = signed.clone();
+    alike.iter_mut().for_each(|value| *value *= (2.0 * weight_share) as f32);
+    if let Some(activations) = &activations {
+        let cosines = cosines(activations);
+        alike.iter_mut().zip(&cosines).for_each(|(alike, cosine)| *alike += share as f32 * cosine);
+    }
+    let weighted = |of: &[f64; 2]| (weight_share * (of[0] + of[1])) as f32;
+    let of_others: Vec<f32> = of_member.iter().map(|of| weighted(of) + share as f32).collect();
+    let mut costs = Buffer::unwritten(m, m);
+    let rows = costs.chunks_exact_mut(m).zip(gate.chunks_exact(m).zip(alike.chunks_exact(m))).zip(&of_centroid);
+    for ((costs, (gate, alike)), own) in rows {
+        let (own, twice) = (weighted(own), (2.0 * weight_share) as f32);
+        for ((cost, other), (gate, alike)) in costs.iter_mut().zip(&of_others).zip(gate.iter().zip(alike)) {
+            let apart = own + other - twice * gate - alike.abs();
             // Weights that are no numbers are near nothing.
-            let cost = (cost - alike.abs()) as f32;
-            costs[place] = if cost.is_finite() { cost } else { f32::MAX };
+            *cost = if apart.is_finite() { apart } else { f32::MAX };
         }
     }
     let from = assign(&costs, m).column_of_row;
-    let flipped = (0..m).map(|i| {
-        let place = i * m + from[i];
-        let by_activations = cosines.as_ref().map_or(0.0, |(cosines, share)| share * f64::from(cosines[place]));
-        weight_share * 2.0 * f64::from(signed[place]) + by_activations < 0.0
-    });
-    let flipped: Vec<bool> = flipped.collect();
+    let flipped: Vec<bool> = (0..m).map(|i| alike[i * m + from[i]] < 0.0).collect();
     let distance = |i: usize, j: usize, flipped: bool| {
         let signed = f64::from(signed[i * m + j]) * if flipped { -1.0 } else { 1.0 };
         of_centroid[i].iter().chain(&of_member[j]).sum::<f64>() - 2.0 * (f64::from(gate[i * m + j]) + signed)
@@ -159,7 +175,7 @@ mod tests {
 
     fn random(rng: &mut Rng, count: usize, width: usize) -> Neurons {
         let mut values = || (0..count * width).map(|_| rng.normal() as f32).collect();
-        Neurons { count, width, gate: values(), up: values(), down: values() }
+        Neurons { count, width, gate: values(), up: values(), down: values(), stored: None }
     }
 
     #[test]
@@ -177,6 +193,37 @@ mod tests {
         assert!(found.relative_after() < 1e-6 && found.relative_before() > 0.5, "{found:?}");
         let back = found.apply(&member);
         assert_eq!((back.gate, back.up, back.down), (centroid.gate, centroid.up, centroid.down));
+    }
+
+    /// Products of stored bf16 numbers, scaled afterwards, are those of the scaled ones.
+    #[test]
+    fn bf16_numbers_are_multiplied_as_they_are_stored() {
+        let mut rng = Rng::new(4);
+        let (count, width) = (40, 24);
+        let mut map = |rows: usize, columns: usize, size: f32| {
+            let mut value = || numeric::bf16::from_f32(size * rng.normal() as f32).to_f32();
+            let matrix = numeric::Matrix::from_f32(rows, columns, (0..rows * columns).map(|_| value()).collect());
+            let (name, shape) = (String::new(), vec![rows, columns]);
+            ops::Linear {
+                weight: ops::Parameter { id: 0, name, shape, trained: false, matrix },
+                bias: None,
+                adapter: None,
+            }
+        };
+        // Ups and downs of different sizes, so that scales are not 1.
+        let mut expert = |up: f32, down: f32| {
+            let (gate, up, down) = (map(count, width, 1.0), map(count, width, up), map(width, count, down));
+            Neurons::of(&ops::Expert { gate, up, down })
+        };
+        let (a, b) = (expert(3.0, 0.2), expert(0.1, 7.0));
+        let scales = &a.stored.as_ref().expect("all are bf16 numbers").scales;
+        assert!(scales.iter().all(|&scale| scale < 0.5), "{scales:?}");
+        let plain = |neurons: &Neurons| Neurons { stored: None, ..neurons.clone() };
+        let (found, wanted) = (Products::of(&a, &b), Products::of(&plain(&a), &plain(&b)));
+        for (found, wanted) in [(found.gate, wanted.gate), (found.signed, wanted.signed)] {
+            assert!(found.iter().zip(wanted.iter()).all(|(found, wanted)| (found - wanted).abs() < 1e-4));
+        }
+        assert_eq!(align(&a, &b, None).from, align(&plain(&a), &plain(&b), None).from);
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub(super) fn average(members: &[Neurons], weights: &[Vec<f64>]) -> Neurons {
         }
         sums.into_iter().map(|sum| sum as f32).collect()
     };
-    Neurons { count, width, gate: mix(|n| &n.gate), up: mix(|n| &n.up), down: mix(|n| &n.down) }
+    Neurons { count, width, gate: mix(|n| &n.gate), up: mix(|n| &n.up), down: mix(|n| &n.down), stored: None }
 }
 
 /// As many neurons as one expert has, of all members: those whose outputs, with the gates of the tokens that chose
@@ -83,7 +83,7 @@ pub(super) fn selection(members: &[Neurons], hidden: &[Buffer], rows: &GroupRows
     let take = |pick: fn(&Neurons) -> &[f32]| {
         chosen.iter().flat_map(|&(k, i)| pick(&members[k])[i * width..(i + 1) * width].iter().copied()).collect()
     };
-    Neurons { count, width, gate: take(|n| &n.gate), up: take(|n| &n.up), down: take(|n| &n.down) }
+    Neurons { count, width, gate: take(|n| &n.gate), up: take(|n| &n.up), down: take(|n| &n.down), stored: None }
 }
 
 /// Which combinations of neurons stay.

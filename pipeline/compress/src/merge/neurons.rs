@@ -18,29 +18,52 @@ pub struct Neurons {
     pub(crate) up: Vec<f32>,
     /// Columns of the down projection, as rows.
     pub(crate) down: Vec<f32>,
+    /// Where all weights are bf16 numbers, as those of most checkpoints.
+    pub(crate) stored: Option<Stored>,
+}
+
+/// Rows of the up and columns of the down projection before they were scaled: products of bf16 numbers are exact in f32,
+/// and fast where the processor has them.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored {
+    pub(crate) up: Vec<f32>,
+    pub(crate) down: Vec<f32>,
+    /// What each neuron's up was multiplied by, and its down divided.
+    pub(crate) scales: Vec<f32>,
+}
+
+fn are_bf16(values: &[f32]) -> bool {
+    values.iter().fold(0, |bits, value| bits | value.to_bits()) & 0xffff == 0
 }
 
 impl Neurons {
     /// Of an expert in any stored format.
     pub fn of(expert: &Expert) -> Self {
         let (count, width) = (expert.gate.output_width(), expert.gate.input_width());
+        let [gate, up] = [&expert.gate, &expert.up].map(|map| map.weight.matrix.to_f32());
         let down = transposed(&expert.down.weight.matrix.to_f32(), width, count);
-        let mut neurons =
-            Self { count, width, gate: expert.gate.weight.matrix.to_f32(), up: expert.up.weight.matrix.to_f32(), down };
-        neurons.balance();
+        let stored = [&gate, &up, &down].into_iter().all(|values| are_bf16(values)).then(|| (up.clone(), down.clone()));
+        let mut neurons = Self { count, width, gate, up, down, stored: None };
+        let scales = neurons.balance();
+        neurons.stored = stored.map(|(up, down)| Stored { up, down, scales });
         neurons
     }
 
-    /// Scales every neuron so that its row of the up and its column of the down projection are equally long.
-    fn balance(&mut self) {
-        for (up, down) in self.up.chunks_exact_mut(self.width).zip(self.down.chunks_exact_mut(self.width)) {
+    /// Scales every neuron so that its row of the up and its column of the down projection are equally long, and says
+    /// by what.
+    fn balance(&mut self) -> Vec<f32> {
+        let neurons = self.up.chunks_exact_mut(self.width).zip(self.down.chunks_exact_mut(self.width));
+        let balance = |(up, down): (&mut [f32], &mut [f32])| {
             let (of_up, of_down) = (square(up).sqrt(), square(down).sqrt());
-            if of_up > 0.0 && of_down > 0.0 {
-                let scale = (of_down / of_up).sqrt();
-                up.iter_mut().for_each(|value| *value = (f64::from(*value) * scale) as f32);
-                down.iter_mut().for_each(|value| *value = (f64::from(*value) / scale) as f32);
+            if of_up == 0.0 || of_down == 0.0 {
+                return 1.0;
             }
-        }
+            let scale = (of_down / of_up).sqrt();
+            up.iter_mut().for_each(|value| *value = (f64::from(*value) * scale) as f32);
+            down.iter_mut().for_each(|value| *value = (f64::from(*value) / scale) as f32);
+            scale as f32
+        };
+        neurons.map(balance).collect()
     }
 
     /// Squared length of each neuron: of its gate row, and of its up row and down column together.
@@ -59,8 +82,8 @@ impl Neurons {
             });
             rows.collect()
         };
-        let Self { count, width, .. } = *self;
-        Self { count, width, gate: take(&self.gate, false), up: take(&self.up, true), down: take(&self.down, true) }
+        let (gate, up, down) = (take(&self.gate, false), take(&self.up, true), take(&self.down, true));
+        Self { count: self.count, width: self.width, gate, up, down, stored: None }
     }
 
     /// These weights under an expert's names.
@@ -122,7 +145,7 @@ pub(crate) fn output(expert: &Expert, x: &Buffer) -> Buffer {
 }
 
 pub(crate) fn square(values: &[f32]) -> f64 {
-    values.iter().map(|&value| f64::from(value) * f64::from(value)).sum()
+    numeric::dot(values, values)
 }
 
 /// `[rows, columns]` as `[columns, rows]`.

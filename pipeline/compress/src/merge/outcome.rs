@@ -1,10 +1,10 @@
 //! What merging did, for reports.
 
 use super::RouterRow;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How the neurons of a merged expert came about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Combination {
     Average,
@@ -14,7 +14,7 @@ pub enum Combination {
 
 /// One group. Errors are of the layer's output, in squares by those of the output before, over the held-out rows that
 /// the group touches.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GroupOutcome {
     pub into: usize,
     pub from: Vec<usize>,
@@ -41,7 +41,7 @@ pub struct GroupOutcome {
 }
 
 /// One mixture. Errors are of its output, in squares by those of the output before, over all held-out rows.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerOutcome {
     pub layer: usize,
     /// If everything that does not stay is dropped.
