@@ -62,6 +62,23 @@ pub(crate) fn model_directory(name: &str) -> Result<PathBuf> {
     Err(not_found(name, path).into())
 }
 
+/// The folders that a name means, of those that are wanted: itself, also under `runs/`, or each folder of a run that is,
+/// in order; none where there is no such folder.
+pub(crate) fn stage_folders(name: &str, is_wanted: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
+    for place in [PathBuf::from(name), Path::new(RUNS).join(name)] {
+        if is_wanted(&place) {
+            return vec![place];
+        }
+        let stages = std::fs::read_dir(place).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+        let mut stages: Vec<PathBuf> = stages.filter(|stage| is_wanted(stage)).collect();
+        stages.sort();
+        if !stages.is_empty() {
+            return stages;
+        }
+    }
+    Vec::new()
+}
+
 fn not_found(name: &str, path: &Path) -> Problem {
     let known = known_models();
     let known = if known.is_empty() { "none are here".to_owned() } else { known.join(", ") };

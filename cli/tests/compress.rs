@@ -40,6 +40,15 @@ fn what_was_killed_goes_on_and_comes_out_the_same() {
     let plan = |run: &str| std::fs::read_to_string(folder.join(run).join("plan.toml")).expect("a plan");
     assert_eq!(plan("killed"), plan("whole"));
     assert!(good(&folder, &["inspect", "killed"]).contains("qwen3_next"));
+    good(&folder, &["compress", "report", "whole", "-o", "page.html"]);
+    let page = std::fs::read_to_string(folder.join("page.html")).expect("it was written");
+    assert!(
+        (0..4).all(|expert| page.contains(&format!("layer 1, expert {expert}: "))) && page.contains("co-activation")
+    );
+    let said = bad(&folder, 1, &["compress", "report", "model", "-o", "none.html"]);
+    assert!(said.contains("no folder holds a plan.toml") && !folder.join("none.html").exists(), "{said}");
+    let said = bad(&folder, 1, &["compress", "report", "nowhere", "-o", "none.html"]);
+    assert!(said.contains("no model and nothing that was measured in nowhere"), "{said}");
     // A plan that is given makes the same of it, without watching anything.
     good(&folder, &["compress", "model", "--plan", "whole/plan.toml", "--out", "given"]);
     assert!(weights(&folder.join("given")) == weights(&folder.join("whole")));

@@ -77,6 +77,16 @@ fn a_model_is_pruned_and_taught_and_knows_where_its_experts_are_from() {
     let output = |step: usize| found[step]["output"].as_f64().expect("a number");
     assert!(output(18) + output(19) < 0.9 * (output(0) + output(1)), "{} to {}", output(0), output(19));
     assert!(terms(&folder, "03-routers")[0].get("hidden").is_none());
+    let page =
+        fs::read_to_string(folder.join("runs/small/compression.html")).expect("a page of what became of experts");
+    for wanted in
+        ["2 rounds: 4 → 3 → 2", "Round 2: least", "whole (after recovery)", "layer 1, expert 2: ", "co-activation"]
+    {
+        assert!(page.contains(wanted), "{wanted}");
+    }
+    assert!(folder.join("runs/small/02-less/statistics/layer-0001.forward.safetensors").is_file());
+    good(&folder, &["compress", "report", "small", "-o", "again.html"]);
+    assert_eq!(fs::read_to_string(folder.join("again.html")).expect("a page"), page, "folders alone give the same");
     let (first, last) = (lineage(&folder, "02-less"), lineage(&folder, "05-least"));
     assert_eq!(first, lineage(&folder, "04-whole"), "training keeps experts where they are");
     let counts = |lineage: &Value| -> Vec<[usize; 2]> {

@@ -372,6 +372,13 @@ fn a_build_makes_each_stage_once_and_again_after_a_change() {
     let stages = ["01-base", "02-prune", "03-quantize", "04-evaluate"];
     assert!(stages.iter().all(|stage| folder.join("runs/small").join(stage).join("manifest.json").is_file()));
     assert!(folder.join("runs/small/report.html").is_file());
+    let page =
+        fs::read_to_string(folder.join("runs/small/compression.html")).expect("a page of what became of experts");
+    for wanted in
+        ["KL from the teacher, nats a token", "prune (before recovery)", "quantize (after recovery)", "base (to begin"]
+    {
+        assert!(page.contains(wanted), "{wanted}");
+    }
     assert!(!folder.join("runs/small/01-base/checkpoints").exists(), "what they would resume is done");
 
     let again = run(&folder, &["build", "small.toml", "--json"]);

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-const REPORTS: &str = "reports.json";
+pub(super) const REPORTS: &str = "reports.json";
 pub(crate) const PAGE: &str = "report.html";
 
 /// A model's report, and what it was made from.

@@ -1,5 +1,6 @@
 //! What a build is made of: one folder per stage, made again only when something it depends on has changed.
 
+mod compression;
 mod distilling;
 mod measuring;
 mod shrinking;
@@ -7,8 +8,11 @@ mod together;
 mod training;
 mod watching;
 
+pub(crate) use compression::{COMPRESSION, is_of_compression, write_compression};
 pub(crate) use measuring::{read_reports, write_page};
-pub(crate) use shrinking::{Asked, Planned, Shrunk, Watched, calibration, save_model, shrink};
+pub(crate) use shrinking::{
+    Asked, Kept, PLAN, Planned, STATISTICS, Shrunk, Watched, Watching, calibration, save_model, shrink,
+};
 pub(crate) use together::Together;
 pub(crate) use watching::{Preparing, SystemRoots};
 

@@ -8,17 +8,23 @@ use crate::recipe::{Prune, Quantize, SaveFormat};
 use crate::terminal::Meter;
 use anyhow::{Context, Result};
 use compress::{
-    Budget, Calibration, LayerOutcome, LayerPlan, LayerStatistics, MergeRecipe, ObserveOptions, ObserveStep, Plan,
-    PlanRecipe, Saliency, Tokens,
+    Budget, Calibration, LayerOutcome, LayerPlan, LayerStatistics, MergeRecipe, ObserveOptions, ObservePlace,
+    ObserveStep, Plan, PlanRecipe, Saliency, Tokens,
 };
-use models::{Layers, Lineage, Loading, Model};
+use models::{LayerStream, Layers, Lineage, Loading, Model};
 use prepare::{Fit, Packing, Sample};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use text::{Renderer, Template, Tokenizer};
 
 /// Tokens that calibration runs at a time.
 const PASS_TOKENS: usize = 2048;
+
+/// In the folder of a model that lost experts: what became of them, what was measured while they were merged, and what
+/// was observed of them before.
+pub(crate) const PLAN: &str = "plan.toml";
+pub(crate) const MERGING: &str = "merging.json";
+pub(crate) const STATISTICS: &str = "statistics";
 
 pub(super) fn prune(job: &Job<'_>, work: &Prune) -> Result<Value> {
     let from = job.source()?;
@@ -31,7 +37,9 @@ pub(super) fn prune(job: &Job<'_>, work: &Prune) -> Result<Value> {
         .with_context(|| format!("cannot prepare the data of the stage {:?}", job.stage.name))?;
     job.check_interrupt()?;
     let planned = Planned::Decided(work.plan());
-    let shrunk = shrink(&mut model, &dataset.samples, work.tokens, planned, work.merge.as_ref())?;
+    let kept = Kept::of(from, &job.directory)?;
+    let watching = Watching { samples: &dataset.samples, tokens_max: work.tokens, place: Some(kept.place()) };
+    let shrunk = shrink(&mut model, &watching, planned, work.merge.as_ref())?;
     job.check_interrupt()?;
     shrunk.save(&job.directory)?;
     save_model(&model, &tokenizer, &template, &job.directory, work.save)?;
@@ -115,19 +123,43 @@ impl Shrunk {
 
     /// Writes the plan, and what was measured while it was carried out.
     pub(crate) fn save(&self, directory: &Path) -> Result<()> {
-        self.plan.save(&directory.join("plan.toml"))?;
+        self.plan.save(&directory.join(PLAN))?;
         if !self.outcomes.is_empty() {
-            formats::write_json(directory.join("merging.json"), &self.outcomes)?;
+            formats::write_json(directory.join(MERGING), &self.outcomes)?;
         }
         Ok(())
     }
 }
 
-/// Drops and merges experts of a model in memory, watched on the first tokens of `samples`.
+/// What experts are watched on: the first tokens of `samples`; and where what was seen is kept.
+pub(crate) struct Watching<'a> {
+    pub(crate) samples: &'a [Sample],
+    pub(crate) tokens_max: usize,
+    pub(crate) place: Option<ObservePlace<'a>>,
+}
+
+/// Statistics of a model in the folder of what becomes of it.
+pub(crate) struct Kept {
+    folder: PathBuf,
+    fingerprint: String,
+}
+
+impl Kept {
+    pub(crate) fn of(from: &Path, out: &Path) -> Result<Self> {
+        let stream = LayerStream::open(from, Loading::Stored);
+        let fingerprint = stream.with_context(|| format!("cannot open the model in {}", from.display()))?.fingerprint();
+        Ok(Self { folder: out.join(STATISTICS), fingerprint })
+    }
+
+    pub(crate) fn place(&self) -> ObservePlace<'_> {
+        ObservePlace { folder: &self.folder, model: &self.fingerprint }
+    }
+}
+
+/// Drops and merges experts of a model in memory.
 pub(crate) fn shrink(
     model: &mut Model,
-    samples: &[Sample],
-    tokens_max: usize,
+    watching: &Watching<'_>,
     planned: Planned,
     merge: Option<&MergeRecipe>,
 ) -> Result<Shrunk> {
@@ -136,7 +168,7 @@ pub(crate) fn shrink(
             compress::prune(model, &plan)?;
             Ok(Shrunk::pruned(plan))
         }
-        planned => Watched::on(model, samples, tokens_max, planned.asks())?.shrink(model, planned, merge),
+        planned => Watched::on(model, watching, planned.asks())?.shrink(model, planned, merge),
     }
 }
 
@@ -156,16 +188,19 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    /// Watches them on the first tokens of `samples`.
-    pub(crate) fn on(model: &Model, samples: &[Sample], tokens_max: usize, asked: Asked) -> Result<Self> {
+    /// Watches them.
+    pub(crate) fn on(model: &Model, watching: &Watching<'_>, asked: Asked) -> Result<Self> {
         let usual = ObserveOptions::default();
+        // What is kept is for reports, which show how alike experts are also where nothing depends on it.
+        let compares = asked.similarities || watching.place.is_some();
         let options = ObserveOptions {
             chunk_tokens: PASS_TOKENS,
-            similarity_tokens: if asked.similarities { usual.similarity_tokens } else { 0 },
+            similarity_tokens: if compares { usual.similarity_tokens } else { 0 },
             gradient_tokens: if asked.gradients { usize::MAX } else { 0 },
             ..usual
         };
-        let mut watched = Self { batches: calibration_batches(samples, tokens_max), statistics: Vec::new() };
+        let mut watched =
+            Self { batches: calibration_batches(watching.samples, watching.tokens_max), statistics: Vec::new() };
         let mut meter: Option<Meter> = None;
         let mut watch = |step: ObserveStep| {
             let meter = meter.get_or_insert_with(|| Meter::new("watching the experts", step.total as u64, "steps"));
@@ -173,7 +208,7 @@ impl Watched {
             true
         };
         watched.statistics =
-            compress::observe(Layers::Resident(model), &watched.calibrations(), &options, None, &mut watch)?;
+            compress::observe(Layers::Resident(model), &watched.calibrations(), &options, watching.place, &mut watch)?;
         Ok(watched)
     }
 

@@ -4,7 +4,7 @@ use crate::failure::Problem;
 use crate::interrupt;
 use crate::place::open_model;
 use crate::recipe::{Recipe, Work};
-use crate::stages::{Build, read_reports, write_page};
+use crate::stages::{Build, COMPRESSION, read_reports, write_compression, write_page};
 use crate::terminal::{peak_memory_bytes, put, put_json, say};
 use anyhow::Result;
 use clap::Args;
@@ -52,6 +52,12 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let page = build.folder.join("report.html");
     write_page(&page, &recipe.title, &reports)?;
     let peak = peak_memory_bytes().map_or_else(String::new, |peak| format!(", peak memory {}", bytes_in_words(peak)));
+    if recipe.stages[..=last].iter().any(|stage| matches!(stage.work, Work::Prune(_))) {
+        let folders: Vec<PathBuf> = (0..=last).map(|index| build.directory(index)).collect();
+        let page = build.folder.join(COMPRESSION);
+        write_compression(&page, &recipe.title, &folders)?;
+        say(&format!("what became of the experts: {}", page.display()));
+    }
     say(&format!("{} in {}{peak}", page.display(), duration_in_words(began.elapsed())));
     Ok(())
 }

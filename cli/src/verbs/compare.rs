@@ -3,7 +3,7 @@
 use crate::failure::Problem;
 use crate::interrupt;
 use crate::place::{Speaking, model_directory};
-use crate::stages::{Asked, Planned, Watched};
+use crate::stages::{Asked, Planned, Watched, Watching};
 use crate::terminal::{put, put_json, say};
 use crate::verbs::compress::calibration_data;
 use crate::verbs::evaluate::unless_stopped;
@@ -166,7 +166,8 @@ impl Data {
         // Once, for what any of the methods asks.
         let gradients = methods.iter().any(|method| method.plan.saliency == Saliency::Fisher);
         let asked = Asked { similarities: methods.iter().any(|method| method.plan.merge), gradients };
-        let watched = Watched::on(&speaking.model, &dataset.samples, arguments.tokens, asked)?;
+        let watching = Watching { samples: &dataset.samples, tokens_max: arguments.tokens, place: None };
+        let watched = Watched::on(&speaking.model, &watching, asked)?;
         Ok(Self { seed, watched, held_out })
     }
 

@@ -10,10 +10,13 @@ use crate::interrupt;
 use crate::memory::{Machine, bytes_from_words};
 use crate::place::{Outlined, Speaking, model_directory, open_text, stored_bytes};
 use crate::recipe::SaveFormat;
-use crate::stages::{Planned, Preparing, Shrunk, SystemRoots, calibration, pass_lineage_on, save_model, shrink};
+use crate::stages::{
+    Kept, PLAN, Planned, Preparing, STATISTICS, Shrunk, SystemRoots, Watching, calibration, pass_lineage_on,
+    save_model, shrink,
+};
 use crate::terminal::{Meter, peak_memory_bytes, put, say};
 use anyhow::{Context, Result};
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use compress::{
     Calibration, CompressError, ExpertRewrite, LayerSize, LayerStatistics, ObserveOptions, ObservePlace, ObservePlan,
     ObserveStep, Plan, PlanRecipe, QuantizeRecipe, StoredFormat,
@@ -28,7 +31,22 @@ use text::Renderer;
 
 /// Make a model smaller: drop and merge experts, store weights in fewer bits; run again after a stop, it goes on
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    job: Option<JobArguments>,
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(Subcommand)]
+enum What {
+    Report(super::compress_report::Arguments),
+}
+
+/// What is to be made of what.
+#[derive(Args)]
+struct JobArguments {
     /// A model folder, a run, or the name of a fixture
     model: String,
     /// The folder to write
@@ -102,6 +120,14 @@ impl From<FormatName> for StoredFormat {
 const GOES_ON: &str = "run the same command again, and it goes on";
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
+    match (&arguments.what, arguments.job) {
+        (Some(What::Report(report)), _) => super::compress_report::run(report),
+        (None, Some(job)) => make(job),
+        (None, None) => Err(Problem::new("no model is named", "lateen compress MODEL --keep N --out FOLDER").into()),
+    }
+}
+
+fn make(arguments: JobArguments) -> Result<()> {
     let prunes = arguments.keep.is_some() || arguments.plan.is_some();
     if !prunes && arguments.quantize.is_none() {
         let hint = "say --keep N to drop experts, --quantize FORMAT for fewer bits, or both";
@@ -135,11 +161,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
 }
 
 /// What is merged is measured on what all layers before say now, and fitted in f32.
-fn merge_in_memory(arguments: &Arguments, from: &Path, planned: Planned) -> Result<()> {
+fn merge_in_memory(arguments: &JobArguments, from: &Path, planned: Planned) -> Result<()> {
     let mut speaking = Speaking::open(&from.display().to_string(), Loading::F32)?;
     let samples = arguments.samples(&speaking.renderer())?;
     let source = speaking.model.config.clone();
-    let shrunk = shrink(&mut speaking.model, &samples, arguments.observation.tokens, planned, None)?;
+    let kept = Kept::of(from, &arguments.out)?;
+    let watching = Watching { samples: &samples, tokens_max: arguments.observation.tokens, place: Some(kept.place()) };
+    let shrunk = shrink(&mut speaking.model, &watching, planned, None)?;
     shrunk.save(&arguments.out)?;
     if let Some(recipe) = arguments.recipe() {
         compress::quantize(&mut speaking.model, &recipe)?;
@@ -150,7 +178,7 @@ fn merge_in_memory(arguments: &Arguments, from: &Path, planned: Planned) -> Resu
 
 /// One command under way.
 struct Work {
-    arguments: Arguments,
+    arguments: JobArguments,
     from: PathBuf,
     stream: LayerStream,
     /// Bytes that may be held.
@@ -159,7 +187,7 @@ struct Work {
 }
 
 impl Work {
-    fn open(arguments: Arguments, from: PathBuf) -> Result<Self> {
+    fn open(arguments: JobArguments, from: PathBuf) -> Result<Self> {
         let prunes = arguments.keep.is_some() || arguments.plan.is_some();
         let stream = match prunes {
             true => LayerStream::open_plain(&from),
@@ -187,7 +215,7 @@ impl Work {
         };
         if let Some(plan) = &plan {
             plan.check(outline)?;
-            plan.save(&self.arguments.out.join("plan.toml"))?;
+            plan.save(&self.arguments.out.join(PLAN))?;
         }
         self.write(plan.as_ref())
     }
@@ -202,7 +230,7 @@ impl Work {
         let (options, plan) = self.arguments.observation.fit(outline, loading, &lengths, self.memory);
         check_memory("watching the experts of", &place, plan.total(), self.memory, &plan_in_words(&plan))?;
         say(&format!("watching the experts takes {}", plan_in_words(&plan)));
-        let folder = self.arguments.out.join("statistics");
+        let folder = self.arguments.out.join(STATISTICS);
         let place = ObservePlace { folder: &folder, model: &self.stream.fingerprint() };
         let mut meter = Bar::new();
         let mut watch = |step: ObserveStep| {
@@ -259,7 +287,7 @@ fn save_text(from: &Path, out: &Path) -> Result<()> {
     Ok(template.save(out)?)
 }
 
-impl Arguments {
+impl JobArguments {
     /// What the experts are watched on.
     fn samples(&self, renderer: &Renderer) -> Result<Vec<Sample>> {
         Ok(calibration_data(self.data.as_deref(), self.observation.tokens, (0, 0), renderer)?.samples)

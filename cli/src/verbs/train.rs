@@ -3,7 +3,7 @@
 use super::build::stage_index;
 use crate::failure::Problem;
 use crate::interrupt;
-use crate::place::RUNS;
+use crate::place::{RUNS, stage_folders};
 use crate::recipe::Recipe;
 use crate::stages::{Build, Outcome, Together};
 use crate::terminal::{put, say};
@@ -137,19 +137,11 @@ fn write_report(reported: &Reported) -> Result<()> {
 
 /// The folders with metrics that a name means: itself, or each stage of a run that has some, in order.
 fn folders_of(name: &str) -> Result<Vec<PathBuf>> {
-    let places = [PathBuf::from(name), Path::new(RUNS).join(name)];
-    for place in &places {
-        if place.join(METRICS).is_file() {
-            return Ok(vec![place.clone()]);
-        }
-        let stages = std::fs::read_dir(place).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
-        let mut stages: Vec<PathBuf> = stages.filter(|stage| stage.join(METRICS).is_file()).collect();
-        stages.sort();
-        if !stages.is_empty() {
-            return Ok(stages);
-        }
+    let folders = stage_folders(name, &|folder| folder.join(METRICS).is_file());
+    if folders.is_empty() {
+        let message = format!("there is no {METRICS} in {name} or {}", Path::new(RUNS).join(name).display());
+        let hint = format!("give a run under {RUNS}/, one of its stages that train, or a folder with a {METRICS}");
+        return Err(Problem::new(message, hint).into());
     }
-    let message = format!("there is no {METRICS} in {} or {}", places[0].display(), places[1].display());
-    let hint = format!("give a run under {RUNS}/, one of its stages that train, or a folder with a {METRICS}");
-    Err(Problem::new(message, hint).into())
+    Ok(folders)
 }

@@ -21,7 +21,7 @@ pub use merge::{
     Activations, Alignment, Combination, GroupOutcome, Importance, LayerOutcome, MergeError, MergeRecipe, Neurons,
     Refit, RouterRow, Rows, Tokens, align, carry_out, drop_losses, merge_layer,
 };
-pub use observe::{Calibration, ObserveOptions, ObservePlace, ObservePlan, ObserveStep, observe};
+pub use observe::{Calibration, ObserveOptions, ObservePlace, ObservePlan, ObserveStep, observe, saved_statistics};
 pub use plan::{
     Budget, DistanceShares, Grouping, LayerPlan, LayerSize, Merge, Plan, PlanError, PlanRecipe, Saliency, decide_layer,
     keep_counts, super_experts,

@@ -4,6 +4,7 @@ mod support;
 
 use compress::{
     Calibration, CompressError, LayerStatistics, ObserveOptions, ObservePlace, ObservePlan, ObserveStep, observe,
+    saved_statistics,
 };
 use models::{Examples, FeedForward, KvFormat, LayerStream, Layers, Loading, Model, State, losses};
 use ops::{Buffer, Execute, Infer, Moe, Precision, Record, Routing};
@@ -314,6 +315,8 @@ fn an_observation_goes_on_where_it_was_stopped() {
         // What is complete is read, not made again.
         let again = observe(Layers::Streamed(&stream), &[calibration(&tokens)], &options, place, &mut |_| false);
         assert_eq!(again.expect("all of it is there"), wanted);
+        // And by itself, for reports.
+        assert_eq!(saved_statistics(folder.path()).expect("it is there"), wanted);
     }
 }
 

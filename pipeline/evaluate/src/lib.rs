@@ -4,6 +4,7 @@
 //! what people read. Nothing prints.
 
 mod bench;
+mod compression;
 mod divergence;
 mod parity;
 mod perplexity;
@@ -15,6 +16,7 @@ mod tasks;
 mod walk;
 
 pub use bench::{Bench, BenchSettings, Measurement, OperationShare, Spread, bench};
+pub use compression::{CompressionStage, Shrinking, compression_page};
 pub use divergence::{Divergence, divergence};
 pub use parity::{Parity, parity};
 pub use perplexity::{Loss, Perplexity, perplexity};

@@ -15,6 +15,7 @@ mod store;
 
 pub use plan::ObservePlan;
 pub(crate) use plan::mixtures;
+pub use store::saved_statistics;
 
 use crate::{CompressError, LayerStatistics};
 use models::{Layers, Loading};

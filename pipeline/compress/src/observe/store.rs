@@ -126,6 +126,30 @@ impl Store {
     }
 }
 
+/// What an observation has saved in `folder`, layer by layer in order; nothing where there is none.
+pub fn saved_statistics(folder: &Path) -> Result<Vec<LayerStatistics>, CompressError> {
+    let store = Store { folder: folder.to_owned() };
+    let files = fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()));
+    let layer = |name: std::ffi::OsString| {
+        let number = name.to_str()?.strip_prefix("layer-")?.strip_suffix(".forward.safetensors")?;
+        number.parse::<usize>().ok()
+    };
+    let mut layers: Vec<usize> = files.filter_map(layer).collect();
+    layers.sort_unstable();
+    let mut all = Vec::with_capacity(layers.len());
+    for layer in layers {
+        let rows = |direction: &str, tensor: &str| -> Result<Option<Vec<usize>>, CompressError> {
+            store.read(layer, direction)?.map(|file| Ok(file.get(tensor)?.shape.to_vec())).transpose()
+        };
+        let n_experts = rows("forward", "experts")?.and_then(|shape| shape.first().copied()).unwrap_or(0);
+        let Some(mut statistics) = store.forward(layer, n_experts)? else { continue };
+        let inner = rows("gradient", "neurons")?.and_then(|shape| shape.get(1).copied()).unwrap_or(0);
+        store.gradient(layer, n_experts, inner)?.iter().for_each(|tally| tally.complete(&mut statistics));
+        all.push(statistics);
+    }
+    Ok(all)
+}
+
 fn used(numbers: &[f64]) -> ExpertUse {
     ExpertUse {
         tokens: numbers[0] as u64,

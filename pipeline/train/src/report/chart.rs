@@ -13,16 +13,21 @@ const STRETCHES: usize = 400;
 
 /// One line of a chart; `style` is a class of `style.css`.
 #[derive(Debug, Clone)]
-pub(crate) struct Line<'a> {
-    pub(crate) label: &'a str,
-    pub(crate) style: &'a str,
-    pub(crate) points: Vec<(f64, f64)>,
+pub struct Line<'a> {
+    pub label: &'a str,
+    pub style: &'a str,
+    pub points: Vec<(f64, f64)>,
     /// Draw a dot at each point, for lines of few points.
-    pub(crate) dots: bool,
+    pub dots: bool,
 }
 
 /// A figure with a title, a key and all lines over the same axes. `from_zero`: the vertical axis begins at 0.
 pub(crate) fn figure(title: &str, lines: &[Line<'_>], from_zero: bool, wide: bool) -> String {
+    figure_over("step", title, lines, from_zero, wide)
+}
+
+/// As [`figure`], with a name for what the horizontal axis counts. `title`, `across` and labels are HTML already.
+pub fn figure_over(across: &str, title: &str, lines: &[Line<'_>], from_zero: bool, wide: bool) -> String {
     let lines: Vec<Line<'_>> = lines.iter().map(finite).filter(|line| !line.points.is_empty()).collect();
     if lines.is_empty() {
         return String::new();
@@ -34,7 +39,7 @@ pub(crate) fn figure(title: &str, lines: &[Line<'_>], from_zero: bool, wide: boo
         }
     }
     let height = if wide { HEIGHT * 0.62 } else { HEIGHT };
-    let plot = Plot::new(&lines, from_zero, height, if wide { WIDTH * 1.35 } else { WIDTH });
+    let plot = Plot::new(across, &lines, from_zero, height, if wide { WIDTH * 1.35 } else { WIDTH });
     write!(html, "</figcaption>{}</figure>", plot.svg(title, &lines)).expect("string");
     html
 }
@@ -44,7 +49,8 @@ fn finite<'a>(line: &Line<'a>) -> Line<'a> {
     Line { points, ..line.clone() }
 }
 
-struct Plot {
+struct Plot<'a> {
+    across: &'a str,
     x: (f64, f64),
     y: (f64, f64),
     tick: f64,
@@ -52,8 +58,8 @@ struct Plot {
     width: f64,
 }
 
-impl Plot {
-    fn new(lines: &[Line<'_>], from_zero: bool, height: f64, width: f64) -> Self {
+impl<'a> Plot<'a> {
+    fn new(across: &'a str, lines: &[Line<'_>], from_zero: bool, height: f64, width: f64) -> Self {
         let span = |of: fn(&(f64, f64)) -> f64| {
             let values = lines.iter().flat_map(|line| &line.points).map(of);
             values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
@@ -71,7 +77,7 @@ impl Plot {
         }
         let tick = tick_of(y.1 - y.0, 5.0);
         let y = ((y.0 / tick).floor() * tick, (y.1 / tick).ceil() * tick);
-        Self { x, y, tick, height, width }
+        Self { across, x, y, tick, height, width }
     }
 
     fn place(&self, (x, y): (f64, f64)) -> (f64, f64) {
@@ -126,7 +132,7 @@ impl Plot {
             for &point in &line.points {
                 let (x, y) = self.place(point);
                 let label = number(point.1, point.1.abs() / 100.0);
-                let title = format!("step {}: {label}", point.0);
+                let title = format!("{} {}: {label}", self.across, point.0);
                 write!(
                     svg,
                     "<circle class=\"dot {}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.6\"><title>{title}</title></circle>",
@@ -164,7 +170,7 @@ fn tick_of(span: f64, parts: f64) -> f64 {
 }
 
 /// A number with as many digits as its neighbours, `tick` away, need to differ.
-pub(crate) fn number(value: f64, tick: f64) -> String {
+pub fn number(value: f64, tick: f64) -> String {
     let magnitude = value.abs();
     if value == 0.0 {
         return "0".to_owned();

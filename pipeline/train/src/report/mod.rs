@@ -1,7 +1,7 @@
 //! Reports: HTML files with a run's curves, or those of several, readable in light and dark, nothing fetched from
 //! anywhere.
 
-mod chart;
+pub mod chart;
 mod comparison;
 mod heat;
 mod record;
@@ -24,8 +24,8 @@ pub fn write(title: &str, metrics_path: &Path, report_path: &Path) -> Result<(),
     Ok(())
 }
 
-/// A whole page that stands alone.
-fn document(title: &str, body: &str) -> String {
+/// A whole page that stands alone, from HTML.
+pub fn document(title: &str, body: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
          content=\"width=device-width, initial-scale=1\"><title>{}</title><style>{}</style></head>\
@@ -35,7 +35,8 @@ fn document(title: &str, body: &str) -> String {
     )
 }
 
-fn escape(text: &str) -> String {
+/// Text as HTML shows it.
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
