@@ -62,8 +62,8 @@ pub(crate) fn model_directory(name: &str) -> Result<PathBuf> {
     Err(not_found(name, path).into())
 }
 
-/// The folders that a name means, of those that are wanted: itself, also under `runs/`, or each folder of a run that is,
-/// in order; none where there is no such folder.
+/// The folders that a name means, of those that are wanted: itself, also under `runs/`, or each folder of a run that
+/// is, in order; none where there is no such folder.
 pub(crate) fn stage_folders(name: &str, is_wanted: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
     for place in [PathBuf::from(name), Path::new(RUNS).join(name)] {
         if is_wanted(&place) {

@@ -33,25 +33,12 @@ use text::Renderer;
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Arguments {
-    #[command(flatten)]
-    job: Option<JobArguments>,
-    #[command(subcommand)]
-    what: Option<What>,
-}
-
-#[derive(Subcommand)]
-enum What {
-    Report(super::compress_report::Arguments),
-}
-
-/// What is to be made of what.
-#[derive(Args)]
-struct JobArguments {
     /// A model folder, a run, or the name of a fixture
-    model: String,
+    #[arg(required = true)]
+    model: Option<String>,
     /// The folder to write
-    #[arg(long)]
-    out: PathBuf,
+    #[arg(long, required = true)]
+    out: Option<PathBuf>,
     /// Experts that stay in each layer
     #[arg(long, value_name = "N", conflicts_with = "plan")]
     keep: Option<usize>,
@@ -79,6 +66,13 @@ struct JobArguments {
     /// Embeddings, head and thin projections
     #[arg(long, value_name = "FORMAT", default_value = "bf16")]
     rest: FormatName,
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(Subcommand)]
+enum What {
+    Report(super::compress_report::Arguments),
 }
 
 /// How much is watched.
@@ -120,24 +114,19 @@ impl From<FormatName> for StoredFormat {
 const GOES_ON: &str = "run the same command again, and it goes on";
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
-    match (&arguments.what, arguments.job) {
-        (Some(What::Report(report)), _) => super::compress_report::run(report),
-        (None, Some(job)) => make(job),
-        (None, None) => Err(Problem::new("no model is named", "lateen compress MODEL --keep N --out FOLDER").into()),
+    if let Some(What::Report(report)) = &arguments.what {
+        return super::compress_report::run(report);
     }
-}
-
-fn make(arguments: JobArguments) -> Result<()> {
     let prunes = arguments.keep.is_some() || arguments.plan.is_some();
     if !prunes && arguments.quantize.is_none() {
         let hint = "say --keep N to drop experts, --quantize FORMAT for fewer bits, or both";
         return Err(Problem::new("nothing is to be done", hint).into());
     }
-    if arguments.out.join("config.json").exists() {
-        let message = format!("{} holds a model already", arguments.out.display());
+    if arguments.out().join("config.json").exists() {
+        let message = format!("{} holds a model already", arguments.out().display());
         return Err(Problem::new(message, "give another --out, or remove it first").into());
     }
-    let from = model_directory(&arguments.model)?;
+    let from = model_directory(arguments.model.as_deref().expect("only a report goes without"))?;
     let planned = match (&arguments.plan, arguments.keep) {
         (Some(path), _) => Some(Planned::Given(Plan::load(path)?)),
         (None, Some(keep)) => {
@@ -146,7 +135,7 @@ fn make(arguments: JobArguments) -> Result<()> {
         (None, None) => None,
     };
     let before = stored_bytes(&from)?;
-    let out = arguments.out.clone();
+    let out = arguments.out().to_owned();
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     match planned {
         Some(planned) if planned.merges() => merge_in_memory(&arguments, &from, planned)?,
@@ -161,24 +150,24 @@ fn make(arguments: JobArguments) -> Result<()> {
 }
 
 /// What is merged is measured on what all layers before say now, and fitted in f32.
-fn merge_in_memory(arguments: &JobArguments, from: &Path, planned: Planned) -> Result<()> {
+fn merge_in_memory(arguments: &Arguments, from: &Path, planned: Planned) -> Result<()> {
     let mut speaking = Speaking::open(&from.display().to_string(), Loading::F32)?;
     let samples = arguments.samples(&speaking.renderer())?;
     let source = speaking.model.config.clone();
-    let kept = Kept::of(from, &arguments.out)?;
+    let kept = Kept::of(from, arguments.out())?;
     let watching = Watching { samples: &samples, tokens_max: arguments.observation.tokens, place: Some(kept.place()) };
     let shrunk = shrink(&mut speaking.model, &watching, planned, None)?;
-    shrunk.save(&arguments.out)?;
+    shrunk.save(arguments.out())?;
     if let Some(recipe) = arguments.recipe() {
         compress::quantize(&mut speaking.model, &recipe)?;
     }
-    save_model(&speaking.model, &speaking.tokenizer, &speaking.template, &arguments.out, SaveFormat::Bf16)?;
-    pass_lineage_on(from, &arguments.out, &source, Some(&shrunk.lineage(&source.expert_counts())))
+    save_model(&speaking.model, &speaking.tokenizer, &speaking.template, arguments.out(), SaveFormat::Bf16)?;
+    pass_lineage_on(from, arguments.out(), &source, Some(&shrunk.lineage(&source.expert_counts())))
 }
 
 /// One command under way.
 struct Work {
-    arguments: JobArguments,
+    arguments: Arguments,
     from: PathBuf,
     stream: LayerStream,
     /// Bytes that may be held.
@@ -187,7 +176,7 @@ struct Work {
 }
 
 impl Work {
-    fn open(arguments: JobArguments, from: PathBuf) -> Result<Self> {
+    fn open(arguments: Arguments, from: PathBuf) -> Result<Self> {
         let prunes = arguments.keep.is_some() || arguments.plan.is_some();
         let stream = match prunes {
             true => LayerStream::open_plain(&from),
@@ -215,7 +204,7 @@ impl Work {
         };
         if let Some(plan) = &plan {
             plan.check(outline)?;
-            plan.save(&self.arguments.out.join(PLAN))?;
+            plan.save(&self.arguments.out().join(PLAN))?;
         }
         self.write(plan.as_ref())
     }
@@ -230,7 +219,7 @@ impl Work {
         let (options, plan) = self.arguments.observation.fit(outline, loading, &lengths, self.memory);
         check_memory("watching the experts of", &place, plan.total(), self.memory, &plan_in_words(&plan))?;
         say(&format!("watching the experts takes {}", plan_in_words(&plan)));
-        let folder = self.arguments.out.join(STATISTICS);
+        let folder = self.arguments.out().join(STATISTICS);
         let place = ObservePlace { folder: &folder, model: &self.stream.fingerprint() };
         let mut meter = Bar::new();
         let mut watch = |step: ObserveStep| {
@@ -251,7 +240,7 @@ impl Work {
         let key = plan.map(serde_json::to_string).transpose()?.unwrap_or_default();
         let job = ExpertRewrite {
             from: &self.stream,
-            out: &self.arguments.out,
+            out: self.arguments.out(),
             expert_counts: &counts,
             key: &key,
             quantization: self.arguments.recipe().map(|recipe| recipe.quantization()),
@@ -260,10 +249,10 @@ impl Work {
         let place = self.from.display().to_string();
         check_memory("writing", &place, needed, self.memory, "one layer and its largest weight in three forms")?;
         // Before config.json, with which the folder is a model.
-        save_text(&self.from, &self.arguments.out)?;
+        save_text(&self.from, self.arguments.out())?;
         let source = &outline.config;
         let step = plan.map(|plan| Shrunk::pruned(plan.clone()).lineage(&source.expert_counts()));
-        pass_lineage_on(&self.from, &self.arguments.out, source, step.as_ref())?;
+        pass_lineage_on(&self.from, self.arguments.out(), source, step.as_ref())?;
         let mut meter = Bar::new();
         let mut watch = |step: RewriteStep| {
             let layer = step.done.saturating_sub(1);
@@ -277,7 +266,7 @@ impl Work {
             Ok(moe)
         };
         stopped(compress::rewrite_experts(&job, &mut experts, &mut watch))
-            .with_context(|| format!("cannot write the model to {}", self.arguments.out.display()))
+            .with_context(|| format!("cannot write the model to {}", self.arguments.out().display()))
     }
 }
 
@@ -287,7 +276,11 @@ fn save_text(from: &Path, out: &Path) -> Result<()> {
     Ok(template.save(out)?)
 }
 
-impl JobArguments {
+impl Arguments {
+    fn out(&self) -> &Path {
+        self.out.as_deref().expect("only a report goes without")
+    }
+
     /// What the experts are watched on.
     fn samples(&self, renderer: &Renderer) -> Result<Vec<Sample>> {
         Ok(calibration_data(self.data.as_deref(), self.observation.tokens, (0, 0), renderer)?.samples)

@@ -1,7 +1,7 @@
 //! How many pairs of experts are aligned in a second: `cargo run --release -p compress --example align_speed [WIDTH]`.
 //!
-//! Experts of 512 neurons, of bf16 numbers as checkpoints have them, and of f32 ones; pairs of an expert and a shuffled,
-//! noisy copy, and unrelated pairs.
+//! Experts of 512 neurons, of bf16 numbers as checkpoints have them, and of f32 ones; pairs of an expert and a
+//! shuffled, noisy copy, and unrelated pairs.
 
 use compress::{Neurons, align};
 use numeric::{Matrix, Rng, bf16};

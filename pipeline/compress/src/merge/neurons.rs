@@ -22,8 +22,8 @@ pub struct Neurons {
     pub(crate) stored: Option<Stored>,
 }
 
-/// Rows of the up and columns of the down projection before they were scaled: products of bf16 numbers are exact in f32,
-/// and fast where the processor has them.
+/// Rows of the up and columns of the down projection before they were scaled: products of bf16 numbers are exact in
+/// f32, and fast where the processor has them.
 #[derive(Debug, Clone)]
 pub(crate) struct Stored {
     pub(crate) up: Vec<f32>,

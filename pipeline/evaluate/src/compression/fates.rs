@@ -165,11 +165,11 @@ pub(super) fn figure(layers: &[LayerFates<'_>]) -> String {
         key("dropped", "dropped"),
         key("super", "super-expert"),
     ];
+    let (title, keys) = ("What became of every expert", keys.concat());
     format!(
-        "<figure class=\"wide\"><figcaption><h2>What became of every expert</h2>{}</figcaption><svg viewBox=\"0 0 \
-         {WIDTH} {y:.0}\" role=\"img\" aria-label=\"What became of every expert\">{drawn}</svg><p class=\"note\">Numbers \
-         are those of the model before; framed experts became one.</p></figure>",
-        keys.concat()
+        "<figure class=\"wide\"><figcaption><h2>{title}</h2>{keys}</figcaption><svg viewBox=\"0 0 {WIDTH} {y:.0}\" \
+         role=\"img\" aria-label=\"{title}\">{drawn}</svg><p class=\"note\">Numbers are those of the model before; framed \
+         experts became one.</p></figure>"
     )
 }
 
@@ -254,9 +254,9 @@ pub(super) fn table(layers: &[LayerFates<'_>], statistics: &[LayerStatistics]) -
         ]);
     }
     format!(
-        "<figure class=\"wide\"><figcaption><h2>Layers</h2></figcaption><div class=\"scroll\">{}</div><p class=\"note\">\
-         Output error: squared error of the layer's output by its squares, on tokens that nothing was fitted on. \
-         Distance: of the neurons of merged experts, 0 for equal and about 1 for unrelated ones.</p></figure>",
+        "<figure class=\"wide\"><figcaption><h2>Layers</h2></figcaption><div class=\"scroll\">{}</div><p \
+         class=\"note\">Output error: squared error of the layer's output by its squares, on tokens that nothing was \
+         fitted on. Distance: of the neurons of merged experts, 0 for equal and about 1 for unrelated ones.</p></figure>",
         table.to_html()
     )
 }
