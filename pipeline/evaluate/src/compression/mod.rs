@@ -67,7 +67,11 @@ fn rounds(stages: &[CompressionStage]) -> Vec<Round<'_>> {
 pub fn compression_page(title: &str, stages: &[CompressionStage]) -> String {
     let rounds = rounds(stages);
     let mut body = format!("<h1>{}</h1><p class=\"lead\">{}</p>", escape(title), lead(&rounds));
-    write!(body, "<div class=\"charts\">{}</div>", measures::charts(&rounds)).expect("string");
+    if !rounds.is_empty() {
+        let note = "Curves: rounds across; 0 is the model that the first began with.";
+        write!(body, "<div class=\"charts\">{}</div><p class=\"note\">{note}</p>", measures::charts(&rounds))
+            .expect("string");
+    }
     for round in &rounds {
         let heading = format!("Round {}: {}", round.number, escape(&round.pruned.name));
         write!(body, "<section><h2>{heading}</h2><div class=\"charts\">").expect("string");
