@@ -168,8 +168,8 @@ pub(super) fn figure(layers: &[LayerFates<'_>]) -> String {
     let (title, keys) = ("What became of every expert", keys.concat());
     format!(
         "<figure class=\"wide\"><figcaption><h2>{title}</h2>{keys}</figcaption><svg viewBox=\"0 0 {WIDTH} {y:.0}\" \
-         role=\"img\" aria-label=\"{title}\">{drawn}</svg><p class=\"note\">Numbers are those of the model before; framed \
-         experts became one.</p></figure>"
+         role=\"img\" aria-label=\"{title}\">{drawn}</svg><p class=\"note\">Numbers are those of the model before; \
+         framed experts became one.</p></figure>"
     )
 }
 
@@ -256,7 +256,8 @@ pub(super) fn table(layers: &[LayerFates<'_>], statistics: &[LayerStatistics]) -
     format!(
         "<figure class=\"wide\"><figcaption><h2>Layers</h2></figcaption><div class=\"scroll\">{}</div><p \
          class=\"note\">Output error: squared error of the layer's output by its squares, on tokens that nothing was \
-         fitted on. Distance: of the neurons of merged experts, 0 for equal and about 1 for unrelated ones.</p></figure>",
+         fitted on. Distance: of the neurons of merged experts, 0 for equal and about 1 for unrelated \
+         ones.</p></figure>",
         table.to_html()
     )
 }
