@@ -2,7 +2,8 @@
 """Adapters between lateen and PEFT, both ways, on a model directory: the same logits, and merged the same again.
 
 Usage: check_peft.py MODEL [--lateen target/release/lateen] [--adapter FOLDER…]
-1. Adapters that PEFT makes here (plain, rsLoRA with rank patterns, fused experts, routers) are run by lateen.
+1. Adapters that PEFT makes here (plain, rsLoRA with rank patterns, fused experts, routers, modules saved whole) are run
+   by lateen.
 2. Each is merged by lateen, and the merged model must say in transformers what PEFT says.
 3. Adapters that lateen wrote (--adapter, from a recipe's stage or a checkpoint) are loaded by PEFT without a missing
    or unexpected key, and both say the same.
@@ -73,12 +74,21 @@ if has_experts:
     configs["experts with patterns"] = dict(r=4, lora_alpha=8, target_modules=attention, target_parameters=experts,
                                             rank_pattern={"experts.down_proj": 3}, alpha_pattern={"gate_up_proj": 5})
     configs["routers"] = dict(r=2, lora_alpha=4, target_modules=attention, target_parameters=["mlp.gate.weight"])
+# Whole modules: what stands outside of adapters, the table of tokens with the head among it.
+kept = [n for n in ("input_layernorm", "model.norm", "conv1d", "mlp.gate", "shared_expert_gate")
+        if any(name.endswith(n) for name, _ in model.named_modules())]
+tied = bool(model.config.tie_word_embeddings)
+configs["whole modules"] = dict(r=4, lora_alpha=8, target_modules=attention, modules_to_save=kept)
+configs["table and head"] = dict(r=4, lora_alpha=8, target_modules=attention, ensure_weight_tying=tied,
+                                 modules_to_save=["embed_tokens"] if tied else ["embed_tokens", "lm_head"])
 for name, config in configs.items():
     torch.manual_seed(1)
     tuned = get_peft_model(base(), LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **config)).eval()
     for key, parameter in tuned.named_parameters():
         if "lora_B" in key:
             torch.nn.init.normal_(parameter, std=0.05)
+        elif "modules_to_save" in key:
+            parameter.data += 0.02 * torch.randn_like(parameter)
     with tempfile.TemporaryDirectory() as scratch:
         adapter, merged = os.path.join(scratch, "adapter"), os.path.join(scratch, "merged")
         tuned.save_pretrained(adapter)

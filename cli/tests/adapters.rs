@@ -24,6 +24,8 @@ alpha = 8.0
 targets = ["q_proj", "in_proj_qkvz", "experts", "shared_expert.*"]
 dropout = 0.1
 share_residual = true
+modules_to_save = ["embed_tokens", "model.norm", "mlp.gate"]
+whole_rate_ratio = 0.1
 [[stage.train.method.lora.patterns]]
 modules = "experts"
 rank = 2

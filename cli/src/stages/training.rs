@@ -121,7 +121,11 @@ pub(super) fn distill(job: &Job<'_>, work: &Distill) -> Result<Value> {
 fn describe_adapters(model: &Model) {
     let found = adapter::summary(model);
     let share = 100.0 * found.parameters as f64 / found.base_parameters.max(1) as f64;
-    let kinds: Vec<&str> = found.kinds.iter().map(|kind| kind.kind.as_str()).collect();
+    let kinds = found.kinds.iter().map(|kind| match kind.ranks {
+        [_, 0] => format!("{} (whole)", kind.kind),
+        _ => kind.kind.clone(),
+    });
+    let kinds: Vec<String> = kinds.collect();
     let size = count_in_words(found.parameters as u64);
     say(&format!("  adapters of {size} parameters ({share:.1} % of the model): {}", kinds.join(", ")));
     if found.expert_weights > 0 && found.adapted_expert_weights == 0 {

@@ -153,7 +153,11 @@ impl Findings {
 }
 
 fn ranks_in_words([low, high]: [usize; 2]) -> String {
-    if low == high { low.to_string() } else { format!("{low}–{high}") }
+    match high {
+        0 => "whole".to_owned(),
+        _ if low == high => low.to_string(),
+        _ => format!("{low}–{high}"),
+    }
 }
 
 fn share_in_words(share: f64) -> String {
@@ -164,7 +168,11 @@ fn summary_table(summary: &AdapterSummary) -> Table {
     let mut table = Table::new(&["weights", "count", "rank", "scale", "parameters", "‖Δ‖", "‖Δ‖/‖W‖"]);
     for kind in &summary.kinds {
         let [low, high] = kind.scales;
-        let scale = if low == high { format!("{low}") } else { format!("{low}–{high}") };
+        let scale = match () {
+            () if kind.ranks[1] == 0 => "—".to_owned(),
+            () if low == high => format!("{low}"),
+            () => format!("{low}–{high}"),
+        };
         let share =
             if kind.weight_norm > 0.0 { share_in_words(kind.delta_norm / kind.weight_norm) } else { "—".into() };
         table.push(vec![

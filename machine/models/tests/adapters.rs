@@ -301,7 +301,7 @@ fn what_would_compute_something_else_is_refused_by_name() {
         (set("use_dora", json!(true)), "use_dora"),
         (set("bias", json!("all")), "bias is \"all\""),
         (set("fan_in_fan_out", json!(true)), "fan_in_fan_out"),
-        (set("modules_to_save", json!(["lm_head"])), "modules_to_save"),
+        (set("modules_to_save", json!(["lm_head"])), "lm_head was trained whole"),
         (set("init_lora_weights", json!("pissa")), "path_initial_model_for_weight_conversion"),
         (set("trainable_token_indices", json!([1, 2])), "trainable_token_indices"),
         (set("a_new_idea", json!(3)), "a_new_idea is 3"),

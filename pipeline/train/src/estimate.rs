@@ -93,17 +93,17 @@ impl<'a> Trial<'a> {
         }
         config.layers = vec![kind; layers];
         let mut model = Model::random(config, 1);
-        if let Loading::Frozen(quantization) = recipe.loading() {
-            for map in model.weights.linears_mut() {
-                let matrix = map.weight.matrix.clone();
-                map.weight.matrix = quantization.round(&map.weight.name, matrix).unwrap_or(map.weight.matrix.clone());
-            }
-        }
         match &recipe.method {
             Method::Lora(lora) => adapt(&mut model, lora),
             // Layers of another kind may have the experts.
             Method::Routers => _ = model.mark_routers(),
             Method::Full => {}
+        }
+        if let Loading::Frozen(quantization) = recipe.loading() {
+            for map in model.weights.linears_mut().into_iter().filter(|map| !map.weight.trained) {
+                let matrix = map.weight.matrix.clone();
+                map.weight.matrix = quantization.round(&map.weight.name, matrix).unwrap_or(map.weight.matrix.clone());
+            }
         }
         Self { model, recipe, gradients: Gradients::default() }
     }
@@ -140,10 +140,14 @@ impl<'a> Trial<'a> {
 /// without any learn nothing.
 fn adapt(model: &mut Model, lora: &LoraConfig) {
     let imagined = Model::imagined(model.config.clone(), Loading::F32, Format::F32);
-    let only = |targets: Vec<String>| LoraConfig { targets, patterns: Vec::new(), ..lora.clone() };
-    let is_here = |target: &&String| adapter::outline(&mut imagined.clone(), &only(vec![(*target).clone()])).is_ok();
+    let alone = LoraConfig { patterns: Vec::new(), modules_to_save: Vec::new(), ..lora.clone() };
+    let fits = |config: LoraConfig| adapter::outline(&mut imagined.clone(), &config).is_ok();
+    let is_here = |target: &&String| fits(LoraConfig { targets: vec![(*target).clone()], ..alone.clone() });
     let targets: Vec<String> = lora.targets.iter().filter(is_here).cloned().collect();
-    if adapter::attach(model, &only(targets), 1).is_err() {
+    let with = |modules_to_save| LoraConfig { targets: targets.clone(), modules_to_save, ..alone.clone() };
+    let is_saved = |module: &&String| fits(with(vec![(*module).clone()]));
+    let modules_to_save = lora.modules_to_save.iter().filter(is_saved).cloned().collect();
+    if adapter::attach(model, &with(modules_to_save), 1).is_err() {
         model.weights.visit_mut(&mut |parameter| parameter.trained = false);
     }
 }

@@ -128,7 +128,23 @@ impl Method {
         match self {
             Self::Full => "all parameters".to_owned(),
             Self::Routers => "routers".to_owned(),
-            Self::Lora(lora) => format!("LoRA of rank {} on {}", lora.rank, lora.targets.join(", ")),
+            Self::Lora(lora) => {
+                let beside = match lora.modules_to_save.as_slice() {
+                    [] => String::new(),
+                    names => format!(", and {} whole", names.join(", ")),
+                };
+                format!("LoRA of rank {} on {}{beside}", lora.rank, lora.targets.join(", "))
+            }
+        }
+    }
+
+    /// What the learning rate is multiplied with for the parameter of this name.
+    pub fn rate_ratio(&self, parameter: &str) -> f64 {
+        match self {
+            Self::Full | Self::Routers => 1.0,
+            Self::Lora(_) if parameter.ends_with(".lora_A.weight") => 1.0,
+            Self::Lora(lora) if parameter.ends_with(".lora_B.weight") => lora.b_rate_ratio,
+            Self::Lora(lora) => lora.whole_rate_ratio,
         }
     }
 }
@@ -331,13 +347,17 @@ mod tests {
         assert!(frozen.check().is_ok());
         assert!(parse(&format!("quantize = \"int3\"\n{text}")).is_err());
         let text = "steps = 1\n[method.lora]\nrank = 8\nalpha = 1.0\ntargets = [\"experts\", 'layers\\.[01]\\..*']\n\
-                    dropout = 0.1\nrank_stabilized = true\nshare_residual = true\n\
+                    dropout = 0.1\nrank_stabilized = true\nshare_residual = true\nb_rate_ratio = 16\n\
+                    whole_rate_ratio = 0.2\nmodules_to_save = [\"embed_tokens\"]\n\
                     [[method.lora.patterns]]\nmodules = \"down_proj\"\nrank = 2\n\
                     [[method.lora.patterns]]\nmodules = \"experts\"\nrank = 4\nalpha = 2.5";
         let recipe = parse(text).expect("all of its options");
         recipe.check().expect("they are sound");
         let Method::Lora(lora) = &recipe.method else { panic!("it is a LoRA") };
         assert_eq!((lora.dropout, lora.rank_stabilized, lora.share_residual), (0.1, true, true));
+        assert_eq!((lora.b_rate_ratio, lora.whole_rate_ratio), (16.0, 0.2));
+        let words = recipe.method.in_words();
+        assert!(words.ends_with("layers\\.[01]\\..*, and embed_tokens whole"), "{words}");
         let pattern = |modules: &str, rank, alpha| LoraPattern { modules: modules.into(), rank: Some(rank), alpha };
         assert_eq!(lora.patterns, [pattern("down_proj", 2, None), pattern("experts", 4, Some(2.5))]);
         let error =
@@ -371,6 +391,10 @@ mod tests {
             ("steps = 1\n[method.lora]\nrank = 0\nalpha = 1.0\ntargets = [\"q_proj\"]", "rank"),
             ("steps = 1\n[method.lora]\nrank = 1\nalpha = 1.0\ntargets = []", "at least one target"),
             ("steps = 1\n[method.lora]\nrank = 1\nalpha = 1.0\ntargets = [\"(q_proj\"]", "regular expression"),
+            (
+                "steps = 1\n[method.lora]\nrank = 1\nalpha = 1.0\ntargets = [\"o_proj\"]\nb_rate_ratio = 0.0",
+                "b_rate_ratio is 0",
+            ),
             ("steps = 1\n[method.lora]\nrank = 1\nalpha = 1.0\ndropout = 1.0\ntargets = [\"q_proj\"]", "dropout is 1"),
         ];
         for (text, wanted) in cases {

@@ -66,6 +66,43 @@ fn adapters_learn_while_the_base_rests() {
     assert!(kept.iter().zip(&base).all(|(tuned, base)| tuned.values() == base.values()), "the base moved");
 }
 
+/// Adam's first update moves every number that has a gradient by the rate, so that ratios can be read off.
+#[test]
+fn each_group_learns_at_its_own_rate() {
+    let lora = LoraConfig::new(4, 8.0, &["q_proj", "experts"]);
+    let modules_to_save = vec!["embed_tokens".to_owned(), "model.norm".to_owned()];
+    let lora = LoraConfig { modules_to_save, b_rate_ratio: 8.0, whole_rate_ratio: 0.25, ..lora };
+    let recipe = TrainRecipe { method: Method::Lora(lora), warmup_steps: 0, ..recipe(1) };
+    let (folder, data, never) = (Folder::new("groups"), samples(200, 1), AtomicBool::new(false));
+    let run = Run {
+        title: "groups",
+        recipe: &recipe,
+        samples: &data,
+        validation: &[],
+        directory: &folder.0,
+        result_bytes: &[],
+        cancelled: &never,
+    };
+    let (base, mut tuned) = (model(5), model(5));
+    train::train(&run, &mut tuned, &mut Supervised, &mut Silent).expect("a step");
+    let moved = |name: &str| {
+        let find = |model: &models::Model| {
+            let parameters = model.parameters();
+            let found = parameters.iter().find(|parameter| parameter.name.ends_with(name));
+            found.map(|parameter| parameter.values().to_vec())
+        };
+        let after = find(&tuned).expect("it is there");
+        let before = find(&base).unwrap_or(vec![0.0; after.len()]);
+        after.iter().zip(before).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max)
+    };
+    let rate = recipe.learning_rate as f32;
+    for (name, ratio) in [("q_proj.lora_B.weight", 8.0), ("embed_tokens.weight", 0.25), ("model.norm.weight", 0.25)] {
+        let found = moved(name) / rate;
+        assert!((found - ratio).abs() < 0.02 * ratio, "{name} moved by {found} of the rate, {ratio} was wanted");
+    }
+    assert_eq!(moved("layers.0.input_layernorm.weight"), 0.0, "what nobody named rests");
+}
+
 #[derive(Default)]
 struct Collect(Vec<Event>);
 

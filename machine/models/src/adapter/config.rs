@@ -2,6 +2,7 @@
 
 use super::pattern::Pattern;
 use super::places::{Place, Scaling, places, visit_mut};
+use super::whole;
 use crate::{Model, ModelError};
 use numeric::{Format, Matrix, Rng};
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,24 @@ pub struct LoraConfig {
     /// The experts of a layer share the factor on the side of the residual stream: gate's and up's A, down's B.
     #[serde(default)]
     pub share_residual: bool,
+    /// Modules that are trained whole and saved with the adapters, in the way of `targets`: `embed_tokens`, `lm_head`,
+    /// `input_layernorm`, `conv1d`, `mlp.gate`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub modules_to_save: Vec<String>,
+    /// What the learning rate is multiplied with for B (LoRA+; Hayou, Ghosh and Yu 2024).
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub b_rate_ratio: f64,
+    /// What it is multiplied with for modules that are trained whole, which bear less than low-rank factors do.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub whole_rate_ratio: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn is_one(ratio: &f64) -> bool {
+    *ratio == 1.0
 }
 
 /// A rank, an alpha, or both for the modules that `modules` matches, in the way of [`LoraConfig::targets`].
@@ -45,7 +64,18 @@ impl LoraConfig {
     /// The same rank for all targets, as it was first described (Hu et al. 2021).
     pub fn new(rank: usize, alpha: f32, targets: &[&str]) -> Self {
         let targets = targets.iter().map(|&target| target.to_owned()).collect();
-        Self { rank, alpha, targets, patterns: vec![], rank_stabilized: false, dropout: 0.0, share_residual: false }
+        Self {
+            rank,
+            alpha,
+            targets,
+            patterns: Vec::new(),
+            rank_stabilized: false,
+            dropout: 0.0,
+            share_residual: false,
+            modules_to_save: Vec::new(),
+            b_rate_ratio: 1.0,
+            whole_rate_ratio: 1.0,
+        }
     }
 
     /// What is wrong with it whatever the model.
@@ -62,6 +92,12 @@ impl LoraConfig {
         if !(0.0..1.0).contains(&self.dropout) {
             return wrong(format!("dropout is {}; it is a share of at least 0 and below 1", self.dropout));
         }
+        for (key, ratio) in [("b_rate_ratio", self.b_rate_ratio), ("whole_rate_ratio", self.whole_rate_ratio)] {
+            if !(ratio > 0.0 && ratio.is_finite()) {
+                return wrong(format!("{key} is {ratio}; give a number above 0"));
+            }
+        }
+        self.modules_to_save.iter().try_for_each(|text| Pattern::new(text).map(drop))?;
         if let Some(pattern) = self.patterns.iter().find(|pattern| pattern.rank.is_none() && pattern.alpha.is_none()) {
             return wrong(format!("the pattern {:?} gives neither a rank nor an alpha", pattern.modules));
         }
@@ -168,16 +204,18 @@ fn last_names(places: &[Place]) -> Vec<&str> {
     names
 }
 
-/// Freezes the model and adds fresh adapters: A uniform within ±1/√in (PEFT's start), B zero, so that nothing changes
-/// yet. Returns how many weights got one.
+/// Freezes the model but for the modules that are to be saved whole, and adds fresh adapters: A uniform within ±1/√in
+/// (PEFT's start), B zero, so that nothing changes yet. Returns how many weights got one.
 pub fn attach(model: &mut Model, config: &LoraConfig, seed: u64) -> Result<usize, ModelError> {
     let rng = Rng::new(seed);
-    attach_with(model, config, &|place, rank, alpha, at| fresh(place, rank, alpha, config, rng.fork(at as u64)))
+    let make = |place: &Place, rank, alpha, at| fresh(place, rank, alpha, config, rng.fork(at as u64));
+    attach_with(model, config, &make, &|matrix| Matrix::from_f32(matrix.rows, matrix.columns, matrix.to_f32()))
 }
 
 /// [`attach`] for a model without numbers: the adapters have none either.
 pub fn outline(model: &mut Model, config: &LoraConfig) -> Result<usize, ModelError> {
-    attach_with(model, config, &|place, rank, alpha, _| {
+    let widen = |matrix: &Matrix| Matrix::outline(matrix.rows, matrix.columns, Format::F32, false);
+    let make = |place: &Place, rank, alpha, _| {
         let mut adapter = place.adapter([(vec![0, 1], vec![]), (vec![0, 1], vec![])], scaling(config, alpha));
         for (factor, shape) in [&mut adapter.a, &mut adapter.b].into_iter().zip(shapes(place, rank, config)) {
             let columns = shape[shape.len() - 1];
@@ -185,21 +223,31 @@ pub fn outline(model: &mut Model, config: &LoraConfig) -> Result<usize, ModelErr
             (factor.shape, factor.matrix) = (shape, Matrix::outline(rows, columns, Format::F32, false));
         }
         adapter
-    })
+    };
+    attach_with(model, config, &make, &widen)
 }
 
-/// `make` is given the place, rank and alpha, and the place's number.
+/// `make` is given the place, rank and alpha, and the place's number; `widen` makes a module that is trained whole f32.
 fn attach_with(
     model: &mut Model,
     config: &LoraConfig,
     make: &dyn Fn(&Place, usize, f32, usize) -> ops::Adapter,
+    widen: &dyn Fn(&Matrix) -> Matrix,
 ) -> Result<usize, ModelError> {
     config.check()?;
     let compiled = config.compiled()?;
     compiled.check_targets(model)?;
+    let all = places(&model.weights);
     let chosen: Vec<Option<(usize, f32)>> =
-        places(&model.weights).iter().map(|place| compiled.of(place)).collect::<Result<_, _>>()?;
+        all.iter().map(|place| compiled.of(place)).collect::<Result<_, _>>()?;
+    let whole = whole::chosen(model, &config.modules_to_save)?;
+    let adapted = all.iter().zip(&chosen).filter(|(_, chosen)| chosen.is_some());
+    if let Some((place, _)) = adapted.clone().find(|(place, _)| whole.contains(&format!("{}.weight", place.name))) {
+        let problem = "is a target and one of modules_to_save; it learns in one way, so take it out of the other";
+        return Err(ModelError::Adapter(format!("{} {problem}", place.name)));
+    }
     model.weights.visit_mut(&mut |parameter| parameter.trained = false);
+    whole::mark(model, &whole, widen);
     let (mut at, mut attached) = (0, 0);
     visit_mut(&mut model.weights, &mut |place, slot| {
         if let Some((rank, alpha)) = chosen[at] {

@@ -6,9 +6,10 @@
 
 use super::peft::{CONFIG, PREFIX, TENSORS};
 use super::places::{Place, places, visit};
+use super::whole;
 use crate::{FeedForwardKind, Model, ModelError};
 use formats::{DType, TensorPlan};
-use ops::Adapter;
+use ops::{Adapter, Parameter};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -55,7 +56,8 @@ pub fn save_peft(model: &Model, directory: &Path, export: &Export) -> Result<(),
         return Err(ModelError::Adapter("this model has no adapter to save".into()));
     }
     let entries = entries(model, &found, export.layout)?;
-    let config = config(model, &found, &entries, export)?;
+    let whole = whole::of(model);
+    let config = config(model, &found, &entries, &whole, export)?;
     let creating = |error| ModelError::Adapter(format!("cannot make {}: {error}", directory.display()));
     std::fs::create_dir_all(directory).map_err(creating)?;
     let mut plan = TensorPlan::new();
@@ -64,13 +66,37 @@ pub fn save_peft(model: &Model, directory: &Path, export: &Export) -> Result<(),
         plan.declare(name(entry, "A"), DType::F32, &entry.a.0);
         plan.declare(name(entry, "B"), DType::F32, &entry.b.0);
     }
+    let whole = tensors_of(model, &whole)?;
+    whole.iter().for_each(|(name, parameter)| plan.declare(name, DType::F32, &parameter.shape));
     let mut writer = plan.create_file(directory.join(TENSORS))?;
     for entry in &entries {
         writer.write_f32(&name(entry, "A"), &entry.a.1)?;
         writer.write_f32(&name(entry, "B"), &entry.b.1)?;
     }
+    whole.iter().try_for_each(|(name, parameter)| writer.write_f32(name, parameter.values()))?;
     writer.finish()?;
     Ok(formats::write_json(directory.join(CONFIG), &config)?)
+}
+
+/// Modules that are trained whole by the names that PEFT has for their tensors. A table of tokens that is the head too
+/// has two.
+fn tensors_of<'a>(model: &Model, whole: &[&'a Parameter]) -> Result<Vec<(String, &'a Parameter)>, ModelError> {
+    let mut tensors = Vec::new();
+    for &parameter in whole {
+        if whole::stored_offset(model, &parameter.name) != 0.0 {
+            let problem = "norms are laid out otherwise in a GGUF file: train on the model folder that it was made from";
+            return Err(ModelError::Adapter(format!("{}: {problem}", parameter.name)));
+        }
+        tensors.push((format!("{PREFIX}{}", parameter.name), parameter));
+        if is_tied(model, parameter) {
+            tensors.push((format!("{PREFIX}lm_head.weight"), parameter));
+        }
+    }
+    Ok(tensors)
+}
+
+fn is_tied(model: &Model, parameter: &Parameter) -> bool {
+    parameter.name == model.weights.embedding.weight.name && model.weights.separate_head.is_none()
 }
 
 fn entries(model: &Model, found: &[(Place, &Adapter)], layout: ExportLayout) -> Result<Vec<Entry>, ModelError> {
@@ -240,7 +266,13 @@ fn kind(path: &str) -> &str {
 /// A rank and an alpha.
 type Numbers = (usize, f64);
 
-fn config(model: &Model, found: &[(Place, &Adapter)], entries: &[Entry], export: &Export) -> Result<Value, ModelError> {
+fn config(
+    model: &Model,
+    found: &[(Place, &Adapter)],
+    entries: &[Entry],
+    whole: &[&Parameter],
+    export: &Export,
+) -> Result<Value, ModelError> {
     let rank_stabilized = found.iter().all(|(_, adapter)| adapter.rank_stabilized);
     let numbers = |entry: &Entry| -> Numbers {
         let rank = entry.rank as f64;
@@ -255,12 +287,14 @@ fn config(model: &Model, found: &[(Place, &Adapter)], entries: &[Entry], export:
     let dropout = found.iter().map(|(_, adapter)| adapter.dropout).fold(0.0, f32::max);
     let dropout = if parameters.is_empty() { f64::from(dropout) } else { 0.0 };
     let parameters = if parameters.is_empty() { Value::Null } else { json!(parameters) };
+    let is_tied = whole.iter().any(|parameter| is_tied(model, parameter));
+    let whole = if whole.is_empty() { Value::Null } else { json!(whole::names(model, whole)) };
     Ok(json!({
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "peft_version": VERSION, "base_model_name_or_path": export.base,
         "inference_mode": true, "r": usual.0, "lora_alpha": number(usual.1), "use_rslora": rank_stabilized,
         "rank_pattern": ranks, "alpha_pattern": alphas, "target_modules": modules, "target_parameters": parameters,
         "lora_dropout": (dropout * 1e6).round() / 1e6, "bias": "none", "fan_in_fan_out": false, "use_dora": false,
-        "init_lora_weights": true, "modules_to_save": null,
+        "init_lora_weights": true, "modules_to_save": whole, "ensure_weight_tying": is_tied,
     }))
 }
 

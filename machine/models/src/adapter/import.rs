@@ -3,9 +3,11 @@
 use super::experts::{self, ExpertLayout, Fused, FusedFactors, Sizes};
 use super::peft::{CONFIG, PREFIX, PeftConfig, TENSORS};
 use super::places::{Adapters, PROJECTIONS, Place, Scaling, places};
+use super::whole;
 use crate::weights::{DeltaColumns, DeltaInput, Mixer, Weights};
 use crate::{Model, ModelError};
 use formats::TensorFile;
+use numeric::Matrix;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -18,7 +20,7 @@ pub struct Import {
 
 /// Reads a PEFT directory onto a model, whose own parameters are frozen. Returns how many weights are adapted.
 pub fn load_peft(model: &mut Model, directory: &Path, import: &Import) -> Result<usize, ModelError> {
-    let adapters = read(&model.weights, directory, import)?;
+    let adapters = read(model, directory, import)?;
     model.weights.visit_mut(&mut |parameter| parameter.trained = false);
     adapters.attach(&mut model.weights);
     model.renumber();
@@ -26,7 +28,8 @@ pub fn load_peft(model: &mut Model, directory: &Path, import: &Import) -> Result
 }
 
 /// The adapters that a directory has for a model, whose numbers need not be there.
-pub(crate) fn read(weights: &Weights, directory: &Path, import: &Import) -> Result<Adapters, ModelError> {
+pub(crate) fn read(model: &Model, directory: &Path, import: &Import) -> Result<Adapters, ModelError> {
+    let weights = &model.weights;
     let config = PeftConfig::read(directory)?;
     let path = directory.join(TENSORS);
     if !path.is_file() {
@@ -44,8 +47,10 @@ pub(crate) fn read(weights: &Weights, directory: &Path, import: &Import) -> Resu
     let banks: Vec<&Place> = all.iter().filter(|place| place.experts.is_some()).collect();
     banks.chunks_exact(3).try_for_each(|banks| reader.banks([banks[0], banks[1], banks[2]]))?;
     reader.split_inputs(weights)?;
+    reader.whole_modules(model)?;
     reader.check_taken()?;
     reader.check_targets(&all)?;
+    reader.check_whole(weights)?;
     Ok(reader.adapters)
 }
 
@@ -234,6 +239,63 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// Modules that were trained whole, which stand beside the adapters under their own names.
+    fn whole_modules(&mut self, model: &Model) -> Result<(), ModelError> {
+        for mut parameter in whole::outlines(model) {
+            let name = format!("{PREFIX}{}", parameter.name);
+            if !self.file.contains(&name) {
+                continue;
+            }
+            let tensor = self.file.get(&name)?;
+            tensor.expect_shape(&parameter.shape)?;
+            let mut values = tensor.to_f32();
+            let offset = whole::stored_offset(model, &parameter.name);
+            values.iter_mut().for_each(|value| *value += offset);
+            let (rows, columns) = (parameter.matrix.rows, parameter.matrix.columns);
+            parameter.matrix = Matrix::from_f32(rows, columns, values);
+            self.adapters.put_whole(parameter);
+            self.taken.insert(name);
+        }
+        match model.weights.separate_head {
+            None => self.tied_head(),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Where the table of tokens is the head too, PEFT has both, and they must be the same.
+    fn tied_head(&mut self) -> Result<(), ModelError> {
+        let [table, head] = ["model.embed_tokens.weight", "lm_head.weight"].map(|name| format!("{PREFIX}{name}"));
+        match [&table, &head].map(|name| self.file.contains(name)) {
+            [false, false] => return Ok(()),
+            [true, true] if self.file.get(&table)?.to_f32() == self.file.get(&head)?.to_f32() => {
+                self.taken.insert(head);
+                return Ok(());
+            }
+            _ => {}
+        }
+        Err(ModelError::Adapter(
+            "this model's table of tokens is its head too, and the adapter has another one for each: train it with \
+             ensure_weight_tying = true"
+                .into(),
+        ))
+    }
+
+    /// What is said to be saved whole and is not there would silently be the base's.
+    fn check_whole(&self, weights: &Weights) -> Result<(), ModelError> {
+        let mut names = Vec::new();
+        weights.visit(&mut |parameter| names.push(whole::module_of(&parameter.name)));
+        for module in &self.config.whole {
+            let is_meant = |name: &str| name.ends_with(module.as_str());
+            let is_there = self.adapters.whole_names().any(|name| is_meant(whole::module_of(name)));
+            if names.iter().any(|name| is_meant(name)) && !is_there {
+                return Err(ModelError::Adapter(format!(
+                    "{CONFIG} says that {module} was trained whole, and {TENSORS} holds no tensor for it"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     fn check_taken(&self) -> Result<(), ModelError> {
         let left: Vec<&str> = self.file.names().filter(|name| !self.taken.contains(*name)).collect();
         let Some(first) = left.first() else {
@@ -246,7 +308,7 @@ impl Reader<'_> {
             name if name.contains("lora_magnitude") => "DoRA is not supported",
             name if name.contains("lora_embedding") => "adapters of embeddings are not supported",
             name if !name.starts_with(PREFIX) => "the names of PEFT begin with base_model.model.",
-            name if !name.contains(".lora_") => "whole modules beside the adapter are not supported",
+            name if !name.contains(".lora_") => "this model has no such module, or has it in another layout",
             _ => "the adapter was made for another model",
         };
         let (count, all) = (left.len(), self.file.len());

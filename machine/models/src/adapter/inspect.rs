@@ -5,6 +5,7 @@ use super::merge::parts;
 use super::peft::{PeftConfig, TENSORS};
 use super::places::{Adapters, Place, visit};
 use super::prove::kind_of;
+use super::whole;
 use crate::{Loading, Model, ModelError};
 use formats::TensorFile;
 use formats::safetensors::Tensors;
@@ -17,14 +18,14 @@ use std::path::Path;
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct KindSummary {
     pub kind: String,
-    /// Weights that adapters add to.
+    /// Weights that adapters add to, or tensors that were trained whole.
     pub weights: usize,
-    /// The lowest and the highest rank.
+    /// The lowest and the highest rank; 0 of what was trained whole.
     pub ranks: [usize; 2],
     pub scales: [f32; 2],
-    /// Numbers in the factors.
+    /// Numbers in the factors, or in what was trained whole.
     pub parameters: usize,
-    /// ‖scale·B·A‖ over all of them.
+    /// ‖scale·B·A‖ over all of them, or by how much what was trained whole differs from the base's, where that is known.
     pub delta_norm: f64,
     /// ‖W‖ over the same weights; 0 where only their shapes are known.
     pub weight_norm: f64,
@@ -55,9 +56,15 @@ pub fn summary(model: &Model) -> AdapterSummary {
         let kind = kinds.entry(kind_of(&place.module_of(0))).or_default();
         kind.note(&place, adapter);
     });
+    let added: usize = kinds.values().map(|kind| kind.parameters).sum();
+    for parameter in whole::of(model) {
+        let kind = kinds.entry(kind_of(&parameter.name)).or_default();
+        kind.weights += 1;
+        kind.parameters += parameter.shape.iter().product::<usize>();
+    }
     all.kinds = kinds.into_iter().map(|(kind, summary)| KindSummary { kind, ..summary }).collect();
     all.parameters = all.kinds.iter().map(|kind| kind.parameters).sum();
-    all.base_parameters -= all.parameters;
+    all.base_parameters -= added;
     all
 }
 
@@ -96,7 +103,8 @@ fn delta_norm(adapter: &Adapter, expert: usize) -> f64 {
 /// The adapters that a PEFT directory has for the model in `base`, of which only what they change is read.
 pub fn inspect(base: &Path, directory: &Path, import: &Import) -> Result<AdapterSummary, ModelError> {
     let mut outline = Model::outline(base, Loading::Stored)?;
-    let adapters = import::read(&outline.weights, directory, import)?;
+    let adapters = import::read(&outline, directory, import)?;
+    outline.weights.visit_mut(&mut |parameter| parameter.trained = false);
     adapters.attach(&mut outline.weights);
     let mut all = summary(&outline);
     if base.is_dir() {
@@ -107,11 +115,20 @@ pub fn inspect(base: &Path, directory: &Path, import: &Import) -> Result<Adapter
 
 fn add_weight_norms(all: &mut AdapterSummary, tensors: &Tensors, adapters: &Adapters) {
     for tensor in tensors.tensors() {
-        let parts = parts(&tensor, adapters);
-        if parts.is_empty() || !tensor.dtype.is_float() {
+        let (parts, whole) = (parts(&tensor, adapters), adapters.whole(tensor.name));
+        if parts.is_empty() && whole.is_none() || !tensor.dtype.is_float() {
             continue;
         }
         let values = tensor.to_f32();
+        if let Some(whole) = whole {
+            let squares = values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>();
+            let differences = values.iter().zip(whole.values()).map(|(a, b)| (f64::from(*b) - f64::from(*a)).powi(2));
+            let (kind, difference) = (kind_of(tensor.name), differences.sum::<f64>());
+            for summary in all.kinds.iter_mut().filter(|summary| summary.kind == kind) {
+                summary.weight_norm = summary.weight_norm.hypot(squares.sqrt());
+                summary.delta_norm = summary.delta_norm.hypot(difference.sqrt());
+            }
+        }
         for part in parts {
             let values = &values[part.start..part.start + part.rows * part.columns];
             let norm = values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();

@@ -1,4 +1,5 @@
-//! W' = W + scale·B·A: in memory, and from a model's folder to another, one tensor at a time.
+//! W' = W + scale·B·A, or W' itself where a module was trained whole: in memory, and from a model's folder to another,
+//! one tensor at a time.
 
 use super::import::{self, Import};
 use super::places::{Adapters, module};
@@ -121,7 +122,7 @@ pub fn merge_directory(job: &Merge, watch: &mut dyn FnMut(MergeStep) -> bool) ->
         return Err(ModelError::Adapter(problem));
     }
     let base = LayerStream::open(job.base, Loading::Stored)?;
-    let adapters = import::read(&base.outline().weights, job.adapter, &job.import)?;
+    let adapters = import::read(base.outline(), job.adapter, &job.import)?;
     check_plain(base.tensors(), base.outline(), &adapters)?;
     let partial = Partial::make(job.out)?;
     write(base.tensors(), &adapters, &partial.0, watch)?;
@@ -139,7 +140,7 @@ pub fn merge_directory(job: &Merge, watch: &mut dyn FnMut(MergeStep) -> bool) ->
 /// Refuses weights that are stored in blocks: their rounding would swallow what is added.
 fn check_plain(tensors: &Tensors, outline: &Model, adapters: &Adapters) -> Result<(), ModelError> {
     for parameter in outline.parameters() {
-        if adapters.of_weight(&parameter.name).is_none() {
+        if adapters.of_weight(&parameter.name).is_none() && adapters.whole(&parameter.name).is_none() {
             continue;
         }
         let format = parameter.matrix.format();
@@ -203,7 +204,10 @@ fn write(
     let (mut done, total) = (0, tensors.bytes());
     for tensor in tensors.tensors() {
         let parts = parts(&tensor, adapters);
-        if parts.is_empty() {
+        if let Some(whole) = adapters.whole(tensor.name) {
+            check_float(&tensor)?;
+            writer.write_f32(tensor.name, whole.values())?;
+        } else if parts.is_empty() {
             writer.write(tensor.name, tensor.bytes)?;
         } else {
             check_float(&tensor)?;

@@ -12,7 +12,7 @@ fn oracle() -> PathBuf {
 fn tampered(name: &str, change: impl FnOnce(&[f32], &mut Vec<f32>)) -> (Partial, Adapters) {
     let base = Tensors::open(oracle()).expect("weights");
     let outline = Model::outline(&oracle(), Loading::Stored).expect("it opens");
-    let adapters = read(&outline.weights, &oracle().join("lora_attn_experts"), &Import::default()).expect("it reads");
+    let adapters = read(&outline, &oracle().join("lora_attn_experts"), &Import::default()).expect("it reads");
     let out = std::env::temp_dir().join(format!("lateen-merge-{}-{name}", std::process::id()));
     let partial = Partial::make(&out).expect("a folder");
     write(&base, &adapters, &partial.0, &mut |_| true).expect("it merges");
@@ -72,6 +72,30 @@ fn one_number_a_little_off_is_found() {
 fn a_tensor_that_nobody_asked_for_is_found() {
     let (proof, _) = verdict("model.layers.1.mlp.gate.weight", |_, after| after[3] *= 1.001);
     assert!(proof.expect_err("the router moved").contains("model.layers.1.mlp.gate.weight"));
+}
+
+/// A directory with one module trained whole, merged, and that module put back to the base's.
+#[test]
+fn a_whole_module_left_out_is_found() {
+    const NORM: &str = "model.layers.1.input_layernorm.weight";
+    let base = Tensors::open(oracle()).expect("weights");
+    let outline = Model::outline(&oracle(), Loading::Stored).expect("it opens");
+    let mut adapters = read(&outline, &oracle().join("lora_attn_experts"), &Import::default()).expect("it reads");
+    let mut norm = outline.weights.layers[1].input_norm.weight.clone();
+    norm.matrix = numeric::Matrix::from_f32(1, norm.matrix.columns, vec![0.5; norm.matrix.columns]);
+    adapters.put_whole(norm);
+    let folder = |name: &str| std::env::temp_dir().join(format!("lateen-merge-{}-{name}", std::process::id()));
+    let whole = Partial::make(&folder("whole")).expect("a folder");
+    write(&base, &adapters, &whole.0, &mut |_| true).expect("it merges");
+    let merged = Tensors::open(&whole.0).expect("weights");
+    let proof = prove(&base, &merged, &adapters, &mut |_| true).expect("it is read");
+    proof.check(&adapters).expect("it is sound");
+    let without = read(&outline, &oracle().join("lora_attn_experts"), &Import::default()).expect("it reads");
+    let left_out = Partial::make(&folder("left-out")).expect("a folder");
+    write(&base, &without, &left_out.0, &mut |_| true).expect("it merges");
+    let merged = Tensors::open(&left_out.0).expect("weights");
+    let proof = prove(&base, &merged, &adapters, &mut |_| true).expect("it is read");
+    assert!(proof.check(&adapters).expect_err("the norm is the base's").to_string().contains(NORM));
 }
 
 #[test]

@@ -11,9 +11,10 @@ pub(crate) const TENSORS: &str = "adapter_model.safetensors";
 pub(crate) const PREFIX: &str = "base_model.model.";
 
 /// Options that change nothing about what a trained adapter computes: who made it, for what, and how it began.
-const HARMLESS: [&str; 22] = [
+const HARMLESS: [&str; 24] = [
     "auto_mapping",
     "base_model_name_or_path",
+    "ensure_weight_tying",
     "exclude_modules",
     "inference_mode",
     "layers_pattern",
@@ -21,6 +22,7 @@ const HARMLESS: [&str; 22] = [
     "lora_alpha",
     "lora_dropout",
     "megatron_core",
+    "modules_to_save",
     "peft_type",
     "peft_version",
     "qalora_group_size",
@@ -51,6 +53,8 @@ pub(crate) struct PeftConfig {
     pub(crate) targets: Vec<Pattern>,
     /// Parameters named as targets: `mlp.experts.gate_up_proj`.
     pub(crate) parameters: Vec<String>,
+    /// Ends of paths of modules that were trained whole.
+    pub(crate) whole: Vec<String>,
     /// Whether it says that some targets are left out: then none is missed.
     pub(crate) leaves_out: bool,
     /// Major and minor.
@@ -94,6 +98,7 @@ impl PeftConfig {
             alphas: numbers(table, "alpha_pattern")?,
             targets: targets(table)?,
             parameters: strings(table.get("target_parameters")),
+            whole: strings(table.get("modules_to_save")),
             leaves_out: says("layers_to_transform") || says("exclude_modules") || says("layers_pattern"),
             version: text("peft_version").and_then(version),
             base: text("base_model_name_or_path").map(str::to_owned),
@@ -149,10 +154,6 @@ fn refuse_unknown(table: &Map<String, Value>) -> Result<(), ModelError> {
             ),
             ("use_dora", _) => "use_dora is true: DoRA also rescales the weights' columns, and is not supported".into(),
             ("bias" | "lora_bias", value) => format!("{key} is {value}: trained biases are not supported"),
-            ("modules_to_save", value) => format!(
-                "modules_to_save is {value}: whole modules beside the adapter are not supported; merge with PEFT, or \
-                 train without them"
-            ),
             ("fan_in_fan_out", _) => "fan_in_fan_out is true: the weights of these models are stored [out, in]".into(),
             (key, value) => {
                 format!("{key} is {value}: that option is not known here and may change what the adapter computes")

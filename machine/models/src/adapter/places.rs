@@ -80,6 +80,11 @@ pub(crate) fn module(weight: &str) -> &str {
     weight.strip_suffix(".weight").unwrap_or(weight)
 }
 
+/// Whether a parameter of this name is a factor of an adapter.
+pub(crate) fn is_factor(parameter: &str) -> bool {
+    parameter.ends_with(".lora_A.weight") || parameter.ends_with(".lora_B.weight")
+}
+
 /// Visits every place with what is there; the same text serves shared and mutable borrows.
 macro_rules! walk {
     ($name:ident, $iter:ident, $($mutable:tt)?) => {
@@ -145,12 +150,17 @@ pub(crate) fn places(weights: &Weights) -> Vec<Place> {
     all
 }
 
-/// Adapters by the names of their places.
+/// What a directory adds to a model, or puts in the place of its own.
 #[derive(Debug, Default)]
-pub(crate) struct Adapters(BTreeMap<String, (Place, Adapter)>);
+pub(crate) struct Adapters {
+    /// By the names of their places.
+    added: BTreeMap<String, (Place, Adapter)>,
+    /// Parameters of modules that were trained whole, f32, by their names.
+    whole: BTreeMap<String, Parameter>,
+}
 
 impl Adapters {
-    /// Takes them out of a model.
+    /// Takes what is added out of a model; what was trained whole is the model's own.
     pub(crate) fn take(weights: &mut Weights) -> Self {
         let mut all = Self::default();
         visit_mut(weights, &mut |place, slot| {
@@ -160,40 +170,69 @@ impl Adapters {
     }
 
     pub(crate) fn put(&mut self, place: Place, adapter: Adapter) {
-        self.0.insert(place.name.clone(), (place, adapter));
+        self.added.insert(place.name.clone(), (place, adapter));
+    }
+
+    pub(crate) fn put_whole(&mut self, parameter: Parameter) {
+        self.whole.insert(parameter.name.clone(), parameter);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.added.is_empty() && self.whole.is_empty()
     }
 
     /// Puts a copy of each that belongs to these weights in its place.
     pub(crate) fn attach(&self, weights: &mut Weights) {
+        self.attach_to_layers(weights);
+        let ends = [&mut weights.embedding.weight, &mut weights.final_norm.weight];
+        let head = weights.separate_head.iter_mut().map(|head| &mut head.weight);
+        ends.into_iter().chain(head).for_each(|parameter| self.replace(parameter));
+    }
+
+    /// As [`Self::attach`], but what was trained whole before and after the layers is left out.
+    pub(crate) fn attach_to_layers(&self, weights: &mut Weights) {
         visit_mut(weights, &mut |place, slot| {
-            if let Some((_, adapter)) = self.0.get(&place.name) {
+            if let Some((_, adapter)) = self.added.get(&place.name) {
                 *slot = Some(adapter.clone());
             }
         });
+        weights.layers.iter_mut().for_each(|layer| layer.visit_mut(&mut |parameter| self.replace(parameter)));
+    }
+
+    fn replace(&self, parameter: &mut Parameter) {
+        if let Some(whole) = self.whole.get(&parameter.name) {
+            parameter.matrix = whole.matrix.clone();
+            parameter.trained = true;
+        }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Place, &Adapter)> {
-        self.0.values().map(|(place, adapter)| (place, adapter))
+        self.added.values().map(|(place, adapter)| (place, adapter))
+    }
+
+    /// The numbers that stand in the place of the tensor of this name.
+    pub(crate) fn whole(&self, name: &str) -> Option<&Parameter> {
+        self.whole.get(name)
+    }
+
+    pub(crate) fn whole_names(&self) -> impl Iterator<Item = &str> {
+        self.whole.keys().map(String::as_str)
     }
 
     /// The adapter of the weight of this name, and which expert's it is.
     pub(crate) fn of_weight(&self, weight: &str) -> Option<(&Adapter, usize)> {
         let module = weight.strip_suffix(".weight")?;
-        if let Some((_, adapter)) = self.0.get(module) {
+        if let Some((_, adapter)) = self.added.get(module) {
             return Some((adapter, 0));
         }
         let (layer, rest) = module.split_once(".experts.")?;
         let (expert, projection) = rest.split_once('.')?;
-        let (_, adapter) = self.0.get(&format!("{layer}.experts.{projection}"))?;
+        let (_, adapter) = self.added.get(&format!("{layer}.experts.{projection}"))?;
         Some((adapter, expert.parse().ok()?))
     }
 
-    /// Weights that an adapter adds to.
+    /// Weights that an adapter adds to, and tensors that it has whole.
     pub(crate) fn weights(&self) -> usize {
-        self.iter().map(|(place, _)| place.experts.unwrap_or(1)).sum()
+        self.iter().map(|(place, _)| place.experts.unwrap_or(1)).sum::<usize>() + self.whole.len()
     }
 }

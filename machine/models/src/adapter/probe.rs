@@ -7,7 +7,7 @@ use super::places::Adapters;
 use crate::forward::{embed, finish, layer_of, logits};
 use crate::weights::Weights;
 use crate::{KvFormat, LayerStream, ModelError, State};
-use formats::DType;
+use formats::{DType, Tensor};
 use formats::safetensors::Tensors;
 use kernels::cross_entropy::argmax;
 use ops::{Buffer, Infer, Precision, Spans};
@@ -79,8 +79,10 @@ pub(crate) fn probe(
     }
     let spans = Spans { starts: vec![0; lengths.len()], lengths };
     let mut e = Infer::new(Precision::F32);
-    let (mut own, other) = (base.ends()?, merged.ends()?);
-    let mut runs = [&own, &other, &own].map(|model| Run {
+    let (own, other) = (base.ends()?, merged.ends()?);
+    let mut tuned = own.clone();
+    adapters.attach(&mut tuned.weights);
+    let mut runs = [&tuned, &other, &own].map(|model| Run {
         x: embed(&mut e, model, &tokens),
         states: vec![State::empty(config, KvFormat::F32); spans.lengths.len()],
     });
@@ -89,7 +91,7 @@ pub(crate) fn probe(
         let [adapted, of_merged, plain] = &mut runs;
         let mut weights = base.alone(index)?;
         plain.step(&mut e, &weights, index, &spans);
-        adapters.attach(&mut weights);
+        adapters.attach_to_layers(&mut weights);
         adapted.step(&mut e, &weights, index, &spans);
         drop(weights);
         of_merged.step(&mut e, &merged.alone(index)?, index, &spans);
@@ -97,14 +99,12 @@ pub(crate) fn probe(
     }
     let [adapted, of_merged, plain] = runs;
     let of_merged = finish(&mut e, &other, &of_merged.x);
-    let [adapted, plain] = [adapted, plain].map(|run| finish(&mut e, &own, &run.x));
+    let (adapted, plain) = (finish(&mut e, &tuned, &adapted.x), finish(&mut e, &own, &plain.x));
     let mut tally = Tally::default();
     // Of a large vocabulary the logits of all tokens at once are much.
     for rows in (0..tokens.len()).collect::<Vec<_>>().chunks(LOGITS_ROWS) {
         let plain = logits(&mut e, &own, &plain, rows);
-        adapters.attach(&mut own.weights);
-        let adapted = logits(&mut e, &own, &adapted, rows);
-        Adapters::take(&mut own.weights);
+        let adapted = logits(&mut e, &tuned, &adapted, rows);
         tally.add([&adapted, &logits(&mut e, &other, &of_merged, rows), &plain]);
     }
     Ok(tally.probe(rounding(merged.tensors(), adapters)))
@@ -121,7 +121,8 @@ impl Run {
 
 /// The coarsest rounding among the merged weights.
 fn rounding(merged: &Tensors, adapters: &Adapters) -> f64 {
-    let adapted = merged.tensors().filter(|tensor| !parts(tensor, adapters).is_empty());
+    let is_changed = |tensor: &Tensor| adapters.whole(tensor.name).is_some() || !parts(tensor, adapters).is_empty();
+    let adapted = merged.tensors().filter(is_changed);
     let of = |dtype| match dtype {
         DType::BF16 => 2f64.powi(-9),
         DType::F16 => 2f64.powi(-12),

@@ -1,5 +1,5 @@
 //! A merged model against its base and its adapter, tensor by tensor: |W' − (W + scale·B·A)| of every number, in f64,
-//! against what rounding to the stored format allows.
+//! against what rounding to the stored format allows; of a module that was trained whole W' against its own numbers.
 
 use super::merge::{MergeStep, Part, parts, tell};
 use super::places::Adapters;
@@ -16,11 +16,11 @@ pub struct KindProof {
     pub kind: String,
     /// Weights that the adapter adds to.
     pub weights: usize,
-    /// The lowest and the highest rank.
+    /// The lowest and the highest rank; 0 of modules that were trained whole.
     pub ranks: [usize; 2],
     /// Of these weights, those whose delta is zero: nothing was learnt there, and nothing is to change.
     pub without_delta: usize,
-    /// ‖W‖ and ‖Δ‖ over all of them, Δ = scale·B·A.
+    /// ‖W‖ and ‖Δ‖ over all of them, Δ = scale·B·A, or what a whole module differs by.
     pub weight_norm: f64,
     pub delta_norm: f64,
     /// ‖W' − W − Δ‖: what rounding took.
@@ -92,7 +92,12 @@ pub(crate) fn prove(
     for before in base.tensors() {
         let after = merged.get(before.name)?;
         let parts = parts(&before, adapters);
-        if parts.is_empty() {
+        if let Some(whole) = adapters.whole(before.name) {
+            let kind = kinds.entry(kind_of(before.name)).or_default();
+            let found = compare_whole(whole.values(), &[before.to_f32(), after.to_f32()], after.dtype);
+            note(kind, before.name, 0, &found);
+            proof.merged += 1;
+        } else if parts.is_empty() {
             if before.bytes != after.bytes {
                 let problem = "has no adapter, and yet it is another one in the merged model";
                 return Err(ModelError::Tensor { name: before.name.into(), problem: problem.into() });
@@ -102,7 +107,7 @@ pub(crate) fn prove(
             let numbers = [before.to_f32(), after.to_f32()];
             for part in &parts {
                 let kind = kinds.entry(kind_of(&part.weight)).or_default();
-                note(kind, part, &compare(part, &numbers, after.dtype));
+                note(kind, &part.weight, part.adapter.rank(), &compare(part, &numbers, after.dtype));
                 proof.merged += 1;
             }
         }
@@ -132,8 +137,30 @@ struct Found {
     worst: f64,
 }
 
-fn note(kind: &mut KindProof, part: &Part, found: &Found) {
-    let rank = part.adapter.rank();
+impl Found {
+    /// One number that was and is, and was to change by `delta`.
+    fn add(&mut self, [was, is]: [f64; 2], delta: f64, allowed: f64) {
+        let error = (is - was - delta).abs();
+        self.weight += was * was;
+        self.delta += delta * delta;
+        self.error += error * error;
+        // What is no number is an error without bounds, and stays it.
+        let share = if error.is_finite() { error / allowed } else { f64::INFINITY };
+        self.worst = self.worst.max(share);
+    }
+}
+
+/// A module that was trained whole: what is stored against what was learnt.
+fn compare_whole(learnt: &[f32], [before, after]: &[Vec<f32>; 2], stored: DType) -> Found {
+    let mut found = Found::default();
+    for ((&learnt, &was), &is) in learnt.iter().zip(before).zip(after) {
+        let [learnt, was, is] = [learnt, was, is].map(f64::from);
+        found.add([was, is], learnt - was, allowed(learnt, 0.0, 0, stored));
+    }
+    found
+}
+
+fn note(kind: &mut KindProof, weight: &str, rank: usize, found: &Found) {
     kind.ranks = match kind.weights {
         0 => [rank, rank],
         _ => [kind.ranks[0].min(rank), kind.ranks[1].max(rank)],
@@ -146,7 +173,7 @@ fn note(kind: &mut KindProof, part: &Part, found: &Found) {
     grow(&mut kind.error_norm, found.error);
     if found.worst > kind.worst {
         kind.worst = found.worst;
-        kind.worst_weight = part.weight.clone();
+        kind.worst_weight = weight.to_owned();
     }
 }
 
@@ -169,15 +196,7 @@ fn compare(part: &Part, [before, after]: &[Vec<f32>; 2], stored: DType) -> Found
                     (delta, size) = (delta + product, size + product.abs());
                 }
                 let (was, is) = (f64::from(before[row * columns + column]), f64::from(after[row * columns + column]));
-                let error = (is - was - delta).abs();
-                let allowed = allowed(was + delta, was.abs() + size, rank, stored);
-                let found = &mut found[0];
-                found.weight += was * was;
-                found.delta += delta * delta;
-                found.error += error * error;
-                // What is no number is an error without bounds, and stays it.
-                let share = if error.is_finite() { error / allowed } else { f64::INFINITY };
-                found.worst = found.worst.max(share);
+                found[0].add([was, is], delta, allowed(was + delta, was.abs() + size, rank, stored));
             }
         }
     });

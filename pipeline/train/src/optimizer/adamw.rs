@@ -1,6 +1,6 @@
 //! AdamW over the trained parameters of a model, with the gradient clipped by its global norm.
 
-use crate::recipe::TrainRecipe;
+use crate::recipe::{Method, TrainRecipe};
 use kernels::adamw::{self, AdamW};
 use kernels::pool;
 use models::Model;
@@ -17,6 +17,7 @@ pub struct Moments {
 #[derive(Debug, Clone)]
 pub struct Optimizer {
     moments: Vec<Option<Moments>>,
+    method: Method,
     settings: AdamW,
     clip: f64,
     /// Updates made so far.
@@ -31,6 +32,7 @@ impl Optimizer {
         };
         Self {
             moments: model.parameters().iter().map(fresh).collect(),
+            method: recipe.method.clone(),
             settings: AdamW {
                 learning_rate: 0.0,
                 beta1: recipe.betas[0] as f32,
@@ -74,14 +76,13 @@ impl Optimizer {
         self.updates += 1;
         let clipped = self.clip > 0.0 && norm > self.clip;
         let scale = if clipped { self.clip / (norm + 1e-6) } else { 1.0 } as f32;
-        let settings = AdamW { learning_rate: learning_rate as f32, ..self.settings };
-        let updates = self.updates;
+        let (settings, updates) = (self.settings, self.updates);
 
         let parameters = model.parameters_mut();
         for parameter in parameters.iter().filter(|parameter| parameter.trained) {
             gradients.entry(parameter);
         }
-        let gradients = &*gradients;
+        let (gradients, method) = (&*gradients, &self.method);
         let trained: Vec<(&mut Parameter, &mut Moments)> = parameters
             .into_iter()
             .zip(&mut self.moments)
@@ -90,7 +91,8 @@ impl Optimizer {
         pool::for_each(trained, |(parameter, moments)| {
             let gradient = gradients.get(parameter.id).expect("every trained parameter has an entry");
             let decay = if parameter.shape.len() >= 2 { settings.weight_decay } else { 0.0 };
-            let settings = AdamW { weight_decay: decay, ..settings };
+            let learning_rate = (learning_rate * method.rate_ratio(&parameter.name)) as f32;
+            let settings = AdamW { learning_rate, weight_decay: decay, ..settings };
             let Moments { first, second } = moments;
             adamw::step(parameter.matrix.as_f32_mut(), first, second, gradient, scale, updates, &settings);
         });
