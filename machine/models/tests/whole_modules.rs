@@ -57,7 +57,12 @@ fn what_is_trained_whole_is_named_for_peft_and_comes_back() {
         ),
         ("qwen3_next", vec![r"layers\.1\.input_layernorm"], vec!["model.layers.1.input_layernorm"], false),
         ("qwen3_next_odd", vec!["embed_tokens", "q_proj", "v_proj"], vec!["embed_tokens", "q_proj", "v_proj"], true),
-        ("qwen2", vec!["embed_tokens", "post_attention_layernorm"], vec!["embed_tokens", "post_attention_layernorm"], true),
+        (
+            "qwen2",
+            vec!["embed_tokens", "post_attention_layernorm"],
+            vec!["embed_tokens", "post_attention_layernorm"],
+            true,
+        ),
     ] {
         let model = taught(case, &whole);
         let target = folder.0.join(format!("{case}-{}", wanted[0]));
@@ -75,7 +80,8 @@ fn what_is_trained_whole_is_named_for_peft_and_comes_back() {
             all.map(|parameter| parameter.name.clone()).collect::<Vec<_>>()
         };
         assert_eq!(trained(&again), trained(&model), "{case}: it would go on to learn the same");
-        let (ours, theirs) = (summary(&model), inspect(&oracle(case), &target, &Import::default()).expect("it is read"));
+        let (ours, theirs) =
+            (summary(&model), inspect(&oracle(case), &target, &Import::default()).expect("it is read"));
         assert_eq!((ours.parameters, ours.base_parameters), (theirs.parameters, theirs.base_parameters));
         let mut kinds = theirs.kinds.iter().filter(|kind| kind.ranks == [0, 0]).peekable();
         assert!(kinds.peek().is_some() && kinds.all(|kind| kind.delta_norm > 0.0 && kind.weight_norm > 0.0), "{case}");
@@ -169,11 +175,8 @@ fn whole_modules_learn_as_in_full_training_over_a_frozen_base_too() {
         attach(&mut tuned, &lora(&names), 3).expect("it attaches");
         let mut full = Model::open(&oracle("qwen3_next"), loading).expect("it opens");
         full.weights.visit_mut(&mut |parameter| {
-            parameter.matrix = numeric::Matrix::from_f32(
-                parameter.matrix.rows,
-                parameter.matrix.columns,
-                parameter.matrix.to_f32(),
-            );
+            parameter.matrix =
+                numeric::Matrix::from_f32(parameter.matrix.rows, parameter.matrix.columns, parameter.matrix.to_f32());
         });
         let (found, wanted) = (run(&tuned), run(&full));
         let (parameters, all) = (tuned.parameters(), full.parameters());

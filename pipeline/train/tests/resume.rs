@@ -114,7 +114,10 @@ fn adapters_resume_exactly() {
     check("lora", Method::Lora(plain.clone()));
     check("lora-dropout", Method::Lora(LoraConfig { dropout: 0.2, share_residual: true, ..plain.clone() }));
     let modules_to_save = ["embed_tokens", ".*norm", "conv1d"].map(str::to_owned).to_vec();
-    check("lora-whole", Method::Lora(LoraConfig { modules_to_save, b_rate_ratio: 4.0, whole_rate_ratio: 0.2, ..plain }));
+    check(
+        "lora-whole",
+        Method::Lora(LoraConfig { modules_to_save, b_rate_ratio: 4.0, whole_rate_ratio: 0.2, ..plain }),
+    );
 }
 
 #[test]

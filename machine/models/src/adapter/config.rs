@@ -238,8 +238,7 @@ fn attach_with(
     let compiled = config.compiled()?;
     compiled.check_targets(model)?;
     let all = places(&model.weights);
-    let chosen: Vec<Option<(usize, f32)>> =
-        all.iter().map(|place| compiled.of(place)).collect::<Result<_, _>>()?;
+    let chosen: Vec<Option<(usize, f32)>> = all.iter().map(|place| compiled.of(place)).collect::<Result<_, _>>()?;
     let whole = whole::chosen(model, &config.modules_to_save)?;
     let adapted = all.iter().zip(&chosen).filter(|(_, chosen)| chosen.is_some());
     if let Some((place, _)) = adapted.clone().find(|(place, _)| whole.contains(&format!("{}.weight", place.name))) {

@@ -84,7 +84,8 @@ fn tensors_of<'a>(model: &Model, whole: &[&'a Parameter]) -> Result<Vec<(String,
     let mut tensors = Vec::new();
     for &parameter in whole {
         if whole::stored_offset(model, &parameter.name) != 0.0 {
-            let problem = "norms are laid out otherwise in a GGUF file: train on the model folder that it was made from";
+            let problem =
+                "norms are laid out otherwise in a GGUF file: train on the model folder that it was made from";
             return Err(ModelError::Adapter(format!("{}: {problem}", parameter.name)));
         }
         tensors.push((format!("{PREFIX}{}", parameter.name), parameter));

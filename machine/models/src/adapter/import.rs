@@ -247,7 +247,10 @@ impl Reader<'_> {
                 continue;
             }
             let tensor = self.file.get(&name)?;
-            tensor.expect_shape(&parameter.shape)?;
+            if tensor.shape != parameter.shape {
+                let (wanted, found) = (parameter.shape, tensor.shape.to_vec());
+                return Err(ModelError::Shape { name, wanted, found });
+            }
             let mut values = tensor.to_f32();
             let offset = whole::stored_offset(model, &parameter.name);
             values.iter_mut().for_each(|value| *value += offset);

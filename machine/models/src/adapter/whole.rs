@@ -64,7 +64,10 @@ fn unknown(model: &Model, text: &str) -> String {
     let mut known: Vec<&str> = own.filter_map(|parameter| module_of(&parameter.name).rsplit('.').next()).collect();
     known.sort_unstable();
     known.dedup();
-    format!("modules_to_save names {text:?}, and no module of this model is called that; there are {}", known.join(", "))
+    format!(
+        "modules_to_save names {text:?}, and no module of this model is called that; there are {}",
+        known.join(", ")
+    )
 }
 
 /// The parameters that a directory may have whole, without their numbers.
