@@ -24,7 +24,7 @@ alpha = 8.0
 targets = ["q_proj", "in_proj_qkvz", "experts", "shared_expert.*"]
 dropout = 0.1
 share_residual = true
-modules_to_save = ["embed_tokens", "model.norm", "mlp.gate"]
+modules_to_save = ["embed_tokens", "conv1d", "mlp.gate"]
 whole_rate_ratio = 0.1
 [[stage.train.method.lora.patterns]]
 modules = "experts"
@@ -72,7 +72,7 @@ fn an_adapter_is_trained_looked_at_run_and_merged() {
     let found = json(&good(&folder, &["adapter", "inspect", adapter, "--model", "model", "--json"]));
     assert_eq!((found["dropout"].as_f64(), found["summary"]["adapted_expert_weights"].as_u64()), (Some(0.0), Some(24)));
     let kinds = found["summary"]["kinds"].as_array().expect("a list");
-    assert_eq!(kinds.len(), 9, "q, qkvz, the three of experts, the three of the shared one and its gate: {found}");
+    assert_eq!(kinds.len(), 12, "q, qkvz, experts (3), the shared one (3) and its gate, three whole: {found}");
     assert!(
         kinds.iter().all(|kind| kind["delta_norm"].as_f64() > Some(0.0) && kind["weight_norm"].as_f64() > Some(0.0))
     );
@@ -98,7 +98,7 @@ fn an_adapter_is_trained_looked_at_run_and_merged() {
     good(&folder, &["evaluate", "model", "--tasks", "none", "--adapter", adapter]);
     good(&folder, &["bench", "model", "-p", "8", "-n", "2", "--repetitions", "1", "--adapter", adapter]);
     let found = json(&good(&folder, &["adapter", "merge", "model", adapter, "--out", "again", "--json"]));
-    assert_eq!(found["proof"]["merged"].as_u64(), Some(24 + 1 + 1 + 8));
+    assert_eq!(found["proof"]["merged"].as_u64(), Some(24 + 1 + 1 + 8 + 4));
     assert!(found["probe"]["rms_difference"].as_f64() < found["probe"]["rms_effect"].as_f64(), "{found}");
     assert_eq!(
         fs::read(folder.join("merged/model.safetensors")).ok(),

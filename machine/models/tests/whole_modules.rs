@@ -47,7 +47,7 @@ fn what_is_trained_whole_is_named_for_peft_and_comes_back() {
     for (case, whole, wanted, tied) in [
         ("qwen3_next", vec!["embed_tokens", "lm_head"], vec!["embed_tokens", "lm_head"], false),
         ("qwen3_next", vec!["mlp.gate"], vec!["mlp.gate"], false),
-        ("qwen3_next", vec!["gate", "shared_expert_gate"], vec!["gate"], false),
+        ("qwen3_next", vec!["gate", "shared_expert_gate"], vec!["gate", "shared_expert_gate"], false),
         ("qwen3_next", vec!["model.norm", "conv1d"], vec!["conv1d", "model.norm"], false),
         (
             "qwen3_next",
