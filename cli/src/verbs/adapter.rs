@@ -168,10 +168,10 @@ fn summary_table(summary: &AdapterSummary) -> Table {
     let mut table = Table::new(&["weights", "count", "rank", "scale", "parameters", "‖Δ‖", "‖Δ‖/‖W‖"]);
     for kind in &summary.kinds {
         let [low, high] = kind.scales;
-        let scale = match () {
-            () if kind.ranks[1] == 0 => "—".to_owned(),
-            () if low == high => format!("{low}"),
-            () => format!("{low}–{high}"),
+        let scale = match kind.ranks {
+            [_, 0] => "—".to_owned(),
+            _ if low == high => low.to_string(),
+            _ => format!("{low}–{high}"),
         };
         let share =
             if kind.weight_norm > 0.0 { share_in_words(kind.delta_norm / kind.weight_norm) } else { "—".into() };

@@ -162,11 +162,17 @@ fn write(folder: &Path, state: &RunState, model: &Model, optimizer: &Optimizer) 
 pub fn check_room(run: &Path, model: &Model, keep: usize, result_bytes: &[u64]) -> Result<(), TrainError> {
     // Names, shapes and numbers of the run.
     const OVERHEAD_BYTES: u64 = 1 << 16;
+    let size = |parameter: &Parameter| parameter.matrix.rows * parameter.matrix.columns;
     let trained = model.parameters().into_iter().filter(|parameter| parameter.trained);
-    let numbers: usize = trained.map(|parameter| parameter.matrix.rows * parameter.matrix.columns).sum();
-    // Adapters are there once more, for others to load.
-    let parts = PARTS.len() + usize::from(model.has_adapters());
-    let checkpoint = (numbers * parts * size_of::<f32>()) as u64 + OVERHEAD_BYTES;
+    let numbers: usize = trained.map(size).sum();
+    // Adapters are there once more, for others to load; a table of tokens that is the head too twice.
+    let table = &model.weights.embedding.weight;
+    let is_head = table.trained && model.weights.separate_head.is_none();
+    let others = match model.has_adapters() {
+        true => numbers + if is_head { size(table) } else { 0 },
+        false => 0,
+    };
+    let checkpoint = ((numbers * PARTS.len() + others) * size_of::<f32>()) as u64 + OVERHEAD_BYTES;
     let there = steps(&run.join(FOLDER))?.len();
     let missing = (keep + 1).saturating_sub(there);
     let mut wanted = vec![checkpoint; missing];
