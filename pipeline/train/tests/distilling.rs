@@ -68,18 +68,25 @@ fn routers_alone_bring_some_of_it_back() {
     }
 }
 
-/// At the weight that a recipe has by default the routers follow, in all layers, beside what the output asks.
+/// Where nothing else is asked routers follow their teacher's.
 #[test]
-fn routers_come_nearer_at_their_usual_weight() {
+fn routers_come_nearer_to_their_teachers() {
     let (teacher, pruned, lineage) = pair();
     for (name, method) in [("routers", Method::Routers), ("all", Method::Full)] {
         let folder = Folder::new(&format!("distill-nearer-{name}"));
         let recipe = TrainRecipe { method, learning_rate: 3e-3, ..recipe(40) };
-        let distill = DistillRecipe { hidden: Weight::constant(0.0), ..DistillRecipe::default() };
+        let (none, usual) = (Weight::constant(0.0), Weight::constant(0.1));
+        let distill = DistillRecipe {
+            cross_entropy: none,
+            output: none,
+            hidden: none,
+            routers: usual,
+            ..DistillRecipe::default()
+        };
         let mut student = pruned.clone();
         learn((&teacher, &mut student, &lineage), &recipe, &distill, &folder.0, (&mut Silent, &NEVER)).expect("a run");
         let steps = steps(&folder.0);
-        let (first, last) = (mean(&steps[..3], "routers"), mean(&steps[27..30], "routers"));
+        let (first, last) = (mean(&steps[..3], "routers"), mean(&steps[37..], "routers"));
         assert!(last < 0.8 * first, "{name}: from {first} to {last}");
     }
 }

@@ -88,30 +88,28 @@ impl Projection {
     /// Of layers as they were fitted; how it learns from there on.
     pub(super) fn new(fitted: Vec<Fitted>, recipe: &DistillRecipe, train: &TrainRecipe) -> Self {
         let missed = fitted.iter().filter_map(|layer| layer.missed).collect();
-        let begun = fitted.into_iter().map(|layer| (layer.layer, layer.columns, layer.is_permutation));
-        Self::begin(begun, missed, &recipe.projection, train)
+        let mut logits: Vec<Parameter> = Vec::new();
+        let mut layers = Vec::with_capacity(fitted.len());
+        for Fitted { layer, columns, is_permutation, .. } in fitted {
+            let experts = columns.first().map_or(0, Vec::len);
+            if recipe.projection.rate == 0.0 || is_permutation || experts < 2 {
+                layers.push(Laid::fixed(layer, columns));
+                continue;
+            }
+            let values = columns.iter().flatten().map(|share| share.max(SHARE_MIN).ln() as f32).collect();
+            let parameter = logits_of(logits.len(), layer, (experts, values));
+            layers.push(Laid::learning(layer, &parameter));
+            logits.push(parameter);
+        }
+        Self::of(layers, logits, missed, (&recipe.projection, train))
     }
 
-    fn begin(
-        begun: impl Iterator<Item = (usize, Vec<Vec<f64>>, bool)>,
+    fn of(
+        layers: Vec<Laid>,
+        logits: Vec<Parameter>,
         missed: Vec<[f64; 2]>,
-        recipe: &ProjectionRecipe,
-        train: &TrainRecipe,
+        (recipe, train): (&ProjectionRecipe, &TrainRecipe),
     ) -> Self {
-        let mut logits: Vec<Parameter> = Vec::new();
-        let laid = |(layer, columns, is_permutation): (usize, Vec<Vec<f64>>, bool)| {
-            let experts = columns.first().map_or(0, Vec::len);
-            let learnt = (recipe.rate > 0.0 && !is_permutation && experts > 1).then_some(logits.len());
-            let mut begun = columns;
-            if learnt.is_some() {
-                let parameter = logits_of(logits.len(), layer, &begun);
-                // The anchor is where the rounded logits are.
-                begun = columns_of(&parameter);
-                logits.push(parameter);
-            }
-            Laid { layer, map: map(&begun, experts), begun, learnt }
-        };
-        let layers: Vec<Laid> = begun.map(laid).collect();
         let learns = !logits.is_empty();
         let companion = Companion::new(logits, recipe.rate, train);
         Self { layers, companion, anchor: recipe.anchor, learns, missed }
@@ -176,26 +174,50 @@ impl Projection {
         (count > 0.0).then(|| Shares { missed: sum.missed / count, drift: sum.drift / count })
     }
 
-    /// As it was fitted, for another process.
+    /// As it was fitted, for another process: before it learns anything.
     pub fn put(&self, message: &mut Message) {
         message.put(self.layers.len() as u64);
         for laid in &self.layers {
             let experts = laid.begun.first().map_or(0, Vec::len);
-            message.put_u64s(&[laid.layer as u64, experts as u64, u64::from(laid.learnt.is_none())]);
-            message.put_u64s(&laid.begun.iter().flatten().map(|share| share.to_bits()).collect::<Vec<_>>());
+            message.put_u64s(&[laid.layer as u64, experts as u64, u64::from(laid.learnt.is_some())]);
+            // Rounded logits, where there are some: what is made of them again is the same to the bit.
+            match laid.learnt {
+                Some(place) => message.put_f32s(self.companion.parameters()[place].values()),
+                None => message.put_u64s(&laid.begun.iter().flatten().map(|share| share.to_bits()).collect::<Vec<_>>()),
+            }
         }
     }
 
     /// What another process put.
     pub fn take(reading: &mut Reading, recipe: &DistillRecipe, train: &TrainRecipe) -> Self {
-        let layers = (0..reading.take()).map(|_| {
+        let mut logits = Vec::new();
+        let mut layers = Vec::new();
+        for _ in 0..reading.take() {
             let numbers = reading.take_u64s();
-            let shares: Vec<f64> = reading.take_u64s().into_iter().map(f64::from_bits).collect();
-            let columns = shares.chunks(numbers[1] as usize).map(<[f64]>::to_vec).collect();
-            (numbers[0] as usize, columns, numbers[2] == 1)
-        });
-        let layers: Vec<_> = layers.collect();
-        Self::begin(layers.into_iter(), Vec::new(), &recipe.projection, train)
+            let (layer, experts) = (numbers[0] as usize, numbers[1] as usize);
+            if numbers[2] == 1 {
+                let values = reading.take_f32s();
+                let parameter = logits_of(logits.len(), layer, (experts, values));
+                layers.push(Laid::learning(layer, &parameter));
+                logits.push(parameter);
+            } else {
+                let shares: Vec<f64> = reading.take_u64s().into_iter().map(f64::from_bits).collect();
+                layers.push(Laid::fixed(layer, shares.chunks(experts).map(<[f64]>::to_vec).collect()));
+            }
+        }
+        Self::of(layers, logits, Vec::new(), (&recipe.projection, train))
+    }
+}
+
+impl Laid {
+    fn fixed(layer: usize, begun: Vec<Vec<f64>>) -> Self {
+        let experts = begun.first().map_or(0, Vec::len);
+        Self { layer, map: map(&begun, experts), begun, learnt: None }
+    }
+
+    /// Its anchor is where the rounded logits are.
+    fn learning(layer: usize, logits: &Parameter) -> Self {
+        Self { learnt: Some(logits.id), ..Self::fixed(layer, columns_of(logits)) }
     }
 }
 
@@ -204,11 +226,9 @@ fn moe(model: &Model, layer: usize) -> &Moe {
 }
 
 /// The logits of P's columns as a parameter `[E_t, E_s]`.
-fn logits_of(id: usize, layer: usize, columns: &[Vec<f64>]) -> Parameter {
-    let experts = columns[0].len();
-    let values = columns.iter().flatten().map(|share| share.max(SHARE_MIN).ln() as f32).collect();
-    let matrix = Matrix::from_f32(columns.len(), experts, values);
-    let shape = vec![columns.len(), experts];
+fn logits_of(id: usize, layer: usize, (experts, values): (usize, Vec<f32>)) -> Parameter {
+    let shape = vec![values.len() / experts, experts];
+    let matrix = Matrix::from_f32(shape[0], experts, values);
     Parameter { id, name: format!("projection.{layer}"), shape, trained: true, matrix }
 }
 
