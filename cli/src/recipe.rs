@@ -225,12 +225,15 @@ impl Work {
     }
 
     /// The stage's table as far as it decides what the stage makes: how often training looks at itself or saves is left
-    /// out.
+    /// out, and whether a teacher is in memory.
     pub(crate) fn identity(&self) -> Result<Value> {
         let Value::Object(by_kind) = serde_json::to_value(self)? else { return Ok(Value::Null) };
         let mut table = by_kind.into_iter().next().map_or(Value::Null, |(_, table)| table);
         if let Some(train) = self.training() {
             table["train"] = serde_json::from_str(&train.identity())?;
+        }
+        if let Some(distill) = table.get_mut("distill").and_then(Value::as_object_mut) {
+            distill.remove("teacher_memory");
         }
         Ok(table)
     }

@@ -5,13 +5,15 @@ use crate::memory::Machine;
 use anyhow::Result;
 use evaluate::table::bytes_in_words;
 use models::{Loading, Model, TeacherSettings, TrainingPlan};
-use train::objective::distill::compared_layers;
+use train::objective::distill::{TeacherMemory, compared_layers};
 use train::{DistillRecipe, FrozenFormat, Method, TrainPrecision, TrainRecipe};
 
 /// A plan of training beside the machine that it is for.
 pub(crate) struct PlannedTraining<'a> {
     pub(crate) plan: TrainingPlan,
     pub(crate) machine: Machine,
+    /// Whether the teacher's layers stay on disk.
+    pub(crate) is_streamed: bool,
     teacher: Option<&'a BesideTeacher<'a>>,
 }
 
@@ -23,15 +25,26 @@ pub(crate) struct BesideTeacher<'a> {
 }
 
 impl BesideTeacher<'_> {
-    fn beside(&self, plan: TrainingPlan, recipe: &TrainRecipe, student: &Model) -> Result<TrainingPlan> {
-        let loading = self.distill.teacher_loading();
+    fn beside(
+        &self,
+        plan: TrainingPlan,
+        recipe: &TrainRecipe,
+        student: &Model,
+        is_streamed: bool,
+    ) -> Result<TrainingPlan> {
+        let distill = self.distill;
+        let loading = distill.teacher_loading();
         let outline = &(self.outline)(loading)?;
+        let learns = distill.routers.counts() && distill.projection.rate > 0.0;
         let settings = TeacherSettings {
             outline,
             loading,
             tokens: recipe.batch_tokens / recipe.accumulation.max(1),
+            at_a_time: if is_streamed { recipe.accumulation } else { 1 },
+            is_streamed,
             chunk_tokens: recipe.chunk_tokens,
-            streams: compared_layers(self.distill, &student.config).len(),
+            mixed_tokens: if learns { distill.projection.step_tokens } else { 0 },
+            streams: compared_layers(distill, &student.config).len(),
             threads: kernels::pool::threads(),
         };
         Ok(plan.beside_teacher(student, &settings))
@@ -43,19 +56,31 @@ fn planned(
     recipe: &TrainRecipe,
     outline: &dyn Fn(&TrainRecipe) -> Result<Model>,
     teacher: Option<&BesideTeacher<'_>>,
+    is_streamed: bool,
 ) -> Result<TrainingPlan> {
     let plan = train::plan(recipe, outline(recipe)?, None, kernels::pool::threads())?;
-    teacher.map_or(Ok(plan), |teacher| teacher.beside(plan, recipe, &outline(recipe)?))
+    teacher.map_or(Ok(plan), |teacher| teacher.beside(plan, recipe, &outline(recipe)?, is_streamed))
 }
 
 impl<'a> PlannedTraining<'a> {
-    /// `outline` gives the model's outline as a recipe wants it loaded.
+    /// `outline` gives the model's outline as a recipe wants it loaded. A teacher whose recipe does not say where it is
+    /// stays on disk if only that fits.
     pub(crate) fn of(
         recipe: &TrainRecipe,
         outline: &dyn Fn(&TrainRecipe) -> Result<Model>,
         teacher: Option<&'a BesideTeacher<'a>>,
     ) -> Result<Self> {
-        Ok(Self { plan: planned(recipe, outline, teacher)?, machine: Machine::here(), teacher })
+        let wanted = teacher.and_then(|teacher| teacher.distill.teacher_memory);
+        let plan = |is_streamed| -> Result<Self> {
+            let plan = planned(recipe, outline, teacher, is_streamed)?;
+            Ok(Self { plan, machine: Machine::here(), is_streamed, teacher })
+        };
+        let first = plan(wanted == Some(TeacherMemory::Streamed))?;
+        if first.fits() || teacher.is_none() || wanted.is_some() {
+            return Ok(first);
+        }
+        let streamed = plan(true)?;
+        Ok(if streamed.fits() { streamed } else { first })
     }
 
     pub(crate) fn fits(&self) -> bool {
@@ -93,8 +118,17 @@ impl<'a> PlannedTraining<'a> {
     /// What would take less, each change beside those before it.
     pub(crate) fn ways(&self, recipe: &TrainRecipe, outline: &dyn Fn(&TrainRecipe) -> Result<Model>) -> Result<String> {
         let mut ways = Vec::new();
+        let mut is_streamed = self.is_streamed;
+        if self.teacher.is_some() && !is_streamed {
+            let total = planned(recipe, outline, self.teacher, true)?.total();
+            if total < self.plan.total() {
+                is_streamed = true;
+                let total = bytes_in_words(total as u64);
+                ways.push(format!("with teacher_memory = \"streamed\" it takes {total}"));
+            }
+        }
         for (way, changed) in less(recipe) {
-            let total = planned(&changed, outline, self.teacher)?.total();
+            let total = planned(&changed, outline, self.teacher, is_streamed)?.total();
             if total < self.plan.total() {
                 ways.push(format!("{way} takes {}", bytes_in_words(total as u64)));
             }

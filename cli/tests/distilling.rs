@@ -4,7 +4,7 @@ mod support;
 
 use serde_json::Value;
 use std::fs;
-use support::{Folder, bad, good};
+use support::{Folder, bad, errors, good, run};
 
 const PRUNE: &str = r#"
 [[stage]]
@@ -123,6 +123,37 @@ fn a_stage_learns_from_what_was_kept_of_its_teacher() {
 }
 
 #[test]
+fn a_teacher_on_disk_is_the_teacher_in_memory() {
+    let folder = Folder::new("distill-streamed");
+    folder.model("model");
+    let of = |name: &str, memory: &str| {
+        let text = stage(name, &format!("gram = 0.1\nteacher_memory = \"{memory}\""), "steps = 4");
+        text.replace("kind = \"distill\"", "kind = \"distill\"\nfrom = \"less\"")
+    };
+    let cached = stage("cached", "routers = 0\nhidden = 0\ncache = {}\nteacher_memory = \"streamed\"", "steps = 3");
+    let write = |memory: [&str; 2]| {
+        let both = format!("{}{}", of("one", memory[0]), of("other", memory[1]));
+        folder.write("small.toml", &format!("{TAUGHT}{PRUNE}{both}{cached}"));
+    };
+    write(["resident", "streamed"]);
+    let said = errors(&run(&folder, &["build", "small.toml"]));
+    assert!(said.contains("layers stay on disk"), "{said}");
+    let found = terms(&folder, "03-one");
+    assert_eq!((found.len(), &found), (4, &terms(&folder, "04-other")));
+    assert!(terms(&folder, "05-cached")[2]["output"].as_f64().is_some_and(|output| output > 0.0));
+    let planned = |name: &str| -> Value {
+        let words = ["plan", "train", "small.toml", name, "--json", "--tokens-per-second", "100"];
+        serde_json::from_str(&good(&folder, &words)).expect("it is JSON")
+    };
+    let (one, other) = (planned("one"), planned("other"));
+    assert_eq!([&one["teacher_streamed"], &other["teacher_streamed"]], [false, true]);
+    // Where its layers are is no part of what a stage makes.
+    write(["streamed", "resident"]);
+    let again = errors(&run(&folder, &["build", "small.toml"]));
+    assert!(again.matches("done before").count() == 5, "{again}");
+}
+
+#[test]
 fn teachers_that_cannot_be_are_refused_before_anything_is_loaded() {
     let folder = Folder::new("distill-refused");
     folder.model("model");
@@ -142,6 +173,7 @@ fn teachers_that_cannot_be_are_refused_before_anything_is_loaded() {
         ("model", "outputs = 1.0", "did you mean output?"),
         ("model", "routers = { start = 1.0, ends = 0.0 }", "did you mean end?"),
         ("model", "layers = [5]", "names layer 5"),
+        ("model", "teacher_memory = \"disk\"", "streamed"),
         ("model", "cache = { tokens = 3 }", "set routers to 0"),
     ] {
         folder.write("small.toml", &of(teacher, distill));

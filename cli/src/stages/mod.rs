@@ -114,6 +114,14 @@ pub(crate) fn stage_directory(recipe: &Recipe, index: usize) -> PathBuf {
     Path::new(RUNS).join(&recipe.name).join(format!("{:02}-{}", index + 1, recipe.stages[index].name))
 }
 
+/// The folder of an earlier stage, of any model, or a GGUF file: a model that is run and not changed.
+pub(crate) fn find_model_to_run(name: &str, earlier: &[(String, PathBuf)]) -> Result<PathBuf> {
+    match earlier.iter().any(|(stage, _)| stage == name) {
+        true => find_model(name, earlier),
+        false => place::model_place(name),
+    }
+}
+
 /// The folder of an earlier stage, or of any model.
 pub(crate) fn find_model(name: &str, earlier: &[(String, PathBuf)]) -> Result<PathBuf> {
     match earlier.iter().find(|(stage, _)| stage == name) {
@@ -212,7 +220,7 @@ impl Job<'_> {
             inputs.insert("model".to_owned(), hash_model(from)?);
         }
         if let Work::Distill(work) = &self.stage.work {
-            inputs.insert("teacher".to_owned(), hash_model(&find_model(&work.teacher, &self.earlier)?)?);
+            inputs.insert("teacher".to_owned(), hash_model(&find_model_to_run(&work.teacher, &self.earlier)?)?);
         }
         let mut file = |name: String, path: &Path| -> Result<()> {
             let hash = hash_file(path).with_context(|| format!("the stage {:?} reads it", self.stage.name))?;
@@ -252,8 +260,12 @@ impl Job<'_> {
     }
 }
 
-/// The hash of what a model is: its config, weights and text files, not the reports and checkpoints beside them.
+/// The hash of what a model is: its config, weights and text files, not the reports and checkpoints beside them; or of
+/// a GGUF file.
 pub(crate) fn hash_model(directory: &Path) -> Result<String> {
+    if directory.is_file() {
+        return Ok(hash_file(directory)?);
+    }
     let reading = || format!("cannot list {}", directory.display());
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(directory).with_context(reading)? {

@@ -1,12 +1,16 @@
 //! A training stage by several processes: the first makes it as always, the others compute with it.
 
+use super::distilling::Guided;
 use super::training::model_to_train;
 use super::{Build, Job};
 use crate::failure::{self, Problem};
+use crate::place::open_text;
 use crate::ranks::{self, Mpi};
+use crate::recipe::Work;
 use anyhow::Result;
-use train::TrainRecipe;
-use train::parallel::{self, Distributed, Ranks};
+use models::Model;
+use train::parallel::{self, Distributed, Ranks, Sharing};
+use train::{Objective, Supervised, TrainError, TrainRecipe};
 
 pub(crate) struct Together {
     ranks: Mpi,
@@ -32,13 +36,35 @@ impl Together {
         self.ranks.rank() == 0
     }
 
+    /// Refuses a stage that so many processes cannot share.
+    pub(super) fn check(&self, recipe: &TrainRecipe, has_teacher: bool) -> Result<()> {
+        let sharing = Sharing {
+            size: self.ranks.size(),
+            sequence_ranks: self.sequence_ranks,
+            micro_batches: recipe.accumulation,
+            tokens: recipe.batch_tokens / recipe.accumulation.max(1),
+            has_teacher,
+        };
+        parallel::check(sharing).map_err(|why| Problem::new(why, "see docs/training.md, \"Several processes\"").into())
+    }
+
+    pub(super) fn ranks(&self) -> &dyn Ranks {
+        &self.ranks
+    }
+
     /// What the first process trains with.
-    pub(super) fn objective(&self, recipe: &TrainRecipe) -> Result<Distributed<'_>> {
-        let (size, tokens) = (self.ranks.size(), recipe.batch_tokens / recipe.accumulation.max(1));
-        match parallel::check(size, self.sequence_ranks, recipe.accumulation, tokens) {
-            Ok(()) => Ok(Distributed::new(&self.ranks, self.sequence_ranks)),
-            Err(why) => Err(Problem::new(why, "see docs/training.md, \"Several processes\"").into()),
-        }
+    pub(super) fn objective<'o>(&'o self, objective: &'o mut dyn Objective) -> Distributed<'o, 'o> {
+        Distributed::new(&self.ranks, self.sequence_ranks, objective)
+    }
+
+    /// What the first process made ready; nothing if it ended before.
+    pub(super) fn wait(&self) -> Option<Vec<u8>> {
+        parallel::wait(&self.ranks)
+    }
+
+    /// Computes until the first process is done.
+    pub(super) fn serve(&self, model: &mut Model, objective: &mut dyn Objective) -> Result<(), TrainError> {
+        parallel::serve(&self.ranks, self.sequence_ranks, model, objective)
     }
 
     /// The first process is done.
@@ -48,16 +74,23 @@ impl Together {
 
     /// All that another process does.
     pub(crate) fn follow(&self, build: &Build<'_>, index: usize) -> Result<()> {
-        let model = build.job(index).and_then(|job: Job<'_>| model_to_train(&job));
-        match model {
-            Ok(mut model) => {
-                parallel::serve(&self.ranks, self.sequence_ranks, &mut model);
-                Ok(())
-            }
+        match build.job(index).and_then(|job: Job<'_>| self.compute(&job)) {
+            Ok(()) => Ok(()),
             Err(error) => {
                 failure::report(&error);
                 self.ranks.abort()
             }
+        }
+    }
+
+    fn compute(&self, job: &Job<'_>) -> Result<()> {
+        let mut model = model_to_train(job)?;
+        match &job.stage.work {
+            Work::Distill(work) => {
+                let stop = open_text(job.source()?)?.0.end_tokens().to_vec();
+                Guided::of(job, work)?.follow(job, self, &mut model, &stop)
+            }
+            _ => Ok(self.serve(&mut model, &mut Supervised)?),
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::failure::Problem;
 use crate::place::{open_model, open_text, outline_model};
 use crate::recipe::{Distill, Pretrain, SaveFormat, Training, Work};
 use crate::terminal::say;
-use crate::training_memory::{BesideTeacher, PlannedTraining};
+use crate::training_memory::PlannedTraining;
 use anyhow::{Context, Result};
 use evaluate::table::count_in_words;
 use formats::SHARD_BYTES_MAX;
@@ -25,18 +25,11 @@ pub(super) fn model_to_train(job: &Job<'_>) -> Result<Model> {
     let (mut model, recipe) = match &job.stage.work {
         Work::Pretrain(work) => (Model::random(configuration(job, work)?.1, work.train.seed), &work.train),
         Work::Sft(work) | Work::Recover(work) => (open_model(job.source()?, work.train.loading())?, &work.train),
-        Work::Distill(_) => return Err(alone(job).into()),
+        Work::Distill(work) => (open_model(job.source()?, work.train.loading())?, &work.train),
         Work::Prune(_) | Work::Quantize(_) | Work::Evaluate(_) => unreachable!("the stage trains nothing"),
     };
     train::attach(recipe, &mut model)?;
     Ok(model)
-}
-
-/// A teacher is asked by one process.
-fn alone(job: &Job<'_>) -> Problem {
-    let message =
-        format!("the stage {:?} learns from a teacher, which several processes cannot do yet", job.stage.name);
-    Problem::new(message, "run it without mpirun")
 }
 
 /// The file that a new model is described in, and what it says.
@@ -102,15 +95,9 @@ pub(super) fn continue_training(job: &Job<'_>, work: &Training) -> Result<Value>
 
 /// More training of a model, after a teacher.
 pub(super) fn distill(job: &Job<'_>, work: &Distill) -> Result<Value> {
-    if job.build.together.is_some() {
-        return Err(alone(job).into());
-    }
+    job.build.together.map_or(Ok(()), |together| together.check(&work.train, true))?;
     let from = job.source()?;
     let guided = Guided::of(job, work)?;
-    let outline = |recipe: &TrainRecipe| outline_model(from, recipe.loading());
-    let of_teacher = |loading| outline_model(&guided.teacher, loading);
-    let teacher = BesideTeacher { distill: &work.distill, outline: &of_teacher };
-    PlannedTraining::of(&work.train, &outline, Some(&teacher))?.check(&job.stage.name, &work.train, &outline)?;
     let model = open_model(from, work.train.loading())?;
     let (tokenizer, template) = open_text(from)?;
     Lesson { job, data: &work.data, recipe: &work.train, save: work.save, guided: Some(guided) }
@@ -169,8 +156,9 @@ impl Lesson<'_> {
         job.check_interrupt()?;
         let mut watched = Watched::new(&job.stage.name, job.build.dashboard, renderer, job.build.cancelled);
         let summary = match (&self.guided, prepared) {
-            (Some(guided), Some(mut prepared)) => {
-                prepared.train(guided, &run, &mut model, tokenizer.end_tokens(), &mut watched)?
+            (Some(guided), Some(prepared)) => {
+                let run = (&run, job.build.together);
+                prepared.train(guided, run, &mut model, tokenizer.end_tokens(), &mut watched)?
             }
             _ => self.train_alone(&run, &mut model, &mut watched)?,
         };
@@ -210,7 +198,10 @@ impl Lesson<'_> {
     /// The run itself, without a teacher.
     fn train_alone(&self, run: &Run<'_>, model: &mut Model, watched: &mut Watched<'_>) -> Result<Summary> {
         Ok(match self.job.build.together {
-            Some(together) => train::train(run, model, &mut together.objective(self.recipe)?, watched)?,
+            Some(together) => {
+                together.check(self.recipe, false)?;
+                train::train(run, model, &mut together.objective(&mut Supervised), watched)?
+            }
             None => train::train(run, model, &mut Supervised, watched)?,
         })
     }

@@ -93,6 +93,8 @@ struct Findings {
     total: usize,
     machine: Machine,
     fits: bool,
+    /// Whether the teacher's layers stay on disk, if there is a teacher.
+    teacher_streamed: bool,
     tokens_per_second: f64,
     measured: bool,
     step_seconds: f64,
@@ -322,6 +324,7 @@ impl Arguments {
             total: planned.plan.total(),
             machine: planned.machine,
             fits: planned.fits(),
+            teacher_streamed: planned.is_streamed,
             tokens_per_second: recipe.batch_tokens as f64 / step_seconds,
             measured: self.tokens_per_second.is_none(),
             step_seconds,
@@ -345,7 +348,11 @@ fn in_words(findings: &Findings, verdict: &str) -> String {
     line("keys and values", plan.cache, "of sequences longer than a chunk, with gradients");
     line("activations", plan.activations, "of one chunk in a layer, or of all that is not run again");
     if plan.teacher > 0 {
-        line("teacher", plan.teacher, "its weights, and what it says of a micro-batch");
+        let of = match findings.teacher_streamed {
+            true => "its head, and what it says of a step; its layers stay on disk",
+            false => "its weights, and what it says of a micro-batch",
+        };
+        line("teacher", plan.teacher, of);
     }
     line("program", plan.program, "");
     line("while loading", plan.loading, "the largest weight, before anything runs");

@@ -10,7 +10,8 @@ use crate::chunk::Chunk;
 use crate::forward::{embed, finish, layer_with};
 use crate::guidance::{self, StreamSums};
 use crate::kept::Kept;
-use crate::{Alone, Beside, Guidance, Guided, KvFormat, LayerState, Model};
+use crate::weights::LayerWeights;
+use crate::{Alone, Beside, Config, Guidance, Guided, KvFormat, LayerState, Model};
 use ops::{Buffer, Carried, Execute, Gradients, Infer, Mark, Precision, RouterTarget, Segment, Tape, Var};
 use std::collections::BTreeMap;
 
@@ -103,7 +104,11 @@ pub fn loss_and_gradients_beside(
 pub fn losses(model: &Model, examples: &Examples, chunk_tokens: usize) -> Vec<f32> {
     let mut e = Infer::new(Precision::F32);
     let chunks = Chunk::cut(examples.lengths, chunk_tokens);
-    let streams = walk(&mut e, model, examples.tokens, &chunks, |_, _| ());
+    let mut streams: Vec<Buffer> =
+        chunks.iter().map(|chunk| embed(&mut e, model, &examples.tokens[chunk.rows.clone()])).collect();
+    for (index, layer) in model.weights.layers.iter().enumerate() {
+        pass(&mut e, &model.config, (index, layer), (&chunks, &mut streams), |_, _| ());
+    }
     let mut losses = Vec::with_capacity(examples.tokens.len());
     for (chunk, stream) in chunks.iter().zip(streams) {
         let (h, rows) = (finish(&mut e, model, &stream), chunk.rows.clone());
@@ -113,32 +118,28 @@ pub fn losses(model: &Model, examples: &Examples, chunk_tokens: usize) -> Vec<f3
     losses
 }
 
-/// All chunks through all layers, of which nothing is kept; `after` sees each layer's streams. Gives the last ones.
-pub(crate) fn walk<R: ops::Record>(
+/// All chunks of a batch through one layer, of which nothing is kept; `before` each of them the executor is shown.
+pub(crate) fn pass<R: ops::Record>(
     e: &mut Infer<R>,
-    model: &Model,
-    tokens: &[u32],
-    chunks: &[Chunk],
-    mut after: impl FnMut(usize, &[Buffer]),
-) -> Vec<Buffer> {
-    let mut streams: Vec<Buffer> = chunks.iter().map(|chunk| embed(e, model, &tokens[chunk.rows.clone()])).collect();
-    for index in 0..model.weights.layers.len() {
-        let mut passed = None;
-        for (chunk, stream) in chunks.iter().zip(&mut streams) {
-            let mut memories = memories(model, index, chunk, passed, KvFormat::F32);
-            let x = std::mem::replace(stream, Buffer::zeros(0, 1));
-            *stream = layer_with(e, &model.weights.layers[index], memories.iter_mut(), &chunk.spans, x);
-            passed = memories.pop().filter(|_| chunk.goes_on);
-        }
-        after(index, &streams);
+    config: &Config,
+    (index, layer): (usize, &LayerWeights),
+    (chunks, streams): (&[Chunk], &mut [Buffer]),
+    mut before: impl FnMut(&mut Infer<R>, &Chunk),
+) {
+    let mut passed = None;
+    for (chunk, stream) in chunks.iter().zip(streams) {
+        before(e, chunk);
+        let mut memories = memories(config, index, chunk, passed, KvFormat::F32);
+        let x = std::mem::replace(stream, Buffer::zeros(0, 1));
+        *stream = layer_with(e, layer, memories.iter_mut(), &chunk.spans, x);
+        passed = memories.pop().filter(|_| chunk.goes_on);
     }
-    streams
 }
 
 /// What a layer remembers of each sequence of a chunk: of the first what was passed on, if it began before.
-fn memories(model: &Model, index: usize, chunk: &Chunk, passed: Option<LayerState>, kv: KvFormat) -> Vec<LayerState> {
-    let mixer = model.config.layers[index].mixer;
-    let fresh = || LayerState::empty(&model.config, mixer, kv);
+fn memories(config: &Config, index: usize, chunk: &Chunk, passed: Option<LayerState>, kv: KvFormat) -> Vec<LayerState> {
+    let mixer = config.layers[index].mixer;
+    let fresh = || LayerState::empty(config, mixer, kv);
     let first = match chunk.continues() {
         true => passed.expect("the chunk before has passed on what it knew of a sequence that goes on"),
         false => fresh(),
@@ -287,7 +288,7 @@ impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
         let Chunk { rows, spans, goes_on } = &self.chunks[chunk];
         let first_token = self.beside.first_token + rows.start;
         let mark = self.tape.begin(Segment { first_token, goes_on: *goes_on, choices, router_targets });
-        let mut memories = memories(self.model, index, &self.chunks[chunk], found, self.options.kv());
+        let mut memories = memories(&self.model.config, index, &self.chunks[chunk], found, self.options.kv());
         let x = match self.input_wanted(index) {
             true => self.tape.input(input),
             false => self.tape.fixed_input(input),

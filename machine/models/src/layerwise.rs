@@ -56,14 +56,30 @@ impl<'a> Layers<'a> {
         }
     }
 
+    /// What stands between the last layer and the head.
+    pub fn final_norm(self) -> Result<Cow<'a, Norm>, ModelError> {
+        match self {
+            Self::Resident(model) => Ok(Cow::Borrowed(&model.weights.final_norm)),
+            Self::Streamed(stream) => stream.final_norm().map(Cow::Owned),
+        }
+    }
+
+    /// What makes logits.
+    pub fn head(self) -> Result<Cow<'a, Linear>, ModelError> {
+        match self {
+            Self::Resident(model) => Ok(Cow::Borrowed(model.weights.head())),
+            Self::Streamed(stream) => match stream.ending()? {
+                (_, Some(head)) => Ok(Cow::Owned(head)),
+                (_, None) => stream.embedding().map(Cow::Owned),
+            },
+        }
+    }
+
     /// Final norm and head, which want no gradient.
     pub fn frozen_ending(self) -> Result<Ending, ModelError> {
         let (mut norm, mut head) = match self {
             Self::Resident(model) => (model.weights.final_norm.clone(), model.weights.head().clone()),
-            Self::Streamed(stream) => match stream.ending()? {
-                (norm, Some(head)) => (norm, head),
-                (norm, None) => (norm, stream.embedding()?),
-            },
+            Self::Streamed(_) => (self.final_norm()?.into_owned(), self.head()?.into_owned()),
         };
         norm.weight.trained = false;
         head.weight.trained = false;

@@ -58,7 +58,7 @@ pub use quantization::Quantization;
 pub use rewrite::{Rewrite, RewriteStep, rewrite_bytes, rewrite_model};
 pub use state::{LayerState, State};
 pub use stream::LayerStream;
-pub use teaching::{Questions, Routed, Taught, teach};
+pub use teaching::{Asked, Questions, Routed, Taught, teach};
 pub use weights::{
     AttentionWeights, DeltaInput, DeltaWeights, FeedForward, LayerWeights, Mixer, MoeWeights, SharedExpert, Weights,
 };

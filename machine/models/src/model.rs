@@ -84,7 +84,7 @@ impl Model {
 
     /// Refuses a model of which nothing was there to round: whoever asked for a format would take its speed and its
     /// quality for those of that format.
-    fn rounded_as(self, loading: Loading) -> Result<Self, ModelError> {
+    pub(crate) fn rounded_as(self, loading: Loading) -> Result<Self, ModelError> {
         let Loading::Quantized(quantization) = loading else { return Ok(self) };
         let is_rounded = |p: &&Parameter| quantization.format(&p.name, p.matrix.columns) == p.matrix.format();
         let parameters = self.parameters();

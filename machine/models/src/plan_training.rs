@@ -5,6 +5,7 @@ use crate::chunk::Chunk;
 use crate::forward::{embed, finish, layer_with};
 use crate::kept::Kept;
 use crate::plan::{PAGE_ENDS, PARAMETER_BYTES, PROGRAM_BYTES, THREAD_BYTES, largest_beside};
+use crate::weights::LayerWeights;
 use crate::{GradientOptions, KvFormat, LayerState, Loading, MixerKind, Model, Plan, PlanSettings};
 use kernels::kv_page::PAGE_TOKENS;
 use ops::cross_entropy::CHUNK_ROWS;
@@ -39,7 +40,7 @@ pub struct TrainingPlan {
     pub program: usize,
     /// While the model is loaded and nothing runs yet: the largest weight beside what it is read from.
     pub loading: usize,
-    /// Of a teacher: its weights, and what it says of a micro-batch; 0 without one.
+    /// Of a teacher: its weights, or its head alone where its layers stay on disk, and what it says; 0 without one.
     pub teacher: usize,
 }
 
@@ -51,7 +52,13 @@ pub struct TeacherSettings<'a> {
     pub loading: Loading,
     /// Tokens of one micro-batch.
     pub tokens: usize,
+    /// Micro-batches that it is asked about at a time.
+    pub at_a_time: usize,
+    /// Whether its layers are read from disk, one at a time, whenever it is asked.
+    pub is_streamed: bool,
     pub chunk_tokens: usize,
+    /// Tokens of a micro-batch on which all experts of both models are run.
+    pub mixed_tokens: usize,
     /// Layers whose streams are compared.
     pub streams: usize,
     pub threads: usize,
@@ -85,23 +92,36 @@ impl TrainingPlan {
         }
     }
 
-    /// The plan with a teacher in memory. Its pass is over before the student's begins, so the larger of the two
-    /// counts; what it says stays until the way back: its last states, compared streams with what they ask of the
-    /// student's, what both routers make of every token, and its logits of some rows.
+    /// The plan with a teacher. Its pass is over before the student's begins, so the larger of the two counts, and a
+    /// layer that is read from disk belongs to its pass; what it says stays until the way back: its last states,
+    /// compared streams with what they ask of the student's, what both routers make of every token, and its logits of
+    /// some rows.
     pub fn beside_teacher(self, student: &Model, settings: &TeacherSettings) -> Self {
-        let TeacherSettings { outline, loading, tokens, chunk_tokens, streams, threads } = *settings;
+        let TeacherSettings { outline, loading, tokens, at_a_time, chunk_tokens, streams, threads, .. } = *settings;
         let context = tokens.min(chunk_tokens).max(1);
         let one = PlanSettings { pass_tokens: context, ..PlanSettings::one(context, KvFormat::F32, threads) };
         let pass = Plan::of(outline, loading, &one);
         let width = outline.config.hidden_size;
         let experts = |model: &Model| model.config.expert_counts().iter().sum::<usize>();
         let logits = CHUNK_ROWS.min(tokens) * outline.config.vocab_size;
-        let numbers = logits + tokens * (2 * width + 2 * streams * width + experts(outline) + experts(student));
+        let said_of_a_token = width + streams * width + experts(outline);
+        let learnt_of_a_token = width + streams * width + experts(student);
+        let numbers = logits + tokens * (at_a_time * said_of_a_token + learnt_of_a_token);
         let said = size_of::<f32>() * numbers;
-        let running = pass.cache + pass.recurrent + pass.forward + size_of::<f32>() * tokens * width;
+        let states = size_of::<f32>() * at_a_time * tokens * width;
+        let running = pass.cache + pass.recurrent + pass.forward + states + mixing(outline, settings.mixed_tokens);
+        let (weights, read) = match settings.is_streamed {
+            false => (pass.weights, 0),
+            true => {
+                let layer = outline.weights.layers.iter().map(LayerWeights::bytes).max().unwrap_or(0);
+                let embedding = outline.weights.embedding.weight.matrix.bytes();
+                (outline.weights.head().weight.matrix.bytes(), layer.max(embedding) + pass.loading)
+            }
+        };
+        let learning = self.activations + mixing(student, settings.mixed_tokens);
         Self {
-            teacher: pass.weights + pass.weights / PAGE_ENDS + said,
-            activations: self.activations.max(running),
+            teacher: weights + weights / PAGE_ENDS + said,
+            activations: learning.max(running + read),
             loading: self.loading.max(pass.loading),
             ..self
         }
@@ -112,6 +132,15 @@ impl TrainingPlan {
         let running = self.gradients + self.moments + self.checkpoints + self.cache + self.activations;
         self.weights + self.teacher + self.program + running.max(self.loading)
     }
+}
+
+/// Running all experts of a mixture on so many tokens: what goes in, what comes out, and what is between.
+fn mixing(model: &Model, tokens: usize) -> usize {
+    let most = model.weights.layers.iter().filter_map(LayerWeights::mixture).map(|moe| {
+        let inner = moe.experts.first().map_or(0, |expert| expert.gate.output_width());
+        moe.experts.len() * (2 * model.config.hidden_size + 3 * inner)
+    });
+    size_of::<f32>() * tokens * most.max().unwrap_or(0)
 }
 
 fn numbers(parameter: &Parameter) -> usize {

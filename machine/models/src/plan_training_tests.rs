@@ -48,6 +48,9 @@ fn a_teacher_counts_with_its_weights_and_what_it_says() {
         outline: &teacher,
         loading: Loading::Packed,
         tokens: 256,
+        at_a_time: 1,
+        is_streamed: false,
+        mixed_tokens: 0,
         chunk_tokens: 128,
         streams: 2,
         threads: 2,
@@ -145,4 +148,39 @@ fn adapters_on_a_frozen_base_need_no_gradients_of_it() {
     let trained: usize = real.parameters().iter().filter(|p| p.trained).map(|p| 4 * numbers(p)).sum();
     assert_eq!((plan.gradients, plan.moments), (trained, 2 * trained));
     assert!(plan.weights < real.parameter_count() * 2);
+}
+
+#[test]
+fn a_teacher_on_disk_is_its_head_and_a_layer_at_a_time() {
+    let student = Model::outline(&fixture("base"), Loading::F32).expect("it is a model");
+    let outline = Model::outline(&fixture("base"), Loading::Packed).expect("it is a model");
+    let options = GradientOptions {
+        precision: Precision::Bf16,
+        chunk_tokens: 1024,
+        checkpoint_layers: true,
+        auxiliary_coefficient: 0.0,
+        dropout_seed: None,
+    };
+    let plan = TrainingPlan::of(&student, Loading::F32, &TrainingSettings { lengths: vec![1024], options, threads: 2 });
+    let beside = |is_streamed, at_a_time| {
+        let settings = TeacherSettings {
+            outline: &outline,
+            loading: Loading::Packed,
+            tokens: 1024,
+            at_a_time,
+            is_streamed,
+            chunk_tokens: 1024,
+            mixed_tokens: 32,
+            streams: 2,
+            threads: 2,
+        };
+        plan.beside_teacher(&student, &settings)
+    };
+    let (resident, streamed, four) = (beside(false, 1), beside(true, 1), beside(true, 4));
+    let layers: usize = outline.weights.layers.iter().map(LayerWeights::bytes).sum();
+    let less = (resident.teacher - streamed.teacher) as f64;
+    assert!((less / layers as f64 - 1.0).abs() < 0.05, "{less} less for layers of {layers}");
+    assert!(streamed.total() + layers / 2 < resident.total(), "{streamed:?} beside {resident:?}");
+    // What it says of three more micro-batches: last states, two streams, 32 experts in each of 8 layers.
+    assert_eq!(four.teacher - streamed.teacher, 3 * 1024 * 4 * (3 * 192 + 8 * 32));
 }

@@ -124,6 +124,11 @@ impl Weights {
         Binder { config, source }.ending()
     }
 
+    /// The norm after the last layer, without the head.
+    pub(crate) fn bind_final_norm(config: &Config, source: &mut impl Source) -> Result<Norm, ModelError> {
+        Binder { config, source }.final_norm()
+    }
+
     /// Layer `index` alone.
     pub(crate) fn bind_layer(
         config: &Config,
@@ -162,9 +167,13 @@ impl<S: Source> Binder<'_, S> {
         self.linear("model.embed_tokens", [self.config.vocab_size, self.config.hidden_size], false)
     }
 
+    fn final_norm(&mut self) -> Result<Norm, ModelError> {
+        self.norm("model.norm", self.config.hidden_size)
+    }
+
     fn ending(&mut self) -> Result<(Norm, Option<Linear>), ModelError> {
         let (width, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
-        let final_norm = self.norm("model.norm", width)?;
+        let final_norm = self.final_norm()?;
         let head = match self.config.tied_embeddings {
             true => None,
             false => Some(self.linear("lm_head", [vocabulary, width], false)?),

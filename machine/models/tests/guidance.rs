@@ -1,8 +1,8 @@
 //! What a teacher asks of a training pass, against finite differences and against the pass in other chunks.
 
 use models::{
-    CHUNK_TOKENS, Examples, FeedForward, GradientOptions, Guidance, Loading, Model, OutputGuide, Quantization,
-    Questions, Record, RouterGuide, StreamGuide, Taught, guided_gradients, teach,
+    Asked, CHUNK_TOKENS, Examples, FeedForward, GradientOptions, Guidance, LayerStream, Layers, Loading, Model,
+    OutputGuide, Quantization, Questions, Record, RouterGuide, StreamGuide, Taught, guided_gradients, teach,
 };
 use numeric::{Format, Rng};
 use ops::{Buffer, Divergence, Gradients, Precision, Says, Teacher};
@@ -76,7 +76,8 @@ fn run(
     terms: Terms,
     options: &GradientOptions,
 ) -> (Record, Gradients) {
-    let says = |divergence| Says::Hidden { hidden: &taught.hidden, head: teacher.weights.head(), divergence };
+    let hidden = taught.hidden.as_ref().expect("it was asked for");
+    let says = |divergence| Says::Hidden { hidden, head: teacher.weights.head(), divergence };
     let output = terms.output.map(|divergence| OutputGuide {
         teacher: Teacher { says: says(divergence), temperature: 1.5 },
         weights: &batch.output_weights,
@@ -112,7 +113,13 @@ fn objective(record: &Record, batch: &Batch, terms: Terms, taught: &Taught) -> f
 
 fn taught(teacher: &Model, batch: &Batch, chunk_tokens: usize) -> Taught {
     let layers = vec![0, teacher.config.layers.len() - 1];
-    teach(teacher, &batch.tokens, &LENGTHS, chunk_tokens, &Questions { routers: true, inputs: true, layers })
+    let questions = Questions { output: true, routers: true, inputs: (0..batch.tokens.len()).collect(), layers };
+    let asked = Asked { tokens: &batch.tokens, lengths: &LENGTHS, questions: &questions };
+    ask(Layers::Resident(teacher), &[asked], chunk_tokens).remove(0)
+}
+
+fn ask(layers: Layers, asked: &[Asked], chunk_tokens: usize) -> Vec<Taught> {
+    teach(layers, asked, chunk_tokens, &mut |_, _, _| ()).expect("the layers are there")
 }
 
 /// The model with every expert chosen by every token: where a token changes its experts there is no slope.
@@ -209,11 +216,11 @@ fn any_chunks_teach_the_same() {
         for (chunk_tokens, again) in [(CHUNK_TOKENS, true), (4, true), (16, false), (16, true)] {
             let pieces = taught(&teacher, &batch, chunk_tokens);
             let far = |a: &Buffer, b: &Buffer| a.iter().zip(b.iter()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(far(&pieces.hidden, &whole.hidden) < 1e-3, "{case} by {chunk_tokens}: the teacher's last states");
+            let [of_pieces, of_whole] = [&pieces, &whole].map(|taught| taught.hidden.as_ref().expect("asked for"));
+            assert!(far(of_pieces, of_whole) < 1e-3, "{case} by {chunk_tokens}: the teacher's last states");
             for (a, b) in pieces.routers.iter().zip(&whole.routers) {
-                let inputs = |routed: &models::Routed| routed.inputs.clone().expect("they were asked for");
                 assert!(a.layer == b.layer && far(&a.probabilities, &b.probabilities) < 1e-3);
-                assert!(far(&inputs(a), &inputs(b)) < 1e-3);
+                assert!(a.inputs.rows == batch.tokens.len() && far(&a.inputs, &b.inputs) < 1e-3);
             }
             let options = options(chunk_tokens, again);
             let (found, found_gradients) = run((&student, &teacher), &pieces, &batch, terms, &options);
@@ -263,14 +270,15 @@ fn a_teacher_in_blocks_says_nearly_what_it_was_rounded_from() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/base");
     let exact = Model::open(&path, Loading::F32).expect("the base model opens");
     let tokens: Vec<u32> = (0..80).map(|i| (i * i * 31 % 2000) as u32).collect();
-    let questions = Questions { routers: true, inputs: false, layers: vec![3] };
-    let wanted = teach(&exact, &tokens, &[50, 30], 64, &questions);
+    let questions = Questions { output: true, routers: true, inputs: Vec::new(), layers: vec![3] };
+    let asked = [Asked { tokens: &tokens, lengths: &[50, 30], questions: &questions }];
+    let wanted = ask(Layers::Resident(&exact), &asked, 64).remove(0);
     for loading in [Loading::Packed, Loading::Stored, Loading::Quantized(Quantization::to(Format::Q8_0))] {
         let teacher = Model::open(&path, loading).expect("the base model opens");
-        let found = teach(&teacher, &tokens, &[50, 30], 64, &questions);
+        let found = ask(Layers::Resident(&teacher), &asked, 64).remove(0);
         assert_eq!(found.routers.len(), 8);
         for (found, wanted) in found.routers.iter().zip(&wanted.routers) {
-            assert!(found.layer == wanted.layer && found.inputs.is_none());
+            assert!(found.layer == wanted.layer && found.inputs.rows == 0);
             let pairs = found.probabilities.iter().zip(wanted.probabilities.iter());
             let off = pairs.map(|(a, b)| f64::from(a - b).abs()).sum::<f64>() / tokens.len() as f64;
             assert!(off < 0.1, "{loading:?}, layer {}: {off} of a distribution is elsewhere", found.layer);
@@ -279,7 +287,88 @@ fn a_teacher_in_blocks_says_nearly_what_it_was_rounded_from() {
             let square = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>();
             (square(&mut a.iter().zip(b).map(|(a, b)| a - b)) / square(&mut b.iter().copied())).sqrt()
         };
-        let (hidden, stream) = (far(&found.hidden, &wanted.hidden), far(&found.streams[0].1, &wanted.streams[0].1));
+        let [of_found, of_wanted] = [&found, &wanted].map(|taught| taught.hidden.as_ref().expect("asked for"));
+        let (hidden, stream) = (far(of_found, of_wanted), far(&found.streams[0].1, &wanted.streams[0].1));
         assert!(found.streams[0].0 == 3 && hidden < 0.1 && stream < 0.1, "{loading:?}: {hidden}, {stream}");
     }
+}
+
+#[test]
+fn a_teacher_is_run_no_further_than_it_is_asked() {
+    let teacher = open("qwen3_next");
+    let (tokens, last) = ((0..40).collect::<Vec<u32>>(), teacher.config.layers.len() - 1);
+    let answers = |questions: Questions| {
+        let asked = Asked { tokens: &tokens, lengths: &[25, 15], questions: &questions };
+        let mut visited = Vec::new();
+        let mut visit = |_, moe: &ops::Moe, _: &models::Routed| visited.push(moe.layer);
+        let taught = teach(Layers::Resident(&teacher), &[asked], 16, &mut visit).expect("it is in memory").remove(0);
+        (taught, visited)
+    };
+    let all = answers(Questions { output: true, routers: true, inputs: vec![3, 20], layers: vec![0, 1, last] });
+    assert_eq!((all.0.hidden.map(|hidden| hidden.rows), all.0.routers.len()), (Some(40), last + 1));
+    assert_eq!(all.1, (0..=last).collect::<Vec<_>>());
+    let (nothing, visited) = answers(Questions::default());
+    assert!(nothing.hidden.is_none() && nothing.routers.is_empty() && nothing.streams.is_empty());
+    assert!(visited.is_empty() && Questions::default().ask_nothing());
+    // What is above is never looked at: numbers that are none would show.
+    let mut broken = teacher.clone();
+    for layer in &mut broken.weights.layers[2..] {
+        layer.input_norm.weight.matrix.as_f32_mut().fill(f32::NAN);
+    }
+    broken.weights.final_norm.weight.matrix.as_f32_mut().fill(f32::NAN);
+    let questions = Questions { layers: vec![1], ..Questions::default() };
+    let asked = [Asked { tokens: &tokens, lengths: &[25, 15], questions: &questions }];
+    let below = ask(Layers::Resident(&broken), &asked, 16).remove(0);
+    assert!(below.hidden.is_none() && below.streams.len() == 1 && below.streams[0].1[..] == all.0.streams[1].1[..]);
+}
+
+/// To the bit, in any format, for several batches at a time with questions of their own.
+#[test]
+fn a_teacher_read_from_disk_says_what_one_in_memory_says() {
+    let oracle = |case: &str| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/oracle").join(case);
+    let base = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/base");
+    let rounded = Loading::Quantized(Quantization::to(Format::Nvfp4));
+    for (path, loading) in [
+        (oracle("qwen3_next"), Loading::Packed),
+        (oracle("qwen3"), Loading::Packed),
+        (oracle("qwen3_moe"), rounded),
+        (oracle("gguf/qwen3_moe.q8_0.gguf"), Loading::Packed),
+        (oracle("gguf/qwen3_next.f32.gguf"), Loading::F32),
+        (oracle("gguf/qwen3_next.q8_0.gguf"), Loading::Packed),
+        (base, Loading::Packed),
+    ] {
+        let model = Model::open(&path, loading).expect("it opens");
+        let stream = LayerStream::open(&path, loading).expect("it opens");
+        let tokens: Vec<u32> = (0..70).map(|i| (i * i * 31 % 90) as u32).collect();
+        let all = Questions { output: true, routers: true, inputs: vec![1, 30, 40], layers: vec![0, 1] };
+        let some = Questions { layers: vec![1], ..Questions::default() };
+        let asked =
+            [(&tokens[..], vec![40, 30], &all), (&tokens[5..30], vec![25], &some), (&tokens[..9], vec![9], &all)];
+        let asked: Vec<Asked> =
+            asked.iter().map(|(tokens, lengths, questions)| Asked { tokens, lengths, questions }).collect();
+        let found = ask(Layers::Streamed(&stream), &asked, 32);
+        for (found, asked) in found.iter().zip(asked) {
+            let wanted = ask(Layers::Resident(&model), &[asked], 32).remove(0);
+            assert_eq!(found.hidden.as_deref(), wanted.hidden.as_deref(), "{path:?}");
+            assert!(found.streams.iter().zip(&wanted.streams).all(|(a, b)| a.0 == b.0 && a.1[..] == b.1[..]));
+            assert_eq!((found.streams.len(), found.routers.len()), (wanted.streams.len(), wanted.routers.len()));
+            for (a, b) in found.routers.iter().zip(&wanted.routers) {
+                assert!(
+                    a.layer == b.layer && a.probabilities[..] == b.probabilities[..] && a.inputs[..] == b.inputs[..]
+                );
+            }
+        }
+        let (found, wanted) = (Layers::Streamed(&stream).head(), Layers::Resident(&model).head());
+        let (found, wanted) = (found.expect("a head"), wanted.expect("a head"));
+        let hidden = found_hidden(&model, &tokens);
+        let mut e = ops::Infer::new(Precision::F32);
+        let [a, b] = [&found, &wanted].map(|head| ops::Execute::linear(&mut e, &hidden, head));
+        assert!(a[..] == b[..], "{path:?}");
+    }
+}
+
+fn found_hidden(model: &Model, tokens: &[u32]) -> Buffer {
+    let questions = Questions { output: true, ..Questions::default() };
+    let asked = Asked { tokens, lengths: &[tokens.len()], questions: &questions };
+    ask(Layers::Resident(model), &[asked], 32).remove(0).hidden.expect("asked for")
 }

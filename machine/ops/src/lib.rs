@@ -35,7 +35,7 @@ pub use kernels::gated_delta::Shape as DeltaShape;
 pub use kernels::gemm::Precision;
 pub use kernels::kv_page::{KvFormat, PageShape};
 pub use kernels::rope::Rope;
-pub use moe::{ExpertGradients, RecordBackward, RouterTarget, Routing};
+pub use moe::{ExpertGradients, RecordBackward, RouterTarget, Routing, every_expert};
 pub use parameter::{Adapter, Conv, DeltaGates, Expert, Gradients, Linear, Moe, Norm, Parameter};
 pub use rehearse::{Held, Rehearse, Rehearsed};
 pub use rehearse_tape::RehearseTape;

@@ -288,6 +288,26 @@ pub(crate) fn forward(x: &Buffer, moe: &Moe, pass: Pass, chosen: Option<&[u32]>)
     Outcome { output, expert_outputs, saved }
 }
 
+/// What every expert makes of every row of x, unweighted and with what adapters add: `[E · T, H]`, expert by expert.
+/// That is E / top_k times the work of the mixture, so x is a sample.
+pub fn every_expert(x: &Buffer, moe: &Moe) -> Buffer {
+    let pass = Pass { precision: Precision::F32, dropout_seed: None, first_token: 0 };
+    let experts = moe.experts.len();
+    let offsets: Vec<usize> = (0..=experts).map(|expert| expert * x.rows).collect();
+    let tokens: Vec<u32> = (0..experts).flat_map(|_| 0..x.rows as u32).collect();
+    let banks = banks(moe);
+    let bank = |bank: usize| {
+        let rows = Rows { offsets: &offsets, tokens: &tokens };
+        Grouped { maps: &banks[bank], adapter: moe.adapters[bank].as_ref(), rows, pass }
+    };
+    let repeated = x.gathered(&tokens.iter().map(|&token| token as usize).collect::<Vec<_>>());
+    let [gate, up] = [0, 1].map(|at| bank(at).forward(&repeated).0);
+    drop(repeated);
+    let mut activated = Buffer::unwritten(gate.rows, gate.width);
+    swiglu::forward(&mut activated, &gate, &up);
+    bank(2).forward(&activated).0
+}
+
 /// What stands before the down projection.
 struct Activated {
     routing: Routing,

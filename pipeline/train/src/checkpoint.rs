@@ -1,13 +1,14 @@
 //! Checkpoints: everything a run needs to continue bit for bit as if it had never stopped.
 //!
-//! `checkpoints/step-00000100/` holds `state.json` and `tensors.safetensors`: the trained parameters and their moments;
-//! beside them, where adapters are trained, `adapter/` as PEFT reads it.
+//! `checkpoints/step-00000100/` holds `state.json` and `tensors.safetensors`: the trained parameters and their moments,
+//! those of an objective's companion too; beside them, where adapters are trained, `adapter/` as PEFT reads it.
 //! It is written under another name and renamed when complete, and older ones are removed only after that, so that a
 //! crash at any moment leaves a whole checkpoint behind. No random state is kept because there is none: order and
 //! choice of the data, and what dropout leaves out, follow from the recipe's seed, the cursor and the step.
 
 use crate::best::Best;
 use crate::error::TrainError;
+use crate::objective::Companion;
 use crate::optimizer::{Moments, Optimizer};
 use crate::warnings::Watch;
 use formats::{DType, FormatsError, TensorFile, TensorPlan};
@@ -37,6 +38,9 @@ pub struct RunState {
     pub step: usize,
     /// Updates that the optimizer made: fewer than the steps where some were skipped.
     pub updates: u64,
+    /// Of what the objective learns beside the model.
+    #[serde(default)]
+    pub companion_updates: u64,
     pub cursor: Cursor,
     pub metrics_bytes: u64,
     pub seconds: f64,
@@ -53,15 +57,15 @@ pub struct RunState {
 pub struct Identity {
     pub recipe: String,
     pub data: String,
-    /// Names and shapes of the parameters, and which are trained.
+    /// Names and shapes of the parameters, and which are trained; of an objective's companion too.
     pub model: String,
     pub steps: usize,
 }
 
 impl Identity {
-    pub fn new(recipe: String, data: String, model: &Model, steps: usize) -> Self {
+    pub fn new(recipe: String, data: String, parameters: &[&Parameter], steps: usize) -> Self {
         let mut text = String::new();
-        for parameter in model.parameters() {
+        for parameter in parameters {
             text += &format!("{} {:?} {}\n", parameter.name, parameter.shape, parameter.trained);
         }
         Self { recipe, data, model: formats::hash_bytes(text.as_bytes()), steps }
@@ -91,6 +95,7 @@ impl RunState {
             identity,
             step: 0,
             updates: 0,
+            companion_updates: 0,
             cursor: Cursor::default(),
             metrics_bytes: 0,
             seconds: 0.0,
@@ -111,12 +116,20 @@ pub struct Keep {
     pub best: Option<usize>,
 }
 
+/// What learns in a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Learners<'a> {
+    pub model: &'a Model,
+    pub optimizer: &'a Optimizer,
+    pub companion: Option<&'a Companion>,
+}
+
 /// Writes a checkpoint into a run's folder, then removes those that need not be kept. If it cannot be written, those
 /// that are there stay as they are.
-pub fn save(run: &Path, state: &RunState, model: &Model, optimizer: &Optimizer, keep: Keep) -> Result<(), TrainError> {
+pub fn save(run: &Path, state: &RunState, learners: Learners, keep: Keep) -> Result<(), TrainError> {
     let folder = run.join(FOLDER);
     let before = steps(&folder)?;
-    write(&folder, state, model, optimizer).map_err(|source| {
+    write(&folder, state, learners).map_err(|source| {
         // What is half there is of no use, and takes room.
         let _ = fs::remove_dir_all(folder.join(name(state.step) + PARTIAL));
         let last = match before.last() {
@@ -133,7 +146,7 @@ pub fn save(run: &Path, state: &RunState, model: &Model, optimizer: &Optimizer, 
     Ok(())
 }
 
-fn write(folder: &Path, state: &RunState, model: &Model, optimizer: &Optimizer) -> Result<(), ModelError> {
+fn write(folder: &Path, state: &RunState, learners: Learners) -> Result<(), ModelError> {
     let (last, partial) = (folder.join(name(state.step)), folder.join(name(state.step) + PARTIAL));
     let failed = |action, path: &Path| {
         let path = path.to_owned();
@@ -143,10 +156,10 @@ fn write(folder: &Path, state: &RunState, model: &Model, optimizer: &Optimizer) 
         fs::remove_dir_all(&partial).map_err(failed("remove", &partial))?;
     }
     fs::create_dir_all(&partial).map_err(failed("create", &partial))?;
-    write_tensors(&partial.join(TENSORS), model, optimizer)?;
-    if model.has_adapters() {
+    write_tensors(&partial.join(TENSORS), learners)?;
+    if learners.model.has_adapters() {
         // For others to load: what the run continues from are the tensors with their moments.
-        adapter::save_peft(model, &partial.join(ADAPTER), &Export::default())?;
+        adapter::save_peft(learners.model, &partial.join(ADAPTER), &Export::default())?;
     }
     formats::write_json(partial.join(STATE), state)?;
     if last.exists() {
@@ -159,7 +172,13 @@ fn write(folder: &Path, state: &RunState, model: &Model, optimizer: &Optimizer) 
 
 /// Looks for room on the disk for all that the run will hold at its fullest: the checkpoints that are kept, the next
 /// one beside them, and `result_bytes`, what is written when it is done.
-pub fn check_room(run: &Path, model: &Model, keep: usize, result_bytes: &[u64]) -> Result<(), TrainError> {
+pub fn check_room(
+    run: &Path,
+    model: &Model,
+    companion: Option<&Companion>,
+    keep: usize,
+    result_bytes: &[u64],
+) -> Result<(), TrainError> {
     // Names, shapes and numbers of the run.
     const OVERHEAD_BYTES: u64 = 1 << 16;
     let size = |parameter: &Parameter| parameter.matrix.rows * parameter.matrix.columns;
@@ -172,7 +191,8 @@ pub fn check_room(run: &Path, model: &Model, keep: usize, result_bytes: &[u64]) 
         true => numbers + if is_head { size(table) } else { 0 },
         false => 0,
     };
-    let checkpoint = ((numbers * PARTS.len() + others) * size_of::<f32>()) as u64 + OVERHEAD_BYTES;
+    let beside: usize = companion.map_or_else(Vec::new, Companion::parameters).into_iter().map(size).sum();
+    let checkpoint = (((numbers + beside) * PARTS.len() + others) * size_of::<f32>()) as u64 + OVERHEAD_BYTES;
     let there = steps(&run.join(FOLDER))?.len();
     let missing = (keep + 1).saturating_sub(there);
     let mut wanted = vec![checkpoint; missing];
@@ -206,12 +226,13 @@ pub fn is_there(run: &Path) -> bool {
     steps(&run.join(FOLDER)).is_ok_and(|steps| !steps.is_empty())
 }
 
-/// The newest checkpoint of a run's folder, put into the model and the optimizer; `None` where there is none.
+/// The newest checkpoint of a run's folder, put into the model, the optimizer and the companion; `None` where there is
+/// none.
 pub fn resume(
     run: &Path,
     identity: &Identity,
-    model: &mut Model,
-    optimizer: &mut Optimizer,
+    (model, optimizer): (&mut Model, &mut Optimizer),
+    companion: Option<&mut Companion>,
 ) -> Result<Option<RunState>, TrainError> {
     let folder = run.join(FOLDER);
     let Some(&newest) = steps(&folder)?.last() else { return Ok(None) };
@@ -225,7 +246,15 @@ pub fn resume(
         return Err(TrainError::Changed { path, what });
     }
     let file = TensorFile::open(path.join(TENSORS)).map_err(|error| damaged(error.to_string()))?;
-    read_tensors(&file, model, optimizer, state.updates).map_err(damaged)?;
+    let kept = read_tensors(&file, &model.parameters()).map_err(damaged)?;
+    // All is read before anything is changed.
+    let beside = companion.as_ref().map_or_else(Vec::new, |companion| companion.parameters());
+    let kept_beside = read_tensors(&file, &beside).map_err(damaged)?;
+    put_back(model.parameters_mut(), optimizer, kept, state.updates);
+    if let Some(companion) = companion {
+        let (parameters, optimizer) = companion.parts_mut();
+        put_back(parameters, optimizer, kept_beside, state.companion_updates);
+    }
     Ok(Some(state))
 }
 
@@ -236,41 +265,52 @@ pub fn remove_all(run: &Path) -> Result<(), TrainError> {
 
 const PARTS: [&str; 3] = ["parameter", "first", "second"];
 
-fn write_tensors(path: &Path, model: &Model, optimizer: &Optimizer) -> Result<(), FormatsError> {
-    let parameters = model.parameters();
-    let trained: Vec<&Parameter> = parameters.into_iter().filter(|parameter| parameter.trained).collect();
+fn trained<'a>(parameters: &[&'a Parameter]) -> Vec<&'a Parameter> {
+    parameters.iter().copied().filter(|parameter| parameter.trained).collect()
+}
+
+fn write_tensors(path: &Path, learners: Learners) -> Result<(), FormatsError> {
+    let of_model = trained(&learners.model.parameters());
+    let of_companion = learners.companion.map_or_else(Vec::new, Companion::parameters);
     let mut plan = TensorPlan::new();
-    for parameter in &trained {
+    for parameter in of_model.iter().chain(&of_companion) {
         PARTS.iter().for_each(|part| plan.declare(format!("{part}.{}", parameter.name), DType::F32, &parameter.shape));
     }
     let mut writer = plan.create_file(path)?;
-    for parameter in &trained {
-        let moments = optimizer.moments(parameter);
+    let mut write = |parameter: &Parameter, moments: &Moments| -> Result<(), FormatsError> {
         for (part, values) in PARTS.iter().zip([parameter.values(), &moments.first, &moments.second]) {
             writer.write_f32(&format!("{part}.{}", parameter.name), values)?;
         }
+        Ok(())
+    };
+    of_model.iter().try_for_each(|parameter| write(parameter, learners.optimizer.moments(parameter)))?;
+    if let Some(companion) = learners.companion {
+        of_companion.iter().try_for_each(|parameter| write(parameter, companion.optimizer().moments(parameter)))?;
     }
     writer.finish()?;
     Ok(())
 }
 
-/// Reads all first and changes nothing if anything is amiss.
-fn read_tensors(file: &TensorFile, model: &mut Model, optimizer: &mut Optimizer, updates: u64) -> Result<(), String> {
+/// What was kept of each trained parameter, in the order of [`PARTS`].
+fn read_tensors(file: &TensorFile, parameters: &[&Parameter]) -> Result<Vec<[Vec<f32>; 3]>, String> {
     let mut kept: Vec<[Vec<f32>; 3]> = Vec::new();
-    for parameter in model.parameters().into_iter().filter(|parameter| parameter.trained) {
+    for parameter in trained(parameters) {
         let mut values: [Vec<f32>; 3] = Default::default();
         for (part, values) in PARTS.iter().zip(&mut values) {
             *values = read_part(file, part, parameter)?;
         }
         kept.push(values);
     }
+    Ok(kept)
+}
+
+fn put_back(parameters: Vec<&mut Parameter>, optimizer: &mut Optimizer, kept: Vec<[Vec<f32>; 3]>, updates: u64) {
     let mut moments = Vec::with_capacity(kept.len());
-    for (parameter, [values, first, second]) in model.parameters_mut().into_iter().filter(|p| p.trained).zip(kept) {
+    for (parameter, [values, first, second]) in parameters.into_iter().filter(|p| p.trained).zip(kept) {
         parameter.matrix.as_f32_mut().copy_from_slice(&values);
         moments.push(Moments { first, second });
     }
     optimizer.restore(updates, moments);
-    Ok(())
 }
 
 fn read_part(file: &TensorFile, part: &str, parameter: &Parameter) -> Result<Vec<f32>, String> {

@@ -128,10 +128,10 @@ impl<'a> Trial<'a> {
     fn update(&mut self) -> f64 {
         let trained = self.model.parameters().into_iter().filter(|p| p.trained);
         let numbers: usize = trained.map(|p| p.matrix.rows * p.matrix.columns).sum();
-        let mut optimizer = Optimizer::new(&self.model, self.recipe);
+        let mut optimizer = Optimizer::new(&self.model.parameters(), self.recipe);
         let began = Instant::now();
-        let norm = optimizer.gradient_norm(&self.model, &self.gradients);
-        optimizer.update(&mut self.model, &mut self.gradients, norm, 0.0);
+        let norm = optimizer.gradient_norm(&self.model.parameters(), &self.gradients);
+        optimizer.update(self.model.parameters_mut(), &mut self.gradients, norm, 0.0);
         began.elapsed().as_secs_f64() / numbers.max(1) as f64
     }
 }

@@ -26,7 +26,7 @@ pub use error::TrainError;
 pub use event::{Ending, Event, Progress, Scores, Silent};
 pub use models::adapter::{LoraConfig, LoraPattern};
 pub use objective::distill::{DistillRecipe, Distillation};
-pub use objective::{Mean, Measured, Objective, StepWork, Supervised};
+pub use objective::{Companion, Mean, Measured, Objective, StepWork, Supervised};
 pub use plan::plan;
 pub use recipe::{FrozenFormat, Method, ResultModel, TrainPrecision, TrainRecipe};
 pub use run::{Run, Summary, attach, gradient_options, train};

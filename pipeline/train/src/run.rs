@@ -1,11 +1,11 @@
 //! The loop: batch → gradients → clip → AdamW → metrics → checkpoint. One page; the pieces stand beside it.
 
 use crate::best::Best;
-use crate::checkpoint::{self, Keep};
+use crate::checkpoint::{self, Keep, Learners};
 use crate::error::TrainError;
 use crate::event::{Begin, Ending, Event, Progress, Step, Validation};
 use crate::metrics::{self, METRICS, Metrics};
-use crate::objective::{Objective, StepWork};
+use crate::objective::{Companion, Objective, StepWork};
 use crate::optimizer::Optimizer;
 use crate::recipe::{Method, ResultModel, TrainPrecision, TrainRecipe};
 use crate::report::{self, REPORT};
@@ -77,16 +77,16 @@ fn run_to_end(
     objective: &mut dyn Objective,
     progress: &mut dyn Progress,
 ) -> Result<Summary, TrainError> {
-    let mut session = Session::open(run, model, progress)?;
+    let mut session = Session::open(run, (model, &mut *objective), progress)?;
     if session.is_new {
-        session.look_before(model)?;
+        session.look_before(model, objective)?;
     }
     while !session.is_over() {
         if run.cancelled.load(Ordering::Relaxed) || !session.step(model, objective)? {
-            session.save(model)?;
+            session.save(model, objective)?;
             return session.end(Ending::Interrupted);
         }
-        session.look_around(model)?;
+        session.look_around(model, objective)?;
     }
     session.finish(model)
 }
@@ -113,7 +113,11 @@ struct Session<'a, 'p> {
 }
 
 impl<'a, 'p> Session<'a, 'p> {
-    fn open(run: &'a Run<'a>, model: &mut Model, progress: &'p mut dyn Progress) -> Result<Self, TrainError> {
+    fn open(
+        run: &'a Run<'a>,
+        (model, objective): (&mut Model, &mut dyn Objective),
+        progress: &'p mut dyn Progress,
+    ) -> Result<Self, TrainError> {
         let recipe = run.recipe;
         recipe.check()?;
         check_samples(run, model)?;
@@ -124,14 +128,17 @@ impl<'a, 'p> Session<'a, 'p> {
             source,
         })?;
         let kept = recipe.keep_last + usize::from(recipe.result == ResultModel::Best);
-        checkpoint::check_room(run.directory, model, kept, run.result_bytes)?;
+        let companion = objective.companion();
+        checkpoint::check_room(run.directory, model, companion.as_deref(), kept, run.result_bytes)?;
 
         let settings = recipe.loader_settings();
         let first = Loader::new(run.samples, settings, Cursor::default());
         let steps = recipe.total_steps(first.epoch_sequences());
-        let identity = Identity::new(recipe.identity(), fingerprint(run.samples), model, steps);
-        let mut optimizer = Optimizer::new(model, recipe);
-        let resumed = checkpoint::resume(run.directory, &identity, model, &mut optimizer)?;
+        let mut parameters = model.parameters();
+        parameters.extend(companion.iter().flat_map(|companion| companion.parameters()));
+        let identity = Identity::new(recipe.identity(), fingerprint(run.samples), &parameters, steps);
+        let mut optimizer = Optimizer::new(&model.parameters(), recipe);
+        let resumed = checkpoint::resume(run.directory, &identity, (&mut *model, &mut optimizer), companion)?;
         let saved = resumed.as_ref().map(|state| state.step);
         let state = resumed.unwrap_or_else(|| RunState::fresh(identity, recipe.warmup_steps));
         let loader = if state.step == 0 { first } else { Loader::new(run.samples, settings, state.cursor) };
@@ -209,6 +216,7 @@ impl<'a, 'p> Session<'a, 'p> {
         let batches: Vec<Batch> = (0..recipe.accumulation).map(|_| self.loader.next_batch()).collect();
         let weight: f64 = batches.iter().map(Batch::total_weight).sum();
         self.gradients.clear();
+        objective.companion().into_iter().for_each(Companion::clear);
         let mut tally = Tally::default();
         let options: Vec<GradientOptions> = (0..batches.len())
             .map(|index| {
@@ -218,15 +226,17 @@ impl<'a, 'p> Session<'a, 'p> {
             .collect();
         let step_weight = weight.max(f64::MIN_POSITIVE);
         let (step, steps, cancelled) = (self.state.step, self.steps(), self.run.cancelled);
-        let work = StepWork { batches: &batches, step_weight, options: &options, step, steps, cancelled };
+        let own: Vec<usize> = (0..batches.len()).collect();
+        let work = StepWork { batches: &batches, own: &own, step_weight, options: &options, step, steps, cancelled };
         let Some(measured) = objective.step(model, &work, &mut self.gradients)? else { return Ok(false) };
         batches.iter().zip(&measured).for_each(|(batch, measured)| tally.add_measured(batch, measured));
-        let norm = self.optimizer.gradient_norm(model, &self.gradients);
+        let norm = self.optimizer.gradient_norm(&model.parameters(), &self.gradients);
         let learning_rate = self.schedule.rate(self.state.step);
         let spikes = recipe.skip_spikes > 0.0 && self.state.watch.norm_ratio(norm) > recipe.skip_spikes;
         let skipped = spikes || !tally.loss().is_finite() || !norm.is_finite();
         if !skipped && weight > 0.0 {
-            self.optimizer.update(model, &mut self.gradients, norm, learning_rate);
+            self.optimizer.update(model.parameters_mut(), &mut self.gradients, norm, learning_rate);
+            objective.companion().into_iter().for_each(|companion| companion.update(learning_rate));
         }
         self.state.step += 1;
         self.state.updates = self.optimizer.updates();
@@ -286,14 +296,14 @@ impl<'a, 'p> Session<'a, 'p> {
     }
 
     /// Before the first step: what the model can do before it learns is what all that follows is compared with.
-    fn look_before(&mut self, model: &Model) -> Result<(), TrainError> {
+    fn look_before(&mut self, model: &Model, objective: &mut dyn Objective) -> Result<(), TrainError> {
         let is_best = self.run.recipe.evaluate_every > 0 && self.validate(model)?;
         self.try_tasks(model)?;
-        if is_best { self.save(model) } else { Ok(()) }
+        if is_best { self.save(model, objective) } else { Ok(()) }
     }
 
     /// After a step: validation, tasks and checkpoint, each when it is due.
-    fn look_around(&mut self, model: &Model) -> Result<(), TrainError> {
+    fn look_around(&mut self, model: &Model, objective: &mut dyn Objective) -> Result<(), TrainError> {
         let recipe = self.run.recipe;
         let step = self.state.step;
         let last = step == self.steps();
@@ -304,7 +314,7 @@ impl<'a, 'p> Session<'a, 'p> {
         }
         // The first step is saved to prove that saving works before hours depend on it.
         if is_best || step == 1 || due(recipe.save_every) || self.is_over() {
-            self.save(model)?;
+            self.save(model, objective)?;
         }
         Ok(())
     }
@@ -338,7 +348,7 @@ impl<'a, 'p> Session<'a, 'p> {
         self.record(Event::Tasks { step: self.state.step, scores, seconds: began.elapsed().as_secs_f64() })
     }
 
-    fn save(&mut self, model: &Model) -> Result<(), TrainError> {
+    fn save(&mut self, model: &Model, objective: &mut dyn Objective) -> Result<(), TrainError> {
         let step = self.state.step;
         if self.saved == Some(step) {
             return Ok(());
@@ -348,7 +358,10 @@ impl<'a, 'p> Session<'a, 'p> {
         self.state.seconds = self.seconds();
         let best = self.state.best.map(|best| best.step);
         let keep = Keep { last: self.run.recipe.keep_last, best };
-        checkpoint::save(self.run.directory, &self.state, model, &self.optimizer, keep)?;
+        let companion: Option<&Companion> = objective.companion().map(|companion| &*companion);
+        self.state.companion_updates = companion.map_or(0, |companion| companion.optimizer().updates());
+        let learners = Learners { model, optimizer: &self.optimizer, companion };
+        checkpoint::save(self.run.directory, &self.state, learners, keep)?;
         self.saved = Some(step);
         self.report()
     }

@@ -56,8 +56,12 @@ impl<F: FnMut(usize, &mut Measured, &mut Gradients, &Model)> Objective for Meddl
     ) -> Result<Option<Vec<Measured>>, TrainError> {
         let mut all = Vec::new();
         for index in 0..work.batches.len() {
-            let one =
-                StepWork { batches: &work.batches[index..=index], options: &work.options[index..=index], ..*work };
+            let one = StepWork {
+                batches: &work.batches[index..=index],
+                own: &[0],
+                options: &work.options[index..=index],
+                ..*work
+            };
             let Some(measured) = Supervised.step(model, &one, gradients)? else { return Ok(None) };
             for mut measured in measured {
                 self.1(self.0, &mut measured, gradients, model);

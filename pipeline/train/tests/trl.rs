@@ -48,7 +48,7 @@ fn replay(run: &Value, auxiliary: f32) -> (f64, f64) {
     let accumulation = run["config"]["gradient_accumulation_steps"].as_u64().unwrap_or(1) as usize;
     let recipe =
         TrainRecipe { betas: [0.9, 0.999], auxiliary_coefficient: auxiliary, accumulation, ..TrainRecipe::default() };
-    let mut optimizer = Optimizer::new(&model, &recipe);
+    let mut optimizer = Optimizer::new(&model.parameters(), &recipe);
     let (mut loss_error, mut norm_error) = (0f64, 0f64);
     let micro_batches = run["batches"].as_array().expect("batches");
     for (step, recorded) in micro_batches.chunks(accumulation).enumerate() {
@@ -60,7 +60,8 @@ fn replay(run: &Value, auxiliary: f32) -> (f64, f64) {
         let mut loss = 0.0;
         let (options, cancelled) = (vec![options; batches.len()], AtomicBool::new(false));
         let (step_weight, cancelled) = (weight, &cancelled);
-        let work = StepWork { batches: &batches, step_weight, options: &options, step, steps: 1, cancelled };
+        let (own, steps) = ((0..batches.len()).collect::<Vec<_>>(), 1);
+        let work = StepWork { batches: &batches, own: &own, step_weight, options: &options, step, steps, cancelled };
         let all = Supervised.step(&model, &work, &mut gradients).expect("it works").expect("nobody stops it");
         for (batch, measured) in batches.iter().zip(all) {
             let terms = measured.losses.iter().zip(&batch.weights);
@@ -70,11 +71,11 @@ fn replay(run: &Value, auxiliary: f32) -> (f64, f64) {
         // TRL's loss includes the balancing loss; ours is reported without it.
         let wanted = log["loss"].as_f64().expect("loss")
             - f64::from(auxiliary) * log.get("aux_loss").and_then(Value::as_f64).unwrap_or(0.0);
-        let norm = optimizer.gradient_norm(&model, &gradients);
+        let norm = optimizer.gradient_norm(&model.parameters(), &gradients);
         let wanted_norm = log["grad_norm"].as_f64().expect("norm");
         loss_error = loss_error.max((loss - wanted).abs() / wanted);
         norm_error = norm_error.max((norm - wanted_norm).abs() / wanted_norm);
-        optimizer.update(&mut model, &mut gradients, norm, 1e-3);
+        optimizer.update(model.parameters_mut(), &mut gradients, norm, 1e-3);
     }
     (loss_error, norm_error)
 }

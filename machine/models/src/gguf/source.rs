@@ -69,6 +69,11 @@ impl<'a> GgufSource<'a> {
         Self { gguf, config, loading, taking: Taking::Numbers, used: HashSet::new(), next: 0, reading }
     }
 
+    /// For some of the parameters at a time; the file's tensors have been looked at as a whole before.
+    pub(crate) fn piecewise(gguf: &'a Gguf, config: &'a Config, loading: Loading, taking: Taking) -> Self {
+        Self { taking, ..Self::new(gguf, config, loading, Vec::new()) }
+    }
+
     /// The weights without their numbers, and the bytes of each parameter in the order in which they are asked for.
     /// Refuses a file whose tensors are not those of the model: none too few, none of another shape, and none left
     /// over, since a tensor without a place here would have changed what the model computes.

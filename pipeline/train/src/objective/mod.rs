@@ -1,8 +1,10 @@
 //! Objectives: what a step's batches ask of a model, as losses and gradients.
 
+mod companion;
 pub mod distill;
 mod sft;
 
+pub use companion::Companion;
 pub use sft::Supervised;
 
 use crate::error::TrainError;
@@ -25,6 +27,10 @@ pub struct Measured {
     /// How undecided each such layer's router was, in nats a token.
     pub router_entropies: Vec<f32>,
 }
+
+/// Names of all that an objective may measure beside losses.
+pub(crate) const TERMS: [&str; 8] =
+    ["cross_entropy", "gram", "hidden", "output", "projection", "projection_drift", "routers", "self_correction"];
 
 /// A mean that can be added to another.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -59,6 +65,8 @@ impl Measured {
 #[derive(Clone, Copy)]
 pub struct StepWork<'a> {
     pub batches: &'a [Batch],
+    /// The places of those that are this process's own; the others are computed elsewhere.
+    pub own: &'a [usize],
     /// What the losses of all of them are a mean over.
     pub step_weight: f64,
     /// Of each micro-batch.
@@ -78,11 +86,17 @@ pub(crate) fn shares_of_a_mean(weights: &[f32], step_weight: f64) -> Vec<f32> {
 /// Adds the gradients of a step. It minimises `Σ weight · loss / step_weight` over all of its micro-batches: the mean
 /// over the whole step, not a mean of means.
 pub trait Objective {
-    /// What each micro-batch gave; nothing if the step was given up on the way.
+    /// What each of the [own](StepWork::own) micro-batches gave, in their order; nothing if the step was given up on
+    /// the way.
     fn step(
         &mut self,
         model: &Model,
         work: &StepWork,
         gradients: &mut Gradients,
     ) -> Result<Option<Vec<Measured>>, TrainError>;
+
+    /// What it learns itself beside the model, if anything.
+    fn companion(&mut self) -> Option<&mut Companion> {
+        None
+    }
 }

@@ -16,8 +16,8 @@ impl Objective for Supervised {
         work: &StepWork,
         gradients: &mut Gradients,
     ) -> Result<Option<Vec<Measured>>, TrainError> {
-        let mut measured = Vec::with_capacity(work.batches.len());
-        for (batch, options) in work.batches.iter().zip(work.options) {
+        let mut measured = Vec::with_capacity(work.own.len());
+        for (batch, options) in work.own.iter().map(|&index| (&work.batches[index], &work.options[index])) {
             if work.cancelled.load(Ordering::Relaxed) {
                 return Ok(None);
             }

@@ -1,9 +1,8 @@
-//! AdamW over the trained parameters of a model, with the gradient clipped by its global norm.
+//! AdamW over the trained ones of some parameters, a model's say, with the gradient clipped by its global norm.
 
 use crate::recipe::{Method, TrainRecipe};
 use kernels::adamw::{self, AdamW};
 use kernels::pool;
-use models::Model;
 use ops::{Gradients, Parameter};
 
 /// The running means of one parameter's gradient and of its square.
@@ -25,13 +24,14 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    pub fn new(model: &Model, recipe: &TrainRecipe) -> Self {
+    /// Each parameter's id is its place.
+    pub fn new(parameters: &[&Parameter], recipe: &TrainRecipe) -> Self {
         let fresh = |parameter: &&Parameter| {
             let count = parameter.matrix.rows * parameter.matrix.columns;
             parameter.trained.then(|| Moments { first: vec![0.0; count], second: vec![0.0; count] })
         };
         Self {
-            moments: model.parameters().iter().map(fresh).collect(),
+            moments: parameters.iter().map(fresh).collect(),
             method: recipe.method.clone(),
             settings: AdamW {
                 learning_rate: 0.0,
@@ -61,8 +61,7 @@ impl Optimizer {
     }
 
     /// The norm of all trained parameters' gradients together.
-    pub fn gradient_norm(&self, model: &Model, gradients: &Gradients) -> f64 {
-        let parameters = model.parameters();
+    pub fn gradient_norm(&self, parameters: &[&Parameter], gradients: &Gradients) -> f64 {
         let trained: Vec<_> = parameters.iter().filter(|p| p.trained).filter_map(|p| gradients.get(p.id)).collect();
         let mut squares = vec![0.0; trained.len()];
         let pairs = trained.into_iter().zip(&mut squares).collect();
@@ -72,13 +71,18 @@ impl Optimizer {
 
     /// One update with the gradients as they are, scaled down where `norm` is above the limit. A trained parameter that
     /// no token reached counts as having a gradient of zero: its moments fade like all others', in a resumed run too.
-    pub fn update(&mut self, model: &mut Model, gradients: &mut Gradients, norm: f64, learning_rate: f64) {
+    pub fn update(
+        &mut self,
+        parameters: Vec<&mut Parameter>,
+        gradients: &mut Gradients,
+        norm: f64,
+        learning_rate: f64,
+    ) {
         self.updates += 1;
         let clipped = self.clip > 0.0 && norm > self.clip;
         let scale = if clipped { self.clip / (norm + 1e-6) } else { 1.0 } as f32;
         let (settings, updates) = (self.settings, self.updates);
 
-        let parameters = model.parameters_mut();
         for parameter in parameters.iter().filter(|parameter| parameter.trained) {
             gradients.entry(parameter);
         }

@@ -1,8 +1,7 @@
 //! What all ranks do together: along a binary tree whose root is the first rank, so that sums have one order, whatever
 //! the transport.
 
-use super::Ranks;
-use models::Model;
+use super::{Ranks, trained};
 use numeric::wire::{Message, Reading};
 use ops::{Gradients, Parameter};
 
@@ -46,9 +45,10 @@ pub(super) fn sum(ranks: &dyn Ranks, numbers: &mut [f32]) {
     }
 }
 
-/// Leaves the sum of all gradients with the first rank. What no rank has met stays without a gradient.
-pub(super) fn sum_gradients(ranks: &dyn Ranks, model: &Model, gradients: &mut Gradients) {
-    let trained: Vec<&Parameter> = model.parameters().into_iter().filter(|parameter| parameter.trained).collect();
+/// Leaves the sum of all gradients of the trained ones among these with the first rank. What no rank has met stays
+/// without a gradient.
+pub(super) fn sum_gradients(ranks: &dyn Ranks, parameters: &[&Parameter], gradients: &mut Gradients) {
+    let trained = trained(parameters);
     let mut met: Vec<f32> =
         trained.iter().map(|parameter| f32::from(u8::from(gradients.get(parameter.id).is_some()))).collect();
     sum(ranks, &mut met);

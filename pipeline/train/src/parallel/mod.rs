@@ -3,22 +3,24 @@
 //! The first rank runs the whole program: data, optimizer, validation, checkpoints, metrics. The others, [`serve`],
 //! hold the same model and compute gradients. In a step every rank gets the parameters that are trained and the
 //! micro-batches, takes its share of them, and the gradients are summed once. Ranks form groups: each group takes
-//! micro-batches of its own, and the ranks of a group share the tokens of each, a sequence too long for one of them
-//! included (`share.rs`).
+//! micro-batches of its own, by whatever objective there is, and the ranks of a group share the tokens of each, a
+//! sequence too long for one of them included (`share.rs`).
 //!
 //! Within a group the tokens lie on a line. Layer by layer a rank waits for what the one before knows of a sequence
 //! that is cut between them, a delta layer's matrix or the keys and values so far, and hands on its own; while it works
 //! on one layer the next rank works on the layer below. The cuts are where the work is even, so that a rank whose
-//! tokens look back far has fewer of them.
+//! tokens look back far has fewer of them. Only the data's own next tokens are learnt so: what a teacher says is of
+//! whole micro-batches, and a rank of a group has no whole one.
 
 mod collect;
 mod share;
 mod work;
 
 use crate::error::TrainError;
-use crate::objective::{Measured, Objective, StepWork};
+use crate::objective::{Companion, Measured, Objective, StepWork};
 use models::Model;
-use ops::Gradients;
+use numeric::wire::Message;
+use ops::{Gradients, Parameter};
 use share::{Groups, Share};
 use work::Order;
 
@@ -34,10 +36,29 @@ pub trait Ranks {
     fn receive(&self, from: usize) -> Vec<u8>;
 }
 
-/// Why so many ranks cannot share this work, if they cannot: a step of `micro_batches` with `tokens` each.
-pub fn check(size: usize, sequence_ranks: usize, micro_batches: usize, tokens: usize) -> Result<(), String> {
+/// How ranks are to share a step.
+#[derive(Debug, Clone, Copy)]
+pub struct Sharing {
+    pub size: usize,
+    pub sequence_ranks: usize,
+    pub micro_batches: usize,
+    /// Of a micro-batch.
+    pub tokens: usize,
+    /// Whether it is learnt from a teacher.
+    pub has_teacher: bool,
+}
+
+/// Why so many ranks cannot share this work, if they cannot.
+pub fn check(sharing: Sharing) -> Result<(), String> {
+    let Sharing { size, sequence_ranks, micro_batches, tokens, has_teacher } = sharing;
     if sequence_ranks == 0 || !size.is_multiple_of(sequence_ranks) {
         return Err(format!("{size} ranks do not make groups of {sequence_ranks}; give a divisor of {size}"));
+    }
+    if has_teacher && sequence_ranks > 1 {
+        return Err(format!(
+            "a teacher speaks of whole micro-batches, and {sequence_ranks} ranks would have a part of each; leave \
+             --sequence-ranks at 1, and raise accumulation where a micro-batch is too long for one rank"
+        ));
     }
     let groups = size / sequence_ranks;
     if groups > micro_batches {
@@ -52,21 +73,23 @@ pub fn check(size: usize, sequence_ranks: usize, micro_batches: usize, tokens: u
     Ok(())
 }
 
-/// Supervised fine-tuning by all ranks; what the first one trains with.
-pub struct Distributed<'r> {
+/// An objective by all ranks; what the first one trains with.
+pub struct Distributed<'r, 'o> {
     ranks: &'r dyn Ranks,
     groups: Groups,
+    objective: &'o mut dyn Objective,
 }
 
-impl<'r> Distributed<'r> {
-    /// `sequence_ranks` of the ranks share each micro-batch.
-    pub fn new(ranks: &'r dyn Ranks, sequence_ranks: usize) -> Self {
+impl<'r, 'o> Distributed<'r, 'o> {
+    /// `sequence_ranks` of the ranks share each micro-batch; where that is more than one, `objective` must be that of
+    /// the next tokens.
+    pub fn new(ranks: &'r dyn Ranks, sequence_ranks: usize, objective: &'o mut dyn Objective) -> Self {
         assert_eq!(ranks.rank(), 0, "the first rank leads");
-        Self { ranks, groups: Groups { sequence_ranks, size: ranks.size() } }
+        Self { ranks, groups: Groups { sequence_ranks, size: ranks.size() }, objective }
     }
 }
 
-impl Objective for Distributed<'_> {
+impl Objective for Distributed<'_, '_> {
     fn step(
         &mut self,
         model: &Model,
@@ -76,12 +99,39 @@ impl Objective for Distributed<'_> {
         if work.cancelled.load(std::sync::atomic::Ordering::Relaxed) {
             return Ok(None);
         }
-        collect::broadcast(self.ranks, Some(Order::step(model, work)));
-        let mut share = Share::compute(self.ranks, self.groups, model, work, gradients);
+        let companion = self.objective.companion().map(|companion| &*companion);
+        collect::broadcast(self.ranks, Some(Order::step(model, companion, work)));
+        // A step that all have begun is not given up by one of them.
+        let never = std::sync::atomic::AtomicBool::new(false);
+        let work = StepWork { cancelled: &never, ..*work };
+        let (mut share, outcome) = Share::compute((self.ranks, self.groups), self.objective, model, &work, gradients);
         share.sum(self.ranks);
-        collect::sum_gradients(self.ranks, model, gradients);
-        Ok(Some(share.measured(work.batches)))
+        collect_gradients(self.ranks, model, self.objective, gradients);
+        outcome.map(|()| Some(share.measured(work.batches)))
     }
+
+    fn companion(&mut self) -> Option<&mut Companion> {
+        self.objective.companion()
+    }
+}
+
+fn collect_gradients(ranks: &dyn Ranks, model: &Model, objective: &mut dyn Objective, gradients: &mut Gradients) {
+    collect::sum_gradients(ranks, &model.parameters(), gradients);
+    if let Some(companion) = objective.companion() {
+        let mut gradients = std::mem::take(&mut companion.gradients);
+        collect::sum_gradients(ranks, &companion.parameters(), &mut gradients);
+        companion.gradients = gradients;
+    }
+}
+
+/// What the first rank made ready, to all others, before the first step: they [wait](wait) for it.
+pub fn ready(ranks: &dyn Ranks, made: &Message) {
+    collect::broadcast(ranks, Some(Order::ready(made)));
+}
+
+/// What the first rank made ready; nothing if it was done before it began.
+pub fn wait(ranks: &dyn Ranks) -> Option<Vec<u8>> {
+    Order::made_ready(&collect::broadcast(ranks, None))
 }
 
 /// The first rank is done, and lets the others end.
@@ -89,18 +139,32 @@ pub fn dismiss(ranks: &dyn Ranks) {
     collect::broadcast(ranks, Some(Order::end()));
 }
 
-/// What every rank but the first does until the first [dismisses](dismiss) it. `model` is the one that the first
-/// trains, with the same parameters trained; their values come from the first.
-pub fn serve(ranks: &dyn Ranks, sequence_ranks: usize, model: &mut Model) {
+/// What every rank but the first does until the first [dismisses](dismiss) it. `model` and `objective` are those that
+/// the first trains with, with the same parameters trained; their values come from the first. After an error the other
+/// ranks wait in vain: the caller ends them all.
+pub fn serve(
+    ranks: &dyn Ranks,
+    sequence_ranks: usize,
+    model: &mut Model,
+    objective: &mut dyn Objective,
+) -> Result<(), TrainError> {
     let groups = Groups { sequence_ranks, size: ranks.size() };
     let mut gradients = Gradients::default();
     let never = std::sync::atomic::AtomicBool::new(false);
     loop {
         let bytes = collect::broadcast(ranks, None);
-        let Some(order) = Order::read(&bytes, model) else { return };
+        let Some(order) = Order::read(&bytes, model, objective.companion()) else { return Ok(()) };
         gradients.clear();
+        objective.companion().into_iter().for_each(Companion::clear);
         let work = order.work(&never);
-        Share::compute(ranks, groups, model, &work, &mut gradients).sum(ranks);
-        collect::sum_gradients(ranks, model, &mut gradients);
+        let (mut share, outcome) = Share::compute((ranks, groups), objective, model, &work, &mut gradients);
+        outcome?;
+        share.sum(ranks);
+        collect_gradients(ranks, model, objective, &mut gradients);
     }
+}
+
+/// Of these the trained ones.
+fn trained<'a>(parameters: &[&'a Parameter]) -> Vec<&'a Parameter> {
+    parameters.iter().copied().filter(|parameter| parameter.trained).collect()
 }

@@ -1,12 +1,12 @@
 //! A rank's share of a step, and what it measures on it.
 
 use super::{Ranks, collect};
-use crate::objective::{Measured, StepWork, shares_of_a_mean};
-use models::{Alone, Beside, Examples, LayerState, MixerKind, Model, Neighbours, loss_and_gradients_beside};
+use crate::error::TrainError;
+use crate::objective::{Mean, Measured, Objective, StepWork, TERMS, shares_of_a_mean};
+use models::{Beside, Examples, LayerState, MixerKind, Model, Neighbours, loss_and_gradients_beside};
 use numeric::wire::{Message, Reading};
 use ops::{Carried, Gradients};
 use prepare::Batch;
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Ranks 0.. in groups of so many.
@@ -18,97 +18,146 @@ pub(super) struct Groups {
 
 /// What a rank measured, laid out as all of a step is, so that the shares of all ranks add up to the whole.
 pub(super) struct Share {
+    /// The first token of each micro-batch among those of all, and their number.
+    firsts: Vec<usize>,
     /// Of each token of each micro-batch.
     losses: Vec<f32>,
+    /// Of each micro-batch, by how many ranks its losses were measured: nothing of what a model wrote itself.
+    has_losses: Vec<f32>,
     /// Of each micro-batch, layer by layer: tokens per expert. As f32, which is exact up to 16 million tokens.
     counts: Vec<f32>,
     entropies: Vec<f32>,
+    /// Of each micro-batch, sum and weight of each of [`TERMS`].
+    terms: Vec<f32>,
     /// Experts of each layer that has some.
     experts: Vec<usize>,
 }
 
 impl Share {
-    /// Adds the gradients of this rank's share.
+    /// Adds the gradients of this rank's share. Where it fails the share is that of nothing.
     pub(super) fn compute(
-        ranks: &dyn Ranks,
-        groups: Groups,
+        (ranks, groups): (&dyn Ranks, Groups),
+        objective: &mut dyn Objective,
         model: &Model,
         work: &StepWork,
         gradients: &mut Gradients,
-    ) -> Self {
+    ) -> (Self, Result<(), TrainError>) {
         let (group, member) = (ranks.rank() / groups.sequence_ranks, ranks.rank() % groups.sequence_ranks);
-        let experts = model.config.expert_counts();
-        let per_batch: usize = experts.iter().sum();
-        let tokens: usize = work.batches.iter().map(|batch| batch.tokens.len()).sum();
-        let mut share = Self {
-            losses: vec![0.0; tokens],
-            counts: vec![0.0; work.batches.len() * per_batch],
-            entropies: vec![0.0; work.batches.len() * experts.len()],
-            experts,
-        };
-        let cost = cost(model);
-        let mut before = 0;
-        for (index, batch) in work.batches.iter().enumerate() {
-            let first = before;
-            before += batch.tokens.len();
-            if index % (groups.size / groups.sequence_ranks) != group {
-                continue;
+        let n_groups = groups.size / groups.sequence_ranks;
+        let own: Vec<usize> = (0..work.batches.len()).filter(|index| index % n_groups == group).collect();
+        let mut share = Self::empty(model, work.batches);
+        if groups.sequence_ranks > 1 {
+            let line = Line { ranks, model, first: group * groups.sequence_ranks, members: groups.sequence_ranks };
+            share.cut((line, member), &own, work, gradients);
+            return (share, Ok(()));
+        }
+        match objective.step(model, &StepWork { own: &own, ..*work }, gradients) {
+            Ok(measured) => {
+                let measured = measured.expect("nobody stops a step that all have begun");
+                own.iter().zip(&measured).for_each(|(&index, measured)| share.put(index, measured));
+                (share, Ok(()))
             }
-            let rows = cut(&batch.lengths, groups.sequence_ranks, cost).swap_remove(member);
-            let mut line = Line { ranks, model, first: group * groups.sequence_ranks, members: groups.sequence_ranks };
-            let record = {
-                let part = Part::of(&batch.lengths, &rows);
-                let weights = shares_of_a_mean(&batch.weights[rows.clone()], work.step_weight);
-                let examples = Examples {
-                    tokens: &batch.tokens[rows.clone()],
-                    lengths: &part.lengths,
-                    targets: &batch.targets[rows.clone()],
-                    weights: &weights,
-                };
-                let neighbours: &mut dyn Neighbours = if groups.sequence_ranks == 1 { &mut Alone } else { &mut line };
-                let Part { start, goes_on, .. } = part;
-                let beside = Beside { start, first_token: rows.start, goes_on, neighbours };
-                loss_and_gradients_beside(model, &examples, &work.options[index], gradients, beside)
+            Err(error) => (share, Err(error)),
+        }
+    }
+
+    fn empty(model: &Model, batches: &[Batch]) -> Self {
+        let experts = model.config.expert_counts();
+        let mut firsts = vec![0];
+        batches.iter().for_each(|batch| firsts.push(firsts[firsts.len() - 1] + batch.tokens.len()));
+        let count = batches.len();
+        Self {
+            losses: vec![0.0; firsts[count]],
+            firsts,
+            has_losses: vec![0.0; count],
+            counts: vec![0.0; count * experts.iter().sum::<usize>()],
+            entropies: vec![0.0; count * experts.len()],
+            terms: vec![0.0; count * 2 * TERMS.len()],
+            experts,
+        }
+    }
+
+    /// What one micro-batch gave.
+    fn put(&mut self, index: usize, measured: &Measured) {
+        if !measured.losses.is_empty() {
+            self.losses[self.firsts[index]..self.firsts[index + 1]].copy_from_slice(&measured.losses);
+            self.has_losses[index] = 1.0;
+        }
+        let per_batch: usize = self.experts.iter().sum();
+        let counts = self.counts[index * per_batch..].iter_mut();
+        counts.zip(measured.expert_counts.iter().flatten()).for_each(|(to, &count)| *to = count as f32);
+        let entropies = self.entropies[index * self.experts.len()..].iter_mut();
+        entropies.zip(&measured.router_entropies).for_each(|(to, entropy)| *to = *entropy);
+        for (name, mean) in &measured.terms {
+            let place = TERMS.iter().position(|term| term == name).expect("every term is known");
+            let terms = &mut self.terms[2 * (index * TERMS.len() + place)..][..2];
+            terms.copy_from_slice(&[mean.sum as f32, mean.weight as f32]);
+        }
+    }
+
+    /// This rank's part of each of its group's micro-batches.
+    fn cut(&mut self, (mut line, member): (Line, usize), own: &[usize], work: &StepWork, gradients: &mut Gradients) {
+        let (model, members) = (line.model, line.members);
+        let (cost, per_batch) = (cost(model), self.experts.iter().sum::<usize>());
+        for &index in own {
+            let batch = &work.batches[index];
+            let rows = cut(&batch.lengths, members, cost).swap_remove(member);
+            let Part { lengths, start, goes_on } = Part::of(&batch.lengths, &rows);
+            let weights = shares_of_a_mean(&batch.weights[rows.clone()], work.step_weight);
+            let examples = Examples {
+                tokens: &batch.tokens[rows.clone()],
+                lengths: &lengths,
+                targets: &batch.targets[rows.clone()],
+                weights: &weights,
             };
-            share.losses[first + rows.start..first + rows.end].copy_from_slice(&record.losses);
+            let beside = Beside { start, first_token: rows.start, goes_on, neighbours: &mut line };
+            let record = loss_and_gradients_beside(model, &examples, &work.options[index], gradients, beside);
+            let first = self.firsts[index];
+            self.losses[first + rows.start..first + rows.end].copy_from_slice(&record.losses);
             // Counts are of the whole micro-batch already; entropies are means over a part.
-            let counts = &mut share.counts[index * per_batch..(index + 1) * per_batch];
             if member == 0 {
-                counts.iter_mut().zip(record.expert_counts.iter().flatten()).for_each(|(to, &n)| *to = n as f32);
+                self.has_losses[index] = 1.0;
+                let counts = self.counts[index * per_batch..].iter_mut();
+                counts.zip(record.expert_counts.iter().flatten()).for_each(|(to, &count)| *to = count as f32);
             }
             let part = rows.len() as f32 / batch.tokens.len() as f32;
-            let entropies = share.entropies[index * share.experts.len()..].iter_mut();
+            let entropies = self.entropies[index * self.experts.len()..].iter_mut();
             entropies.zip(&record.router_entropies).for_each(|(to, entropy)| *to = part * entropy);
         }
-        share
     }
 
     /// Leaves the sum of all shares with the first rank.
     pub(super) fn sum(&mut self, ranks: &dyn Ranks) {
-        for numbers in [&mut self.losses, &mut self.counts, &mut self.entropies] {
+        let Self { losses, has_losses, counts, entropies, terms, .. } = self;
+        for numbers in [losses, has_losses, counts, entropies, terms] {
             collect::sum(ranks, numbers);
         }
     }
 
     /// What each micro-batch gave, once summed.
     pub(super) fn measured(&self, batches: &[Batch]) -> Vec<Measured> {
-        let (mut losses, mut counts) = (self.losses.as_slice(), self.counts.as_slice());
-        let of = |(index, batch): (usize, &Batch)| {
-            let (own, rest) = losses.split_at(batch.tokens.len());
-            losses = rest;
+        let mut counts = self.counts.as_slice();
+        let of = |index: usize| {
             let mut layer = |&experts: &usize| {
                 let (own, rest) = counts.split_at(experts);
                 counts = rest;
                 own.iter().map(|&count| count as u64).collect()
             };
+            let losses = match self.has_losses[index] > 0.0 {
+                true => self.losses[self.firsts[index]..self.firsts[index + 1]].to_vec(),
+                false => Vec::new(),
+            };
+            let terms = self.terms[2 * index * TERMS.len()..].chunks_exact(2).zip(TERMS);
+            let terms = terms.filter(|(mean, _)| mean[1] > 0.0);
+            let mean = |mean: &[f32]| Mean { sum: f64::from(mean[0]), weight: f64::from(mean[1]) };
             Measured {
-                losses: own.to_vec(),
-                terms: BTreeMap::new(),
+                losses,
+                terms: terms.map(|(numbers, name)| (name, mean(numbers))).collect(),
                 expert_counts: self.experts.iter().map(&mut layer).collect(),
                 router_entropies: self.entropies[index * self.experts.len()..][..self.experts.len()].to_vec(),
             }
         };
-        batches.iter().enumerate().map(of).collect()
+        (0..batches.len()).map(of).collect()
     }
 }
 

@@ -1,14 +1,16 @@
 //! What the first rank tells the others, as bytes.
 
-use crate::objective::StepWork;
+use super::trained;
+use crate::objective::{Companion, StepWork};
 use models::{GradientOptions, Model};
 use numeric::wire::{Message, Reading};
-use ops::Precision;
-use prepare::Batch;
+use ops::{Parameter, Precision};
+use prepare::{Batch, Piece};
 use std::sync::atomic::AtomicBool;
 
 const END: u64 = 0;
 const STEP: u64 = 1;
+const READY: u64 = 2;
 
 /// A step, as the others hear of it.
 pub(super) struct Order {
@@ -26,13 +28,31 @@ impl Order {
         message
     }
 
-    /// The parameters that are trained as they are now, and the work.
-    pub(super) fn step(model: &Model, work: &StepWork) -> Message {
+    pub(super) fn ready(made: &Message) -> Message {
+        let mut message = Message::default();
+        message.put(READY);
+        message.put_bytes(made.bytes());
+        message
+    }
+
+    /// What was made ready; nothing at the end.
+    pub(super) fn made_ready(bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut reading = Reading::new(bytes);
+        match reading.take() {
+            END => None,
+            READY => Some(reading.take_bytes().to_vec()),
+            other => panic!("an order {other} before all is ready"),
+        }
+    }
+
+    /// The parameters that are trained as they are now, a companion's too, and the work.
+    pub(super) fn step(model: &Model, companion: Option<&Companion>, work: &StepWork) -> Message {
         let mut message = Message::default();
         message.put(STEP);
-        let trained = || model.parameters().into_iter().filter(|parameter| parameter.trained);
-        message.put(trained().count() as u64);
-        trained().for_each(|parameter| message.put_f32s(parameter.values()));
+        let mut learnt = trained(&model.parameters());
+        learnt.extend(companion.map_or_else(Vec::new, Companion::parameters));
+        message.put(learnt.len() as u64);
+        learnt.iter().for_each(|parameter| message.put_f32s(parameter.values()));
         message.put(work.step_weight.to_bits());
         message.put_u64s(&[work.step as u64, work.steps as u64]);
         message.put(work.batches.len() as u64);
@@ -42,19 +62,23 @@ impl Order {
             message.put_u32s(&batch.targets);
             message.put_f32s(&batch.weights);
             message.put_u64s(&batch.lengths.iter().map(|&length| length as u64).collect::<Vec<_>>());
+            let pieces = batch.pieces.iter().flat_map(|piece| [piece.sample, piece.start, piece.length]);
+            message.put_u64s(&pieces.map(|number| number as u64).collect::<Vec<_>>());
         }
         message
     }
 
     /// Takes the parameters over and gives the work; nothing at the end.
-    pub(super) fn read(bytes: &[u8], model: &mut Model) -> Option<Self> {
+    pub(super) fn read(bytes: &[u8], model: &mut Model, companion: Option<&mut Companion>) -> Option<Self> {
         let mut reading = Reading::new(bytes);
         if reading.take() == END {
             return None;
         }
-        let mut trained: Vec<_> = model.parameters_mut().into_iter().filter(|parameter| parameter.trained).collect();
-        assert_eq!(reading.take(), trained.len() as u64, "all ranks train the same model");
-        for parameter in &mut trained {
+        let mut learnt: Vec<&mut Parameter> = model.parameters_mut();
+        learnt.retain(|parameter| parameter.trained);
+        learnt.extend(companion.map_or_else(Vec::new, Companion::parameters_mut));
+        assert_eq!(reading.take(), learnt.len() as u64, "all ranks train the same model");
+        for parameter in learnt {
             let values = reading.take_f32s();
             assert_eq!(parameter.matrix.rows * parameter.matrix.columns, values.len(), "{}", parameter.name);
             parameter.matrix.as_f32_mut().copy_from_slice(&values);
@@ -68,9 +92,11 @@ impl Order {
         Some(Self { batches, options, step_weight, steps })
     }
 
+    /// Nothing of it is a rank's own before it is told which.
     pub(super) fn work<'a>(&'a self, cancelled: &'a AtomicBool) -> StepWork<'a> {
         let Self { batches, step_weight, options, steps: [step, steps] } = self;
-        StepWork { batches, step_weight: *step_weight, options, step: *step, steps: *steps, cancelled }
+        let (step_weight, step, steps) = (*step_weight, *step, *steps);
+        StepWork { batches, own: &[], step_weight, options, step, steps, cancelled }
     }
 }
 
@@ -97,6 +123,9 @@ fn take_batch(reading: &mut Reading) -> (Batch, GradientOptions) {
     };
     let (tokens, targets, weights) = (reading.take_u32s(), reading.take_u32s(), reading.take_f32s());
     let lengths = reading.take_u64s().into_iter().map(|length| length as usize).collect();
+    let numbers: Vec<usize> = reading.take_u64s().into_iter().map(|number| number as usize).collect();
+    let piece = |piece: &[usize]| Piece { sample: piece[0], start: piece[1], length: piece[2] };
+    let pieces = numbers.chunks_exact(3).map(piece).collect();
     // Losses are told apart by kind where the metrics are written.
-    (Batch { tokens, lengths, targets, weights, ..Batch::default() }, options)
+    (Batch { tokens, lengths, targets, weights, pieces, ..Batch::default() }, options)
 }

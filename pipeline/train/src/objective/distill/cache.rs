@@ -8,7 +8,8 @@ use super::teacher::{KeptParts, Lesson, Output, Teacher};
 use crate::error::TrainError;
 use formats::{DType, TensorFile, TensorPlan};
 use kernels::pool;
-use models::{Model, Questions, teach};
+use models::{Asked, Layers, Questions, teach};
+use numeric::wire::{Message, Reading};
 use numeric::{Rng, f16};
 use ops::{Buffer, Execute, Infer, Linear, Precision};
 use prepare::{Batch, Sample, fingerprint};
@@ -24,6 +25,8 @@ const VERSION: &str = "1";
 const ROWS: usize = 256;
 /// Tokens that a pass of the teacher reads, about.
 const PASS_TOKENS: usize = 4096;
+/// Tokens whose states wait between the layers of a teacher on disk.
+pub const GROUP_TOKENS: usize = 1 << 16;
 
 /// What a cache is made from: it is of use for nothing else.
 #[derive(Debug, Clone)]
@@ -112,11 +115,11 @@ pub struct Cached {
     blocks: Vec<usize>,
 }
 
-/// Writes the cache of a teacher; `progress` hears the tokens that are done. Gives `false`, and leaves nothing, if it
-/// is cancelled.
+/// Writes the cache of a teacher; `progress` hears the tokens that are done. A teacher on disk is read once for every
+/// [`GROUP_TOKENS`]. Gives `false`, and leaves nothing, if it is cancelled.
 pub fn write(
     path: &Path,
-    teacher: &Model,
+    teacher: Layers,
     key: &CacheKey,
     cancelled: &AtomicBool,
     progress: &mut dyn FnMut(usize),
@@ -130,19 +133,29 @@ pub fn write(
         plan.declare(format!("rest.{index}"), DType::F32, &[tokens.len()]);
     }
     let mut writer = plan.create_file(path)?;
-    let mut done = 0;
-    for (index, (tokens, lengths)) in passes.iter().enumerate() {
+    let head = teacher.head()?;
+    let at_a_time = match teacher {
+        Layers::Resident(_) => 1,
+        Layers::Streamed(_) => (GROUP_TOKENS / PASS_TOKENS).max(1),
+    };
+    let questions = Questions { output: true, ..Questions::default() };
+    let (mut index, mut done) = (0, 0);
+    for group in passes.chunks(at_a_time) {
         if cancelled.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        let taught = teach(teacher, tokens, lengths, PASS_TOKENS, &Questions::default());
-        let kept = keep(&taught.hidden, teacher.weights.head(), key, done);
-        let ids: Vec<u8> = kept.tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
-        writer.write(&format!("tokens.{index}"), &ids)?;
-        writer.write_f32(&format!("logs.{index}"), &kept.logs)?;
-        writer.write_f32(&format!("rest.{index}"), &kept.rest)?;
-        done += tokens.len();
-        progress(tokens.len());
+        let asked = group.iter().map(|(tokens, lengths)| Asked { tokens, lengths, questions: &questions });
+        for taught in teach(teacher, &asked.collect::<Vec<_>>(), PASS_TOKENS, &mut |_, _, _| ())? {
+            let hidden = taught.hidden.expect("it was asked for");
+            let kept = keep(&hidden, &head, key, done);
+            let ids: Vec<u8> = kept.tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+            writer.write(&format!("tokens.{index}"), &ids)?;
+            writer.write_f32(&format!("logs.{index}"), &kept.logs)?;
+            writer.write_f32(&format!("rest.{index}"), &kept.rest)?;
+            index += 1;
+            done += hidden.rows;
+            progress(hidden.rows);
+        }
     }
     writer.finish()?;
     Ok(true)
@@ -255,6 +268,22 @@ impl Cached {
         Ok(Self { file, keep, per_row, starts, blocks })
     }
 
+    /// All but the file, for another process that sees it too.
+    pub fn put(&self, message: &mut Message) {
+        let numbers = |numbers: &[usize]| numbers.iter().map(|&number| number as u64).collect::<Vec<_>>();
+        message.put_u64s(&[u64::from(self.keep == Keep::Sampled), self.per_row as u64]);
+        message.put_u64s(&numbers(&self.starts));
+        message.put_u64s(&numbers(&self.blocks));
+    }
+
+    /// The cache that another process has opened and put.
+    pub fn take(path: &Path, reading: &mut Reading) -> Result<Self, TrainError> {
+        let mut numbers = || reading.take_u64s().into_iter().map(|number| number as usize).collect::<Vec<_>>();
+        let (kind, starts, blocks) = (numbers(), numbers(), numbers());
+        let keep = if kind[0] == 1 { Keep::Sampled } else { Keep::Top };
+        Ok(Self { file: TensorFile::open(path)?, keep, per_row: kind[1], starts, blocks })
+    }
+
     /// Adds `rows` of the file.
     fn read(&self, rows: std::ops::Range<usize>, into: &mut KeptParts) {
         let mut row = rows.start;
@@ -276,8 +305,8 @@ impl Cached {
     }
 }
 
-impl Teacher for Cached {
-    fn teach(&mut self, batch: &Batch, _: &Questions) -> Lesson {
+impl Cached {
+    fn lesson(&self, batch: &Batch) -> Lesson {
         let mut parts = KeptParts::default();
         for piece in &batch.pieces {
             let first = self.starts[piece.sample] + piece.start;
@@ -288,7 +317,13 @@ impl Teacher for Cached {
             Keep::Sampled => vec![1.0 / self.per_row as f32; parts.logs.len()],
         };
         assert_eq!(parts.rest.len(), batch.tokens.len(), "the cache knows every token of the data");
-        Lesson { output: Output::Parts(parts), routers: Vec::new(), streams: Vec::new() }
+        Lesson { output: Some(Output::Parts(parts)), ..Lesson::default() }
+    }
+}
+
+impl Teacher for Cached {
+    fn teach(&mut self, asked: &[(&Batch, &Questions)]) -> Result<Vec<Lesson>, TrainError> {
+        Ok(asked.iter().map(|(batch, _)| self.lesson(batch)).collect())
     }
 
     fn head(&self) -> Option<&Linear> {

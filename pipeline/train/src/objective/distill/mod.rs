@@ -12,18 +12,22 @@ mod teacher;
 
 pub use cache::{CacheKey, Cached, TEACHER_CACHE};
 pub use projection::Projection;
-pub use recipe::{CacheRecipe, DistillRecipe, Keep, ProjectionRecipe, SelfCorrection, StudentDivergence, Weight};
-pub use teacher::{KeptParts, Lesson, Output, Resident, Teacher};
+pub use recipe::{
+    CacheRecipe, DistillRecipe, Keep, ProjectionRecipe, SelfCorrection, StudentDivergence, TeacherMemory, Weight,
+};
+pub use teacher::{KeptParts, Lesson, Mixed, Output, Resident, Streamed, Teacher};
 
-use super::{Mean, Measured, Objective, StepWork, shares_of_a_mean};
+use super::{Companion, Mean, Measured, Objective, StepWork, shares_of_a_mean};
 use crate::error::TrainError;
+use crate::recipe::TrainRecipe;
 use models::{
-    Config, Examples, FeedForwardKind, GradientOptions, Guidance, Lineage, MixerKind, Model, OutputGuide, Questions,
-    Record, RouterGuide, StreamGuide, guided_gradients, teach,
+    Asked, Config, Examples, FeedForwardKind, GradientOptions, Guidance, Guided, Layers, Lineage, MixerKind, Model,
+    OutputGuide, Questions, Record, RouterGuide, StreamGuide, guided_gradients, teach,
 };
 use numeric::Rng;
 use ops::{Buffer, Divergence, Gradients};
 use prepare::{Batch, Sample};
+use projection::{Fitted, Shares};
 use rollout::Writing;
 use std::sync::atomic::Ordering;
 
@@ -107,26 +111,46 @@ pub fn check_pair(recipe: &DistillRecipe, teacher: &Config, student: &Config) ->
 /// The projection for a recipe that teaches routers, fitted on the first of the samples.
 pub fn fit_projection(
     recipe: &DistillRecipe,
-    (teacher, student): (&Model, &Model),
+    (teacher, student): (Layers, &Model),
     lineage: &Lineage,
-    (samples, sequence_length): (&[Sample], usize),
-) -> Option<Projection> {
-    let has_experts = !student.config.expert_counts().is_empty();
-    if !recipe.routers.counts() || !has_experts {
-        return None;
+    (samples, train): (&[Sample], &TrainRecipe),
+) -> Result<Option<Projection>, TrainError> {
+    let counts = student.config.expert_counts();
+    if !recipe.routers.counts() || counts.is_empty() {
+        return Ok(None);
     }
     let (mut tokens, mut lengths) = (Vec::new(), Vec::new());
     for sample in samples {
         if tokens.len() >= 4 * recipe.projection.tokens {
             break;
         }
-        let some = &sample.tokens[..sample.tokens.len().min(sequence_length)];
+        let some = &sample.tokens[..sample.tokens.len().min(train.sequence_length)];
         tokens.extend_from_slice(some);
         lengths.push(some.len());
     }
-    let questions = Questions { routers: true, inputs: true, layers: Vec::new() };
-    let taught = teach(teacher, &tokens, &lengths, models::CHUNK_TOKENS, &questions);
-    Some(Projection::fit((teacher, student), lineage, &taught.routers, &recipe.projection))
+    let n = recipe.projection.tokens.min(tokens.len());
+    let rows: Vec<usize> = (0..n).map(|i| i * tokens.len() / n).collect();
+    let questions = Questions { inputs: rows.clone(), ..Questions::default() };
+    let asked = Asked { tokens: &tokens, lengths: &lengths, questions: &questions };
+    let mut lineages = lineage.layers.iter();
+    let mut fitted = Vec::with_capacity(counts.len());
+    teach(teacher, &[asked], train.chunk_tokens, &mut |_, moe, routed| {
+        let lineage = lineages.next().expect("a lineage knows every layer with experts");
+        let of_student = student.weights.layers[routed.layer].mixture();
+        let of_student = of_student.expect("teacher and student have experts in the same layers");
+        fitted.push(Fitted::of([moe, of_student], lineage, routed, &rows, &recipe.projection));
+    })?;
+    Ok(Some(Projection::new(fitted, recipe, train)))
+}
+
+/// What every term counts in a step.
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    cross_entropy: f32,
+    output: f32,
+    routers: f32,
+    hidden: f32,
+    gram: f32,
 }
 
 /// A micro-batch, and who wrote it.
@@ -151,31 +175,38 @@ impl Objective for Distillation<'_> {
         work: &StepWork,
         gradients: &mut Gradients,
     ) -> Result<Option<Vec<Measured>>, TrainError> {
-        let own = self.recipe.on_policy(work.batches.len(), work.step, work.steps);
-        let first_own = work.batches.len() - own;
-        let mut materials = Vec::with_capacity(work.batches.len());
-        for (index, batch) in work.batches.iter().enumerate() {
-            let written = if index < first_own { Some(Material::Data(batch)) } else { self.write(model, work, index)? };
-            let Some(material) = written else { return Ok(None) };
-            materials.push(material);
+        if let Some(projection) = &mut self.projection {
+            projection.refresh();
         }
-        let questions = Questions {
-            routers: self.projection.is_some() && self.recipe.routers.at(work.step, work.steps) > 0.0,
-            inputs: false,
-            layers: self.layers.clone(),
-        };
-        let mut measured = Vec::with_capacity(materials.len());
-        for (index, material) in materials.iter().enumerate() {
+        let first_written = work.batches.len() - self.recipe.on_policy(work.batches.len(), work.step, work.steps);
+        let mut asked = Vec::with_capacity(work.own.len());
+        for &index in work.own {
+            let written = match index < first_written {
+                true => Some(Material::Data(&work.batches[index])),
+                false => self.write(model, work, index)?,
+            };
+            let Some(material) = written else { return Ok(None) };
+            asked.push((index, self.questions(&material, (work, index)), material));
+        }
+        let mut measured = Vec::with_capacity(asked.len());
+        for some in asked.chunks(self.teacher.at_a_time().clamp(1, asked.len().max(1))) {
             if work.cancelled.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            let lesson = self.teacher.teach(material.batch(), &questions);
-            measured.push(match material {
-                Material::Data(batch) => self.teach_data(model, batch, &lesson, (work, index), gradients),
-                Material::Own(batch) => self.teach_own(model, batch, &lesson, (work, index), gradients),
-            });
+            for ((index, _, material), lesson) in some.iter().zip(self.ask(some)?) {
+                measured.push(match material {
+                    Material::Data(batch) => {
+                        self.teach_data(model, batch, &lesson, (work, *index, first_written), gradients)
+                    }
+                    Material::Own(batch) => self.teach_own(model, batch, &lesson, (work, *index), gradients),
+                });
+            }
         }
         Ok(Some(measured))
+    }
+
+    fn companion(&mut self) -> Option<&mut Companion> {
+        self.projection.as_mut().map(Projection::companion)
     }
 }
 
@@ -193,28 +224,79 @@ impl Distillation<'_> {
         Ok(writing.write(model, &work.batches[index])?.map(Material::Own))
     }
 
+    /// What the teacher says of some of a step's micro-batches; it never hears of those of which nothing is asked.
+    fn ask(&mut self, some: &[(usize, Questions, Material)]) -> Result<Vec<Lesson>, TrainError> {
+        let asked = some.iter().filter(|(_, questions, _)| !questions.ask_nothing());
+        let asked: Vec<(&Batch, &Questions)> =
+            asked.map(|(_, questions, material)| (material.batch(), questions)).collect();
+        let lessons = if asked.is_empty() { Vec::new() } else { self.teacher.teach(&asked)? };
+        let mut lessons = lessons.into_iter();
+        let of = |(_, questions, _): &(usize, Questions, Material)| match questions.ask_nothing() {
+            true => Lesson::default(),
+            false => lessons.next().expect("a lesson for every micro-batch"),
+        };
+        Ok(some.iter().map(of).collect())
+    }
+
+    fn now(&self, work: &StepWork) -> Now {
+        let recipe = &self.recipe;
+        let at = |weight: &Weight| weight.at(work.step, work.steps) as f32;
+        Now {
+            cross_entropy: at(&recipe.cross_entropy),
+            output: at(&recipe.output),
+            routers: if self.projection.is_some() { at(&recipe.routers) } else { 0.0 },
+            hidden: at(&recipe.hidden),
+            gram: at(&recipe.gram),
+        }
+    }
+
+    /// What a micro-batch asks of the teacher in this step: a term that counts nothing now asks nothing.
+    fn questions(&self, material: &Material, (work, index): (&StepWork, usize)) -> Questions {
+        let batch = match material {
+            Material::Own(_) => return Questions { output: true, ..Questions::default() },
+            Material::Data(batch) => batch,
+        };
+        let now = self.now(work);
+        let routers = now.routers > 0.0;
+        let learns = routers && self.projection.as_ref().is_some_and(Projection::learns);
+        let tokens = if learns { self.recipe.projection.step_tokens } else { 0 };
+        Questions {
+            output: now.output > 0.0,
+            routers,
+            inputs: self.some_rows(batch, tokens, (work, index)),
+            layers: if now.hidden > 0.0 || now.gram > 0.0 { self.layers.clone() } else { Vec::new() },
+        }
+    }
+
     fn teach_data(
-        &self,
+        &mut self,
         model: &Model,
         batch: &Batch,
         lesson: &Lesson,
-        (work, index): (&StepWork, usize),
+        (work, index, data): (&StepWork, usize, usize),
         gradients: &mut Gradients,
     ) -> Measured {
-        let now = |weight: &Weight| weight.at(work.step, work.steps) as f32;
-        let recipe = &self.recipe;
+        let now = self.now(work);
+        let learnt = self.projection.as_mut().and_then(|it| it.learn(&lesson.mixed, model, 1.0 / data as f64));
         let weights = shares_of_a_mean(&batch.weights, work.step_weight);
-        let output_weights: Vec<f32> = weights.iter().map(|weight| now(&recipe.output) * weight).collect();
-        let says = lesson.output.says(self.teacher.head(), Divergence::Forward);
-        let teacher = ops::Teacher { says, temperature: recipe.temperature };
+        let output_weights: Vec<f32> = weights.iter().map(|weight| now.output * weight).collect();
+        let output = lesson.output.as_ref().map(|output| OutputGuide {
+            teacher: ops::Teacher {
+                says: output.says(self.teacher.head(), Divergence::Forward),
+                temperature: self.recipe.temperature,
+            },
+            weights: &output_weights,
+        });
         let targets = self.router_targets(lesson);
         let tokens: usize = work.batches.iter().map(|batch| batch.tokens.len()).sum();
-        let router_weight = now(&recipe.routers) / (tokens * targets.len().max(1)) as f32;
+        // Each router hears its own layer alone. A mean over layers would leave it the less the deeper the model is.
+        let router_weight = now.routers / tokens as f32;
         let share = 1.0 / (work.batches.len() * lesson.streams.len().max(1)) as f32;
-        let rows = self.compared_rows(batch, (work, index));
+        let compared = if now.gram > 0.0 { self.recipe.gram_tokens } else { 0 };
+        let rows = self.some_rows(batch, compared, (work, index));
         let guidance = Guidance {
-            cross_entropy: now(&recipe.cross_entropy),
-            output: (now(&recipe.output) > 0.0).then_some(OutputGuide { teacher, weights: &output_weights }),
+            cross_entropy: now.cross_entropy,
+            output,
             routers: targets
                 .iter()
                 .map(|(layer, target)| RouterGuide { layer: *layer, probabilities: target, weight: router_weight })
@@ -225,8 +307,8 @@ impl Distillation<'_> {
                 .map(|(layer, stream)| StreamGuide {
                     layer: *layer,
                     teacher: stream,
-                    squares: share * now(&recipe.hidden),
-                    gram: share * now(&recipe.gram),
+                    squares: share * now.hidden,
+                    gram: share * now.gram,
                     rows: &rows,
                 })
                 .collect(),
@@ -236,13 +318,7 @@ impl Distillation<'_> {
             if !guided.output.is_empty() {
                 terms.insert("output", Mean::weighted(&guided.output, &batch.weights));
             }
-            let of = |value: Option<f64>, weight: f64| value.map(|value| Mean { sum: value * weight, weight });
-            let others = [
-                ("routers", of(guided.routers, batch.tokens.len() as f64)),
-                ("hidden", of(guided.squares, 1.0)),
-                ("gram", of(guided.gram, 1.0)),
-            ];
-            terms.extend(others.into_iter().filter_map(|(name, mean)| Some((name, mean?))));
+            terms.extend(means(guided, learnt, batch.tokens.len()));
         });
         measured.terms.insert("cross_entropy", Mean::weighted(&measured.losses, &batch.weights));
         measured
@@ -265,7 +341,8 @@ impl Distillation<'_> {
         let share = work.batches[index].total_weight() / work.step_weight * settings.weight.at(work.step, work.steps);
         let weights: Vec<f32> = shares_of_a_mean(&batch.weights, written);
         let weights: Vec<f32> = weights.iter().map(|weight| share as f32 * weight).collect();
-        let says = lesson.output.says(self.teacher.head(), settings.divergence.divergence());
+        let said = lesson.output.as_ref().expect("the teacher was asked what comes after each token");
+        let says = said.says(self.teacher.head(), settings.divergence.divergence());
         let teacher = ops::Teacher { says, temperature: self.recipe.temperature };
         let output = Some(OutputGuide { teacher, weights: &weights });
         let guidance = Guidance { cross_entropy: 0.0, output, routers: Vec::new(), streams: Vec::new() };
@@ -285,11 +362,11 @@ impl Distillation<'_> {
         lesson.routers.iter().map(target).collect()
     }
 
-    /// Tokens whose angles are compared, the same in a run that was resumed.
-    fn compared_rows(&self, batch: &Batch, (work, index): (&StepWork, usize)) -> Vec<usize> {
+    /// So many tokens by chance, the same in a run that was resumed.
+    fn some_rows(&self, batch: &Batch, wanted: usize, (work, index): (&StepWork, usize)) -> Vec<usize> {
         let mut rows: Vec<usize> = (0..batch.tokens.len()).collect();
         let mut rng = Rng::new(self.seed(work.step, index));
-        let wanted = self.recipe.gram_tokens.min(rows.len());
+        let wanted = wanted.min(rows.len());
         for at in 0..wanted {
             let other = at + rng.below(rows.len() - at);
             rows.swap(at, other);
@@ -298,6 +375,19 @@ impl Distillation<'_> {
         rows.sort_unstable();
         rows
     }
+}
+
+/// Of the terms that are no means over trained tokens, those that were measured.
+fn means(guided: &Guided, learnt: Option<Shares>, tokens: usize) -> impl Iterator<Item = (&'static str, Mean)> + use<> {
+    let of = |value: Option<f64>, weight: f64| value.map(|value| Mean { sum: value * weight, weight });
+    let means = [
+        ("routers", of(guided.routers, tokens as f64)),
+        ("hidden", of(guided.squares, 1.0)),
+        ("gram", of(guided.gram, 1.0)),
+        ("projection", of(learnt.map(|shares| shares.missed), 1.0)),
+        ("projection_drift", of(learnt.map(|shares| shares.drift), 1.0)),
+    ];
+    means.into_iter().filter_map(|(name, mean)| Some((name, mean?)))
 }
 
 fn run(

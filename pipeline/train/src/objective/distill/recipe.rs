@@ -21,7 +21,7 @@ pub struct DistillRecipe {
     /// Of the cross entropy of the data.
     pub cross_entropy: Weight,
     /// Of KL between where the teacher's routers send a token, projected onto the student's experts, and where the
-    /// student's do: the mean over tokens and layers.
+    /// student's do: the mean over tokens, of each layer by itself.
     pub routers: Weight,
     /// Of the normalised squared error of residual streams: the mean over the compared layers.
     pub hidden: Weight,
@@ -40,6 +40,18 @@ pub struct DistillRecipe {
     /// The format that the teacher's plain weights are rounded to; unsaid, they stay as they are stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantize_teacher: Option<FrozenFormat>,
+    /// Where the teacher's layers are; unsaid, in memory if they fit there. What it says is the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher_memory: Option<TeacherMemory>,
+}
+
+/// Where a teacher's layers are while it teaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TeacherMemory {
+    Resident,
+    /// On disk; each is read once for all micro-batches of a step.
+    Streamed,
 }
 
 /// A weight: a number, or one that goes from `start` to `end` in a straight line over a share of the run.
@@ -60,8 +72,13 @@ pub struct ProjectionRecipe {
     pub steps: usize,
     /// Tokens that it is fitted on.
     pub tokens: usize,
-    /// What being away from where it began costs, beside the share of the outputs that it misses.
+    /// What being away from where it began costs, beside the share of the outputs that it misses: in the fit, and
+    /// from the fit on.
     pub anchor: f64,
+    /// The learning rate of what it learns beside the student, as a share of the run's; at 0 it stays as it was fitted.
+    pub rate: f64,
+    /// Tokens of each micro-batch that it learns from.
+    pub step_tokens: usize,
 }
 
 /// What is kept of the teacher's distributions on disk, so that it runs once over the data and not in every epoch.
@@ -131,13 +148,14 @@ impl Default for DistillRecipe {
             cache: None,
             self_correction: None,
             quantize_teacher: None,
+            teacher_memory: None,
         }
     }
 }
 
 impl Default for ProjectionRecipe {
     fn default() -> Self {
-        Self { steps: 100, tokens: 128, anchor: 0.1 }
+        Self { steps: 100, tokens: 128, anchor: 0.1, rate: 0.1, step_tokens: 32 }
     }
 }
 
@@ -258,6 +276,9 @@ impl DistillRecipe {
         if projection.tokens == 0 || !(projection.anchor >= 0.0 && projection.anchor.is_finite()) {
             return wrong("projection.tokens must be above 0, and projection.anchor must not be negative".into());
         }
+        if !(projection.rate >= 0.0 && projection.rate.is_finite()) || projection.step_tokens == 0 {
+            return wrong("projection.rate must be 0 or more, and projection.step_tokens above 0".into());
+        }
         if let Some(correction) = &self.self_correction {
             correction.check(train)?;
         } else if !named.iter().any(|(name, weight)| *name != "cross_entropy" && weight.counts()) {
@@ -363,6 +384,8 @@ mod tests {
             (format!("{alone}output = 0"), &train, "all weights"),
             ("gram = 1.0\ngram_tokens = 1".to_owned(), &train, "gram_tokens"),
             ("projection = { tokens = 0 }".to_owned(), &train, "projection.tokens"),
+            ("projection = { rate = -0.1 }".to_owned(), &train, "projection.rate"),
+            ("projection = { step_tokens = 0 }".to_owned(), &train, "projection.step_tokens"),
             ("[self_correction]".to_owned(), &train, "raise accumulation"),
             ("[self_correction]\nshare = 1.0".to_owned(), &twice, "share is 1"),
             ("[self_correction]\ndivergence = { mixed = 1.0 }".to_owned(), &twice, "between 0 and 1"),
