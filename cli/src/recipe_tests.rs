@@ -140,6 +140,9 @@ fn pruning_takes_a_plan_and_a_way_of_merging() {
     assert_eq!(merge.expect("it is said").refit, compress::Refit::Members);
     let refused = |tables: &str| format!("{:#}", of(tables).map(|_| ()).expect_err(tables));
     assert!(refused("").contains("say either keep"), "{}", refused(""));
+    let (plan, _) = of("keep = 8\nplan.budget = \"search\"\nplan.search.steps = 40").expect("it is good");
+    assert_eq!((plan.budget, plan.search.steps, plan.search.masks), (compress::Budget::Search, 40, 2));
+    assert!(refused("keep = 8\nplan.search.masks = 0").contains("masks of the search is 0"));
     assert!(refused("keep = 8\nplan.total = 40").contains("say either keep"));
     assert!(refused("keep = 8\nplan.salience = \"reap\"").contains("salience"));
     assert!(refused("keep = 8\nmerge.energy = 2.0").contains("energy is 2, want a share"));

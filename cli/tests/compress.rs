@@ -55,6 +55,43 @@ fn what_was_killed_goes_on_and_comes_out_the_same() {
     assert!(!folder.join("given/statistics").exists());
 }
 
+const MERGE: [&str; 8] = ["compress", "model", "--keep", "2", "--tokens", "6000", "--merge", "--gradient-tokens"];
+
+/// Merged layers are whole files, and what was merged is not merged again.
+#[test]
+fn merging_that_was_killed_goes_on_and_comes_out_the_same() {
+    let folder = Folder::new("compress-merging-killed");
+    folder.model("model");
+    good(&folder, &[&MERGE[..], &["2000", "--out", "whole"]].concat());
+    let mut child = lateen(&folder).args(MERGE).args(["2000", "--out", "killed"]).spawn().expect("the program starts");
+    let (first, began) = (folder.join("killed/merging/layer-0000.json"), Instant::now());
+    while !first.exists() && began.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().expect("it runs");
+    let status = child.wait().expect("it ends");
+    assert!(status.code().is_none(), "it was done before it could be killed: {status}");
+    assert!(!folder.join("killed/config.json").exists());
+    good(&folder, &[&MERGE[..], &["2000", "--out", "killed"]].concat());
+    let files = |run: &str| {
+        let entries = std::fs::read_dir(folder.join(run)).expect("a folder").map(|entry| entry.expect("an entry"));
+        let mut files: Vec<_> = entries.filter(|entry| entry.path().is_file()).map(|entry| entry.file_name()).collect();
+        files.sort();
+        files
+    };
+    assert_eq!(files("killed"), files("whole"));
+    for file in files("whole") {
+        let read = |run: &str| std::fs::read(folder.join(run).join(&file)).expect("it was written");
+        assert!(read("killed") == read("whole"), "{}", file.display());
+    }
+    assert!(files("whole").iter().any(|file| file == "merging.json") && !folder.join("whole/merging").exists());
+    assert!(good(&folder, &["inspect", "killed"]).contains("qwen3_next"));
+    // The plan alone makes the same of it.
+    let given = ["compress", "model", "--plan", "whole/plan.toml", "--tokens", "6000", "--gradient-tokens", "2000"];
+    good(&folder, &[&given[..], &["--similarity-tokens", "256", "--out", "given"]].concat());
+    assert_eq!(files("given"), files("whole"));
+}
+
 /// None is kept back to be measured on.
 #[test]
 fn experts_are_watched_on_all_records_of_a_file() {
@@ -146,6 +183,13 @@ fn a_plan_says_memory_disk_and_time_also_of_a_model_that_is_not_here() {
     assert!((number(&back, "/cost/multiply_adds") / 100_000.0 / products - 2.0).abs() < 0.05);
     let fewer = plan(&folder, "80b.json", &["--keep", "128", "--memory", "16GB"]);
     assert!(number(&fewer, "/cost/model") < 0.55 * number(&found, "/cost/model"));
+
+    // Half of the experts of a layer in f32, and a pack of tokens before and after it on disk.
+    let merged = plan(&folder, "80b.json", &["--keep", "256", "--memory", "16GB", "--merge"]);
+    assert!(number(&merged, "/merging/working") > 4.0 * 256.0 * 3.0 * 512.0 * 2048.0, "{merged}");
+    assert!(number(&merged, "/writing") > number(&merged, "/merging/working") + number(&merged, "/merging/layer"));
+    assert_eq!((number(&merged, "/merging/states"), &merged["fits"]), (2.0 * 4.0 * 2048.0 * 100_000.0, &true.into()));
+    assert!(number(&merged, "/cost/multiply_adds") > 3.0 * number(&found, "/cost/multiply_adds"));
 
     folder.model("model");
     let text = good(&folder, &["plan", "compress", "model", "--keep", "3", "--tokens", "5000"]);

@@ -215,8 +215,8 @@ fn compare_tells_methods_that_cannot_be_from_those_that_can() {
     let said = good(&folder, &compare(&["--methods", "mine.toml", "--json"]));
     let found: serde_json::Value = serde_json::from_str(&said).expect("it is JSON");
     let found = found.as_array().expect("one entry to each method");
-    assert_eq!(found.len(), 7);
-    assert_eq!(found[6]["method"], "nothing refitted");
+    assert_eq!(found.len(), 8);
+    assert_eq!(found[7]["method"], "nothing refitted");
     assert!(found.iter().all(|found| found["keep"] == 3 && found["seeds"][0]["mean"].as_f64() > Some(0.0)), "{said}");
 }
 

@@ -11,7 +11,7 @@ mod watching;
 pub(crate) use compression::{COMPRESSION, is_of_compression, write_compression};
 pub(crate) use measuring::{read_reports, write_page};
 pub(crate) use shrinking::{
-    Asked, Kept, PLAN, Planned, STATISTICS, Shrunk, Watched, Watching, calibration, save_model, shrink,
+    Asked, PLAN, Planned, STATISTICS, Shrunk, Watched, Watching, calibration_batches, is_held_out, save_model, split,
 };
 pub(crate) use together::Together;
 pub(crate) use watching::{Preparing, SystemRoots};

@@ -5,16 +5,18 @@ use super::watching::{Preparing, SystemRoots};
 use crate::failure::Problem;
 use crate::place::{open_model, open_text};
 use crate::recipe::{Prune, Quantize, SaveFormat};
-use crate::terminal::Meter;
+use crate::terminal::{Meter, say};
 use anyhow::{Context, Result};
 use compress::{
-    Budget, Calibration, LayerOutcome, LayerPlan, LayerStatistics, MergeRecipe, ObserveOptions, ObservePlace,
-    ObserveStep, Plan, PlanRecipe, Saliency, Tokens,
+    Budget, Calibration, Importance, LayerOutcome, LayerPlan, LayerStatistics, MergeRecipe, ObserveOptions,
+    ObservePlace, ObserveStep, Plan, PlanRecipe, Saliency, SearchStep, Searched, Tokens,
 };
 use models::{LayerStream, Layers, Lineage, Loading, Model};
 use prepare::{Fit, Packing, Sample};
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use text::{Renderer, Template, Tokenizer};
 
 /// Tokens that calibration runs at a time.
@@ -47,7 +49,7 @@ pub(super) fn prune(job: &Job<'_>, work: &Prune) -> Result<Value> {
     Ok(json!({
         "experts_before": before,
         "experts": model.config.expert_counts(),
-        "experts_merged": shrunk.merged(),
+        "experts_merged": shrunk.merged_count(),
         "parameters": model.parameter_count(),
     }))
 }
@@ -79,9 +81,12 @@ impl Planned {
         }
     }
 
-    fn asks(&self) -> Asked {
-        let gradients = matches!(self, Self::Decided(recipe) if recipe.saliency == Saliency::Fisher);
-        Asked { similarities: self.merges(), gradients }
+    fn asks(&self, merge: Option<&MergeRecipe>) -> Asked {
+        let merge = self.merges().then(|| merge.cloned().unwrap_or_default());
+        match self {
+            Self::Decided(recipe) => Asked::by(recipe, merge.as_ref()),
+            Self::Given(_) => Asked::by(&PlanRecipe::default(), merge.as_ref()),
+        }
     }
 }
 
@@ -95,11 +100,15 @@ pub(crate) struct Shrunk {
 impl Shrunk {
     /// Nothing was merged.
     pub(crate) fn pruned(plan: Plan) -> Self {
-        Self { plan, outcomes: Vec::new() }
+        Self::merged(plan, Vec::new())
+    }
+
+    pub(crate) fn merged(plan: Plan, outcomes: Vec<LayerOutcome>) -> Self {
+        Self { plan, outcomes }
     }
 
     /// Experts that became part of others.
-    fn merged(&self) -> usize {
+    fn merged_count(&self) -> usize {
         let groups = self.outcomes.iter().flat_map(|outcome| &outcome.groups).filter(|group| group.merged);
         groups.map(|group| group.from.len()).sum()
     }
@@ -139,53 +148,70 @@ pub(crate) struct Watching<'a> {
 }
 
 /// Statistics of a model in the folder of what becomes of it.
-pub(crate) struct Kept {
+struct Kept {
     folder: PathBuf,
     fingerprint: String,
 }
 
 impl Kept {
-    pub(crate) fn of(from: &Path, out: &Path) -> Result<Self> {
+    fn of(from: &Path, out: &Path) -> Result<Self> {
         let stream = LayerStream::open(from, Loading::Stored);
         let fingerprint = stream.with_context(|| format!("cannot open the model in {}", from.display()))?.fingerprint();
         Ok(Self { folder: out.join(STATISTICS), fingerprint })
     }
 
-    pub(crate) fn place(&self) -> ObservePlace<'_> {
+    fn place(&self) -> ObservePlace<'_> {
         ObservePlace { folder: &self.folder, model: &self.fingerprint }
     }
 }
 
 /// Drops and merges experts of a model in memory.
-pub(crate) fn shrink(
-    model: &mut Model,
-    watching: &Watching<'_>,
-    planned: Planned,
-    merge: Option<&MergeRecipe>,
-) -> Result<Shrunk> {
+fn shrink(model: &mut Model, watching: &Watching<'_>, planned: Planned, merge: Option<&MergeRecipe>) -> Result<Shrunk> {
     match planned {
         Planned::Given(plan) if !plan.merges() => {
             compress::prune(model, &plan)?;
             Ok(Shrunk::pruned(plan))
         }
-        planned => Watched::on(model, watching, planned.asks())?.shrink(model, planned, merge),
+        planned => Watched::on(model, watching, planned.asks(merge))?.shrink(model, planned, merge),
     }
 }
 
 /// What has to be known of experts beside how they are used.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Asked {
     /// How alike they are.
-    pub(crate) similarities: bool,
+    similarities: bool,
     /// What the loss asks of them.
-    pub(crate) gradients: bool,
+    gradients: bool,
+}
+
+impl Asked {
+    /// By a plan that is to be decided, and by merging, where anything is to be merged.
+    pub(crate) fn by(plan: &PlanRecipe, merge: Option<&MergeRecipe>) -> Self {
+        let gradients =
+            plan.saliency == Saliency::Fisher || merge.is_some_and(|merge| merge.importance == Importance::Fisher);
+        Self { similarities: merge.is_some(), gradients }
+    }
+
+    pub(crate) fn or(self, other: Self) -> Self {
+        let Self { similarities, gradients } = other;
+        Self { similarities: self.similarities || similarities, gradients: self.gradients || gradients }
+    }
 }
 
 /// What a model's experts do on some tokens.
 pub(crate) struct Watched {
     batches: Vec<(Vec<u32>, Vec<usize>)>,
     statistics: Vec<LayerStatistics>,
+    /// What dropping costs, for each order in which experts would go that was asked about.
+    losses: RefCell<Vec<(Order, DropLosses)>>,
 }
+
+/// All that says in which order experts would go.
+type Order = (Saliency, u64, bool);
+
+/// Of each mixture, by the number of experts dropped.
+type DropLosses = Rc<[Vec<f64>]>;
 
 impl Watched {
     /// Watches them.
@@ -199,8 +225,8 @@ impl Watched {
             gradient_tokens: if asked.gradients { usize::MAX } else { 0 },
             ..usual
         };
-        let mut watched =
-            Self { batches: calibration_batches(watching.samples, watching.tokens_max), statistics: Vec::new() };
+        let batches = calibration_batches(watching.samples, watching.tokens_max);
+        let mut watched = Self { batches, statistics: Vec::new(), losses: RefCell::default() };
         let mut meter: Option<Meter> = None;
         let mut watch = |step: ObserveStep| {
             let meter = meter.get_or_insert_with(|| Meter::new("watching the experts", step.total as u64, "steps"));
@@ -216,24 +242,61 @@ impl Watched {
         self.batches.iter().map(|(tokens, lengths)| Calibration { tokens, lengths }).collect()
     }
 
+    /// What dropping experts costs each layer; measured once, since it does not depend on how many are to stay.
+    fn drop_losses(&self, model: &Model, recipe: &PlanRecipe) -> Result<DropLosses> {
+        let order = (recipe.saliency, recipe.seed, recipe.keep_super_experts);
+        if let Some((_, losses)) = self.losses.borrow().iter().find(|(known, _)| *known == order) {
+            return Ok(losses.clone());
+        }
+        let losses: DropLosses = compress::drop_losses(model, &self.calibrations(), &self.statistics, recipe)?.into();
+        self.losses.borrow_mut().push((order, losses.clone()));
+        Ok(losses)
+    }
+
+    fn plan(&self, model: &mut Model, recipe: &PlanRecipe) -> Result<Plan> {
+        Ok(match recipe.budget {
+            Budget::Uniform => Plan::decide(model, &self.statistics, recipe, None)?,
+            Budget::Greedy => {
+                let losses = self.drop_losses(model, recipe)?;
+                Plan::decide(model, &self.statistics, recipe, Some(&losses[..]))?
+            }
+            Budget::Search => {
+                let kept = self.search(model, recipe)?;
+                Plan::keeping(model, &self.statistics, recipe, &kept)?
+            }
+        })
+    }
+
+    /// The experts of each mixture that stay.
+    fn search(&self, model: &mut Model, recipe: &PlanRecipe) -> Result<Vec<Vec<usize>>> {
+        let [calibration, held_out] = split(&self.calibrations())?;
+        let tokens = Tokens { calibration: &calibration, held_out: &held_out };
+        let mut meter = Meter::new("searching for experts that stay", recipe.search.steps as u64, "steps");
+        let mut show = |step: SearchStep| {
+            let found = format!(" · KL {:.4} on what was held out", step.divergence);
+            meter.set(step.done as u64, &found);
+        };
+        let found = compress::search(model, &self.statistics, &tokens, recipe, &mut show)?;
+        drop(meter);
+        let Searched { divergence, divergence_before, .. } = found;
+        say(&format!(
+            "  KL on what was held out: {divergence:.4} nats a token, {divergence_before:.4} by saliency alone"
+        ));
+        Ok(found.kept)
+    }
+
     /// Drops and merges experts of the model that was watched, or of a copy.
     pub(crate) fn shrink(&self, model: &mut Model, planned: Planned, merge: Option<&MergeRecipe>) -> Result<Shrunk> {
-        let (all, merges) = (self.calibrations(), planned.merges());
+        let merges = planned.merges();
         let plan = match planned {
-            Planned::Decided(recipe) => {
-                let losses = match recipe.budget {
-                    Budget::Greedy => Some(compress::drop_losses(model, &all, &self.statistics, &recipe)?),
-                    Budget::Uniform => None,
-                };
-                Plan::decide(model, &self.statistics, &recipe, losses.as_deref())?
-            }
+            Planned::Decided(recipe) => self.plan(model, &recipe)?,
             Planned::Given(plan) => plan,
         };
         if !merges {
             compress::prune(model, &plan)?;
             return Ok(Shrunk::pruned(plan));
         }
-        let [calibration, held_out] = split(&all)?;
+        let [calibration, held_out] = split(&self.calibrations())?;
         let tokens = Tokens { calibration: &calibration, held_out: &held_out };
         let recipe = merge.cloned().unwrap_or_default();
         let mut meter = Meter::new("merging experts", plan.layers.len() as u64, "mixtures");
@@ -246,22 +309,27 @@ impl Watched {
     }
 }
 
-/// Batches to fit on, and batches to measure on: every fourth, or the last of fewer.
-fn split<'a>(all: &[Calibration<'a>]) -> Result<[Vec<Calibration<'a>>; 2]> {
-    let is_held_out = |index: usize| index % 4 == 3 || (index + 1 == all.len() && all.len() < 4);
+/// Whether a batch is measured on and not fitted on: every fourth, or the last of fewer.
+pub(crate) fn is_held_out(index: usize, batches: usize) -> bool {
+    index % 4 == 3 || (index + 1 == batches && batches < 4)
+}
+
+/// Batches to fit on, and batches to measure on.
+pub(crate) fn split<'a>(all: &[Calibration<'a>]) -> Result<[Vec<Calibration<'a>>; 2]> {
     let of_kind = |held_out: bool| {
-        let batches = all.iter().enumerate().filter(|&(index, _)| is_held_out(index) == held_out);
+        let batches = all.iter().enumerate().filter(|&(index, _)| is_held_out(index, all.len()) == held_out);
         batches.map(|(_, batch)| *batch).collect::<Vec<_>>()
     };
     let [calibration, held_out] = [of_kind(false), of_kind(true)];
     if calibration.is_empty() {
-        let message = "there are too few tokens to merge experts: some are fitted on, others measured on";
+        let message = "there are too few tokens to merge experts or search: some are fitted on, others measured on";
         return Err(Problem::new(message, format!("give more than {PASS_TOKENS} tokens, or drop experts only")).into());
     }
     Ok([calibration, held_out])
 }
 
-fn calibration_batches(samples: &[Sample], tokens_max: usize) -> Vec<(Vec<u32>, Vec<usize>)> {
+/// The first tokens of `samples` in batches, with the length of each sequence; of a long one its beginning.
+pub(crate) fn calibration_batches(samples: &[Sample], tokens_max: usize) -> Vec<(Vec<u32>, Vec<usize>)> {
     let mut batches: Vec<(Vec<u32>, Vec<usize>)> = Vec::new();
     let mut left = tokens_max;
     for sample in samples {
@@ -279,13 +347,6 @@ fn calibration_batches(samples: &[Sample], tokens_max: usize) -> Vec<(Vec<u32>, 
         }
     }
     batches
-}
-
-/// The first tokens of `samples`, and the length of each sequence; of a long one its beginning.
-pub(crate) fn calibration(samples: &[Sample], tokens_max: usize) -> (Vec<u32>, Vec<usize>) {
-    let batches = calibration_batches(samples, tokens_max);
-    let (tokens, lengths): (Vec<_>, Vec<_>) = batches.into_iter().unzip();
-    (tokens.concat(), lengths.concat())
 }
 
 /// A whole model folder: weights, config and text files.

@@ -9,7 +9,7 @@ use crate::verbs::compress::calibration_data;
 use crate::verbs::evaluate::unless_stopped;
 use anyhow::{Context, Result};
 use clap::Args;
-use compress::{Budget, MergeRecipe, PlanRecipe, Saliency};
+use compress::{Budget, LayerSize, MergeRecipe, PlanRecipe, Saliency};
 use environment::Split;
 use evaluate::{Divergence, Measured, Table, Watch, divergence, kata_samples};
 use models::{Loading, Model};
@@ -60,6 +60,13 @@ struct Method {
     merge: Option<MergeRecipe>,
 }
 
+impl Method {
+    fn asks(&self) -> Asked {
+        let merge = self.plan.merge.then(|| self.merge.clone().unwrap_or_default());
+        Asked::by(&self.plan, merge.as_ref())
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Methods {
@@ -98,6 +105,7 @@ fn usual() -> Vec<Method> {
             Some(MergeRecipe::default()),
         ),
         method(REAP, dropping(Saliency::Reap), None),
+        method("searched pruning (RCO)", PlanRecipe { budget: Budget::Search, ..PlanRecipe::default() }, None),
         method("frequency pruning", dropping(Saliency::Frequency), None),
         method("random pruning", dropping(Saliency::Random), None),
         method("averaging, not aligned (M-SMoE)", PlanRecipe::by_frequency(0), Some(MergeRecipe::averaging())),
@@ -164,8 +172,7 @@ impl Data {
             None => kata_samples(&speaking.renderer(), Split::Test, HELD_OUT_TASKS, 0)?,
         };
         // Once, for what any of the methods asks.
-        let gradients = methods.iter().any(|method| method.plan.saliency == Saliency::Fisher);
-        let asked = Asked { similarities: methods.iter().any(|method| method.plan.merge), gradients };
+        let asked = methods.iter().map(Method::asks).fold(Asked::default(), Asked::or);
         let watching = Watching { samples: &dataset.samples, tokens_max: arguments.tokens, place: None };
         let watched = Watched::on(&speaking.model, &watching, asked)?;
         Ok(Self { seed, watched, held_out })
@@ -174,7 +181,8 @@ impl Data {
     fn measure(&self, teacher: &Model, method: &Method, keep: usize, cancel: &AtomicBool) -> Result<Divergence> {
         let mut model = teacher.clone();
         let mut plan = PlanRecipe { seed: self.seed, keep: Some(keep), total: None, ..method.plan.clone() };
-        if plan.budget == Budget::Greedy {
+        if plan.budget != Budget::Uniform {
+            (plan.keep, plan.total) = (None, Some(keep * LayerSize::of(&model).len()));
             // Where few stay there must be something left to hand out.
             let top_k = model.config.experts.map_or(1, |experts| experts.top_k);
             plan.minimum = plan.minimum.or(Some((keep * 3 / 4).clamp(top_k, 2 * top_k)));

@@ -1,29 +1,25 @@
 //! `lateen compress`: fewer experts, by dropping and merging, and fewer bits, from flags, of models that may be larger
 //! than memory.
 //!
-//! The model goes from folder to folder a layer at a time: watched, planned, written. Statistics and finished files
-//! stay in the new folder, so that the same command goes on where it was stopped or killed. Merging alone wants the
-//! whole model in memory.
+//! The model goes from folder to folder a layer at a time: watched, planned, merged, written. Statistics and finished
+//! files stay in the new folder, so that the same command goes on where it was stopped or killed.
 
 use crate::failure::{Interrupted, Problem};
 use crate::interrupt;
 use crate::memory::{Machine, bytes_from_words};
-use crate::place::{Outlined, Speaking, model_directory, open_text, stored_bytes};
-use crate::recipe::SaveFormat;
-use crate::stages::{
-    Kept, PLAN, Planned, Preparing, STATISTICS, Shrunk, SystemRoots, Watching, calibration, pass_lineage_on,
-    save_model, shrink,
-};
+use crate::place::{Outlined, model_directory, open_text, stored_bytes};
+use crate::stages::{PLAN, Planned, Preparing, STATISTICS, Shrunk, SystemRoots, calibration_batches, pass_lineage_on};
 use crate::terminal::{Meter, peak_memory_bytes, put, say};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use compress::{
-    Calibration, CompressError, ExpertRewrite, LayerSize, LayerStatistics, ObserveOptions, ObservePlace, ObservePlan,
-    ObserveStep, Plan, PlanRecipe, QuantizeRecipe, StoredFormat,
+    Calibration, CompressError, ExpertRewrite, Importance, LayerSize, LayerStatistics, MergeRecipe, ObserveOptions,
+    ObservePlace, ObservePlan, ObserveStep, Plan, PlanRecipe, QuantizeRecipe, StoredFormat,
 };
 use evaluate::table::bytes_in_words;
 use models::{Config, FeedForwardKind, LayerStream, Layers, Loading, Model, RewriteStep};
 use prepare::{DataRecipe, Dataset, FileRecipe, Fit, KataRecipe, Packing, Sample, SourceRecipe};
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -42,8 +38,7 @@ pub(crate) struct Arguments {
     /// Experts that stay in each layer
     #[arg(long, value_name = "N", conflicts_with = "plan")]
     keep: Option<usize>,
-    /// Merge experts that do not stay into those that do, where that measures better than dropping them; the model has
-    /// to fit into memory
+    /// Merge experts that do not stay into those that do, where that measures better than dropping them
     #[arg(long, requires = "keep")]
     merge: bool,
     /// Drop and merge what this plan says (the plan.toml of an earlier run, possibly edited)
@@ -81,13 +76,18 @@ pub(crate) struct ObservationArguments {
     /// Tokens to watch the experts on
     #[arg(long, default_value_t = 100_000)]
     pub(crate) tokens: usize,
-    /// Of these, tokens on which all experts of a layer are run, to compare what they say
-    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
-    pub(crate) similarity_tokens: usize,
-    /// Of these, tokens whose loss is walked back, to see what it asks of each expert
-    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
-    pub(crate) gradient_tokens: usize,
+    /// Of these, tokens on which all experts of a layer are run, to compare what they say; if not given, 256 where
+    /// experts are merged, else none
+    #[arg(long, value_name = "TOKENS")]
+    similarity_tokens: Option<usize>,
+    /// Of these, tokens whose loss is walked back, to see what it asks of each expert; if not given, 16384 where
+    /// experts are merged, else none
+    #[arg(long, value_name = "TOKENS")]
+    gradient_tokens: Option<usize>,
 }
+
+/// Where experts are merged and nothing else is said.
+const GRADIENT_TOKENS: usize = 16_384;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum FormatName {
@@ -137,10 +137,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let before = stored_bytes(&from)?;
     let out = arguments.out().to_owned();
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
-    match planned {
-        Some(planned) if planned.merges() => merge_in_memory(&arguments, &from, planned)?,
-        planned => Work::open(arguments, from)?.run(planned)?,
-    }
+    Work::open(arguments, from)?.run(planned)?;
     let after = stored_bytes(&out)?;
     let peak =
         peak_memory_bytes().map_or_else(String::new, |peak| format!(", holding {} at most", bytes_in_words(peak)));
@@ -149,30 +146,14 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
-/// What is merged is measured on what all layers before say now, and fitted in f32.
-fn merge_in_memory(arguments: &Arguments, from: &Path, planned: Planned) -> Result<()> {
-    let mut speaking = Speaking::open(&from.display().to_string(), Loading::F32)?;
-    let samples = arguments.samples(&speaking.renderer())?;
-    let source = speaking.model.config.clone();
-    let kept = Kept::of(from, arguments.out())?;
-    let watching = Watching { samples: &samples, tokens_max: arguments.observation.tokens, place: Some(kept.place()) };
-    let shrunk = shrink(&mut speaking.model, &watching, planned, None)?;
-    shrunk.save(arguments.out())?;
-    if let Some(recipe) = arguments.recipe() {
-        compress::quantize(&mut speaking.model, &recipe)?;
-    }
-    save_model(&speaking.model, &speaking.tokenizer, &speaking.template, arguments.out(), SaveFormat::Bf16)?;
-    pass_lineage_on(from, arguments.out(), &source, Some(&shrunk.lineage(&source.expert_counts())))
-}
-
 /// One command under way.
-struct Work {
-    arguments: Arguments,
-    from: PathBuf,
-    stream: LayerStream,
+pub(super) struct Work {
+    pub(super) arguments: Arguments,
+    pub(super) from: PathBuf,
+    pub(super) stream: LayerStream,
     /// Bytes that may be held.
-    memory: usize,
-    cancelled: &'static AtomicBool,
+    pub(super) memory: usize,
+    pub(super) cancelled: &'static AtomicBool,
 }
 
 impl Work {
@@ -193,33 +174,40 @@ impl Work {
 
     fn run(&self, planned: Option<Planned>) -> Result<()> {
         let outline = self.stream.outline();
-        let plan = match planned {
-            None => None,
-            Some(Planned::Given(plan)) => Some(plan),
-            Some(Planned::Decided(recipe)) => {
+        let Some(planned) = planned else { return self.write(None) };
+        let merges = planned.merges();
+        let (plan, observed) = match planned {
+            Planned::Given(plan) => {
+                plan.check(outline)?;
+                (plan, if merges { Some(self.observe(merges)?) } else { None })
+            }
+            Planned::Decided(recipe) => {
                 // Whether so many can stay is known before anything is watched.
                 compress::keep_counts(&recipe, &LayerSize::of(outline), None)?;
-                Some(Plan::decide(outline, &self.observe()?, &recipe, None)?)
+                let observed = self.observe(merges)?;
+                (self.decide(&observed.statistics, &recipe)?, Some(observed))
             }
         };
-        if let Some(plan) = &plan {
-            plan.check(outline)?;
-            plan.save(&self.arguments.out().join(PLAN))?;
+        plan.check(outline)?;
+        plan.save(&self.arguments.out().join(PLAN))?;
+        match observed.filter(|_| plan.merges()) {
+            Some(observed) => self.merge(&plan, &observed),
+            None => self.write(Some(&plan)),
         }
-        self.write(plan.as_ref())
     }
 
-    fn observe(&self) -> Result<Vec<LayerStatistics>> {
+    fn observe(&self, merges: bool) -> Result<Observed> {
         let place = self.from.display().to_string();
         let outlined = Outlined::look(&place, Loading::Stored)?;
         let samples = self.arguments.samples(&outlined.renderer())?;
-        let (tokens, lengths) = calibration(&samples, self.arguments.observation.tokens);
+        let batches = calibration_batches(&samples, self.arguments.observation.tokens);
         drop((outlined, samples));
+        let lengths: Vec<usize> = batches.iter().flat_map(|(_, lengths)| lengths).copied().collect();
         let (outline, loading) = (self.stream.outline(), self.stream.loading());
-        let (options, plan) = self.arguments.observation.fit(outline, loading, &lengths, self.memory);
+        let (options, plan) = self.arguments.observation.fit(merges, (outline, loading), &lengths, self.memory);
         check_memory("watching the experts of", &place, plan.total(), self.memory, &plan_in_words(&plan))?;
         say(&format!("watching the experts takes {}", plan_in_words(&plan)));
-        let folder = self.arguments.out().join(STATISTICS);
+        let folder = self.statistics();
         let place = ObservePlace { folder: &folder, model: &self.stream.fingerprint() };
         let mut meter = Bar::new();
         let mut watch = |step: ObserveStep| {
@@ -227,16 +215,50 @@ impl Work {
             meter.show("watching the experts", (step.done, step.total), step.bytes_read, way, step.layer);
             !self.cancelled.load(Ordering::Relaxed)
         };
-        let calibration = [Calibration { tokens: &tokens, lengths: &lengths }];
-        let found = compress::observe(Layers::Streamed(&self.stream), &calibration, &options, Some(place), &mut watch);
-        stopped(found)
+        let mut observed = Observed { batches, statistics: Vec::new() };
+        let layers = Layers::Streamed(&self.stream);
+        let found = compress::observe(layers, &observed.calibrations(), &options, Some(place), &mut watch);
+        observed.statistics = stopped(found)?;
+        Ok(observed)
+    }
+
+    fn statistics(&self) -> PathBuf {
+        self.arguments.out().join(STATISTICS)
+    }
+
+    /// The plan that an earlier call has decided by the same recipe, or a new one: comparing neurons may take minutes.
+    fn decide(&self, statistics: &[LayerStatistics], recipe: &PlanRecipe) -> Result<Plan> {
+        let path = self.statistics().join("decided.json");
+        if path.exists() {
+            let found: Decided = formats::read_json(&path)?;
+            if found.recipe == *recipe {
+                return Ok(found.plan);
+            }
+        }
+        let mut meter: Option<Meter> = None;
+        let mut watch = |done: usize| {
+            let total = statistics.len() as u64;
+            let meter = meter.get_or_insert_with(|| Meter::new("comparing experts", total, "mixtures"));
+            meter.set(done as u64, "");
+            !self.cancelled.load(Ordering::Relaxed)
+        };
+        let plan = stopped(Plan::decide_streamed(&self.stream, statistics, recipe, &mut watch))?;
+        let decided = Decided { recipe: recipe.clone(), plan };
+        formats::write_json(&path, &decided)?;
+        Ok(decided.plan)
+    }
+
+    /// Experts that each layer will have.
+    pub(super) fn counts(&self, plan: Option<&Plan>) -> Vec<usize> {
+        let mut counts = counts(&self.stream.outline().config);
+        plan.iter().flat_map(|plan| &plan.layers).for_each(|layer| counts[layer.layer] = layer.keep.len());
+        counts
     }
 
     /// Writes the model that the plan leaves.
     fn write(&self, plan: Option<&Plan>) -> Result<()> {
         let outline = self.stream.outline();
-        let mut counts = counts(&outline.config);
-        plan.iter().flat_map(|plan| &plan.layers).for_each(|layer| counts[layer.layer] = layer.keep.len());
+        let counts = self.counts(plan);
         let key = plan.map(serde_json::to_string).transpose()?.unwrap_or_default();
         let job = ExpertRewrite {
             from: &self.stream,
@@ -270,14 +292,33 @@ impl Work {
     }
 }
 
-fn save_text(from: &Path, out: &Path) -> Result<()> {
+/// What the experts were seen to do, and on which tokens.
+pub(super) struct Observed {
+    batches: Vec<(Vec<u32>, Vec<usize>)>,
+    pub(super) statistics: Vec<LayerStatistics>,
+}
+
+impl Observed {
+    pub(super) fn calibrations(&self) -> Vec<Calibration<'_>> {
+        self.batches.iter().map(|(tokens, lengths)| Calibration { tokens, lengths }).collect()
+    }
+}
+
+/// A plan, and by what it was decided.
+#[derive(Serialize, Deserialize)]
+struct Decided {
+    recipe: PlanRecipe,
+    plan: Plan,
+}
+
+pub(super) fn save_text(from: &Path, out: &Path) -> Result<()> {
     let (tokenizer, template) = open_text(from)?;
     tokenizer.save(out)?;
     Ok(template.save(out)?)
 }
 
 impl Arguments {
-    fn out(&self) -> &Path {
+    pub(super) fn out(&self) -> &Path {
         self.out.as_deref().expect("only a report goes without")
     }
 
@@ -286,7 +327,16 @@ impl Arguments {
         Ok(calibration_data(self.data.as_deref(), self.observation.tokens, (0, 0), renderer)?.samples)
     }
 
-    fn recipe(&self) -> Option<QuantizeRecipe> {
+    /// Without gradients there is no Fisher information to weigh neurons by.
+    pub(super) fn merge_recipe(&self) -> MergeRecipe {
+        let usual = MergeRecipe::default();
+        match self.observation.gradient_tokens {
+            Some(0) => MergeRecipe { importance: Importance::Saliency, ..usual },
+            _ => usual,
+        }
+    }
+
+    pub(super) fn recipe(&self) -> Option<QuantizeRecipe> {
         self.quantize.map(|format| QuantizeRecipe {
             experts: format.into(),
             projections: format.into(),
@@ -318,13 +368,15 @@ impl ObservationArguments {
     /// where no chunk fits beside them.
     pub(crate) fn fit(
         self,
-        outline: &Model,
-        loading: Loading,
+        merges: bool,
+        (outline, loading): (&Model, Loading),
         lengths: &[usize],
         memory: usize,
     ) -> (ObserveOptions, ObservePlan) {
+        let usual = ObserveOptions::default().similarity_tokens;
+        let similarity_tokens = self.similarity_tokens.unwrap_or(if merges { usual } else { 0 });
+        let gradient_tokens = self.gradient_tokens.unwrap_or(if merges { GRADIENT_TOKENS } else { 0 });
         let planned = |chunk_tokens: usize| {
-            let Self { similarity_tokens, gradient_tokens, .. } = self;
             let options = ObserveOptions { chunk_tokens, similarity_tokens, gradient_tokens, memory_max: memory };
             (options, ObservePlan::of(outline, loading, false, lengths, &options))
         };
@@ -346,7 +398,7 @@ pub(crate) fn counts(config: &Config) -> Vec<usize> {
     config.layers.iter().map(count).collect()
 }
 
-fn check_memory(what: &str, place: &str, needed: usize, allowed: usize, of: &str) -> Result<()> {
+pub(super) fn check_memory(what: &str, place: &str, needed: usize, allowed: usize, of: &str) -> Result<()> {
     if needed <= allowed {
         return Ok(());
     }
@@ -374,7 +426,7 @@ fn plan_in_words(plan: &ObservePlan) -> String {
 }
 
 /// A request to stop is no failure.
-fn stopped<T>(result: Result<T, CompressError>) -> Result<T> {
+pub(super) fn stopped<T>(result: Result<T, CompressError>) -> Result<T> {
     match result {
         Err(CompressError::Cancelled) => Err(Interrupted { hint: GOES_ON.to_owned() }.into()),
         other => Ok(other?),
@@ -382,17 +434,17 @@ fn stopped<T>(result: Result<T, CompressError>) -> Result<T> {
 }
 
 /// A meter that appears with the first step, and tells how fast weights are read.
-struct Bar {
+pub(super) struct Bar {
     meter: Option<Meter>,
     began: Instant,
 }
 
 impl Bar {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { meter: None, began: Instant::now() }
     }
 
-    fn show(&mut self, what: &str, (done, total): (usize, usize), bytes_read: u64, way: &str, layer: usize) {
+    pub(super) fn show(&mut self, what: &str, (done, total): (usize, usize), bytes_read: u64, way: &str, layer: usize) {
         let meter = self.meter.get_or_insert_with(|| Meter::new(what, total as u64, "steps"));
         let rate = bytes_read as f64 / self.began.elapsed().as_secs_f64().max(1e-3);
         meter.set(done as u64, &format!(" · {way} layer {layer} · {}/s read", bytes_in_words(rate as u64)));

@@ -4,10 +4,11 @@ use super::compress::{ObservationArguments, counts};
 use crate::failure::Problem;
 use crate::memory::{Machine, bytes_from_words};
 use crate::place::model_directory;
+use crate::stages::is_held_out;
 use crate::terminal::{put, put_json, say};
 use anyhow::{Context, Result};
 use clap::Args;
-use compress::{CompressCost, ObservePlan};
+use compress::{CompressCost, GroupSize, MergePlan, MergeRecipe, ObservePlan, PlanRecipe};
 use evaluate::Table;
 use evaluate::table::{bytes_in_words, duration_in_words};
 use models::{Config, LayerStream, Loading, Model};
@@ -26,6 +27,9 @@ pub(crate) struct Arguments {
     /// Experts that stay in each layer
     #[arg(long, value_name = "N")]
     keep: usize,
+    /// As with `lateen compress --merge`
+    #[arg(long)]
+    merge: bool,
     #[command(flatten)]
     observation: ObservationArguments,
     /// Tokens of a sequence, at most 2048
@@ -55,7 +59,9 @@ struct Findings {
     /// Of the weights before.
     before: u64,
     plan: ObservePlan,
-    /// While experts are watched, and while the result is written.
+    /// Where experts are merged.
+    merging: Option<MergePlan>,
+    /// While experts are watched, and while the result is written, or merged and written.
     observing: usize,
     writing: usize,
     allowed: u64,
@@ -91,11 +97,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut lengths = vec![length; tokens / length];
     lengths.extend(Some(tokens % length).filter(|&rest| rest > 0));
     let allowed = arguments.memory.unwrap_or_else(|| Machine::here().available());
-    let (options, plan) = arguments.observation.fit(&outline, loading, &lengths, allowed as usize);
+    let (options, plan) = arguments.observation.fit(arguments.merge, (&outline, loading), &lengths, allowed as usize);
     let after: Vec<usize> = counts(&outline.config).iter().map(|&count| count.min(arguments.keep)).collect();
-    let cost = CompressCost::of(&outline, &lengths, &options, &after, None, &plan);
+    let mut cost = CompressCost::of(&outline, &lengths, &options, &after, None, &plan);
+    let merging = arguments.merge.then(|| merging(&outline, loading, &lengths, &after));
+    if merging.is_some() {
+        cost = cost.merging(&outline, &lengths, MergeRecipe::default().sweeps);
+    }
     let speeds = arguments.speeds(&outline, options.chunk_tokens, folder.as_deref())?;
-    let writing = compress::rewrite_memory(&outline, loading);
+    let writing = merging.map_or_else(|| compress::rewrite_memory(&outline, loading), |merging| merging.total());
     let findings = Findings {
         model: arguments.model.clone(),
         keep: arguments.keep,
@@ -103,12 +113,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         chunk_tokens: options.chunk_tokens,
         before: outline.bytes() as u64,
         plan,
+        merging,
         observing: plan.total(),
         writing,
         allowed,
         fits: plan.total().max(writing) as u64 <= allowed,
         cost,
-        disk: cost.model + plan.disk() as u64,
+        disk: cost.model + plan.disk().max(merging.map_or(0, |merging| merging.states + plan.statistics)) as u64,
         speeds,
         seconds: cost.read as f64 / speeds.read
             + cost.written as f64 / speeds.write
@@ -118,6 +129,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         true => put_json(&findings),
         false => Ok(put(&findings.in_words())?),
     }
+}
+
+/// What merging takes for sequences of these lengths, each a pack of its own.
+fn merging(outline: &Model, loading: Loading, lengths: &[usize], keep: &[usize]) -> MergePlan {
+    let of_kind = |held_out: bool| -> Vec<Vec<usize>> {
+        let kind = lengths.iter().enumerate().filter(|&(index, _)| is_held_out(index, lengths.len()) == held_out);
+        kind.map(|(_, &length)| vec![length]).collect()
+    };
+    let [calibration, held_out] = [of_kind(false), of_kind(true)];
+    let rows = calibration.iter().flatten().sum();
+    let group = GroupSize::expected(outline, PlanRecipe::default().group_max, rows);
+    MergePlan::of(outline, loading, [&calibration, &held_out], keep, group)
 }
 
 /// The model's outline as it would be read, and where it lies, if it is there.
@@ -209,9 +232,14 @@ impl Findings {
         let place = if plan.states_on_disk { "on disk" } else { "in memory" };
         line("hidden states", words(plan.states), format!("{} tokens, {place}", self.tokens));
         line("statistics", words(plan.statistics), "of all experts, also on disk".into());
+        if let Some(merging) = &self.merging {
+            line("inputs of a mixture", words(merging.rows), "while it is merged".into());
+            line("mixture being merged", words(merging.working), "in f32, with its largest group".into());
+        }
         line("program", words(plan.program), String::new());
         line("most while watching", words(self.observing), String::new());
-        line("most while writing", words(self.writing), String::new());
+        let writing = if self.merging.is_some() { "most while merging" } else { "most while writing" };
+        line(writing, words(self.writing), String::new());
         line("disk", bytes_in_words(self.disk), format!("the result takes {}", bytes_in_words(cost.model)));
         let verdict = if self.fits { "it fits into" } else { "it does not fit into" };
         let duration = |seconds: f64| duration_in_words(Duration::from_secs_f64(seconds.clamp(0.0, 1e12)));

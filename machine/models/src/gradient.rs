@@ -287,7 +287,8 @@ impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
         let router_targets = self.router_targets(index, chunk);
         let Chunk { rows, spans, goes_on } = &self.chunks[chunk];
         let first_token = self.beside.first_token + rows.start;
-        let mark = self.tape.begin(Segment { first_token, goes_on: *goes_on, choices, router_targets });
+        let mark =
+            self.tape.begin(Segment { first_token, goes_on: *goes_on, choices, router_targets, masks: Vec::new() });
         let mut memories = memories(&self.model.config, index, &self.chunks[chunk], found, self.options.kv());
         let x = match self.input_wanted(index) {
             true => self.tape.input(input),

@@ -152,7 +152,7 @@ impl<'w, R: Record> Execute<'w> for Infer<R> {
             self.record.routing(moe, x, &routing);
             return output;
         }
-        let outcome = moe::forward(x, moe, self.pass(), None);
+        let outcome = moe::forward(x, moe, self.pass(), moe::Given::default());
         self.record.routing(moe, x, &outcome.saved.routing);
         self.record.experts(moe, x, &outcome.saved.routing, &outcome.expert_outputs);
         outcome.output

@@ -14,6 +14,7 @@ pub mod columns;
 pub mod cross_entropy;
 pub mod delta_rule;
 mod execute;
+mod gate_mask;
 mod infer;
 pub mod linear;
 mod low_rank;

@@ -4,6 +4,7 @@
 //! the same, and the gradient of the weight is the inner product of two rows that backward has anyway.
 
 use crate::buffer::add;
+use crate::gate_mask::Masked;
 use crate::linear::{Grouped, Hidden, Pass};
 use crate::low_rank::{LowRank, Rows};
 use crate::{Adapter, Buffer, Gradients, Linear, Moe, Precision, linear};
@@ -32,10 +33,20 @@ pub struct Routing {
 /// What backward needs besides x.
 pub(crate) struct Saved {
     pub(crate) routing: Routing,
+    masked: Option<Masked>,
     gate: Buffer,
     up: Buffer,
     weighted: Buffer,
     hidden: [Hidden; 3],
+}
+
+/// What is decided before a mixture is run.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Given<'a> {
+    /// As in [`Routing::of`].
+    pub(crate) chosen: Option<&'a [u32]>,
+    /// What the gates are multiplied by, `[E]`.
+    pub(crate) mask: Option<&'a [f32]>,
 }
 
 /// One executed mixture; `expert_outputs` are the sorted rows, each already multiplied by its routing weight.
@@ -203,7 +214,7 @@ pub(crate) fn adds(expert: &crate::Expert) -> bool {
 /// The mixture's output and routing alone: of many tokens, packed experts add theirs straight to where they belong.
 pub(crate) fn infer(x: &Buffer, moe: &Moe, pass: Pass) -> (Buffer, Routing) {
     if !moe.experts.iter().all(adds) {
-        let Outcome { output, saved, .. } = forward(x, moe, pass, None);
+        let Outcome { output, saved, .. } = forward(x, moe, pass, Given::default());
         return (output, saved.routing);
     }
     let (routing, weighted) = weighted(x, moe, pass);
@@ -238,7 +249,7 @@ pub(crate) fn is_gated(moe: &Moe) -> bool {
 /// write their gate and up outputs.
 fn weighted(x: &Buffer, moe: &Moe, pass: Pass) -> (Routing, Buffer) {
     if !is_gated(moe) {
-        let Activated { routing, weighted, .. } = activate(x, moe, pass, None);
+        let Activated { routing, weighted, .. } = activate(x, moe, pass, Given::default());
         return (routing, weighted);
     }
     let routing = Routing::of(x, moe, pass, None);
@@ -277,14 +288,14 @@ fn add_adapted(output: &mut Buffer, weighted: &Buffer, adapter: &Adapter, routin
 /// From this many tokens on, writing every expert's outputs costs more than reading weights in pieces.
 pub(crate) const SUMMED_MIN: usize = 16;
 
-/// `chosen` as in [`Routing::of`].
-pub(crate) fn forward(x: &Buffer, moe: &Moe, pass: Pass, chosen: Option<&[u32]>) -> Outcome {
-    let Activated { routing, pair: [(gate, gate_hidden), (up, up_hidden)], weighted } = activate(x, moe, pass, chosen);
+pub(crate) fn forward(x: &Buffer, moe: &Moe, pass: Pass, given: Given) -> Outcome {
+    let Activated { routing, masked, pair: [(gate, gate_hidden), (up, up_hidden)], weighted } =
+        activate(x, moe, pass, given);
     let down: Vec<&Linear> = moe.experts.iter().map(|expert| &expert.down).collect();
     let (expert_outputs, down_hidden) = routing.bank(&down, &moe.adapters[2], pass).forward(&weighted);
     let mut output = Buffer::zeros(x.rows, x.width);
     routing.scatter(&mut output, &expert_outputs, moe.top_k);
-    let saved = Saved { routing, gate, up, weighted, hidden: [gate_hidden, up_hidden, down_hidden] };
+    let saved = Saved { routing, masked, gate, up, weighted, hidden: [gate_hidden, up_hidden, down_hidden] };
     Outcome { output, expert_outputs, saved }
 }
 
@@ -311,6 +322,7 @@ pub fn every_expert(x: &Buffer, moe: &Moe) -> Buffer {
 /// What stands before the down projection.
 struct Activated {
     routing: Routing,
+    masked: Option<Masked>,
     /// Gate and up.
     pair: [(Buffer, Hidden); 2],
     weighted: Buffer,
@@ -323,8 +335,9 @@ pub(crate) fn is_sorted(tokens: usize, moe: &Moe) -> bool {
     moe.adapters[..2].iter().any(Option::is_some) || !(is_packed || tokens == 1)
 }
 
-fn activate(x: &Buffer, moe: &Moe, pass: Pass, chosen: Option<&[u32]>) -> Activated {
-    let routing = Routing::of(x, moe, pass, chosen);
+fn activate(x: &Buffer, moe: &Moe, pass: Pass, given: Given) -> Activated {
+    let mut routing = Routing::of(x, moe, pass, given.chosen);
+    let masked = given.mask.map(|mask| Masked::apply(mask, &mut routing, moe));
     let banks = banks(moe);
     let grouped = [0, 1].map(|bank| routing.bank(&banks[bank], &moe.adapters[bank], pass));
     let pair = [&grouped[0], &grouped[1]];
@@ -345,7 +358,7 @@ fn activate(x: &Buffer, moe: &Moe, pass: Pass, chosen: Option<&[u32]>) -> Activa
     let [(gate, _), (up, _)] = &pair;
     let mut weighted = Buffer::unwritten(gate.rows, gate.width);
     swiglu::forward_weighted(&mut weighted, gate, up, &routing.sorted_weights());
-    Activated { routing, pair, weighted }
+    Activated { routing, masked, pair, weighted }
 }
 
 /// What the balance loss `coefficient · E · Σₑ fₑ·Pₑ` asks of every token's probabilities (Switch Transformer; fₑ the
@@ -366,6 +379,8 @@ pub struct ExpertGradients<'a> {
     pub hidden: &'a Buffer,
     /// Of the same shape: `∂L/∂hidden`.
     pub of_hidden: &'a Buffer,
+    /// `[E]`: `∂L/∂m` of the mask on the gates; empty where there is none.
+    pub of_mask: &'a [f64],
 }
 
 /// Looks at what passes by on the way back.
@@ -393,7 +408,7 @@ pub(crate) fn backward(
     gradients: &mut Gradients,
 ) {
     let Back { pass, asked, recorder } = how;
-    let Saved { routing, gate, up, weighted, hidden } = saved;
+    let Saved { routing, masked, gate, up, weighted, hidden } = saved;
     let banks = banks(moe);
     let grouped = |bank: usize| routing.bank(&banks[bank], &moe.adapters[bank], pass);
 
@@ -415,9 +430,11 @@ pub(crate) fn backward(
         let weight = routing.weights[routing.slots[row] as usize];
         d.iter_mut().for_each(|d| *d *= weight);
     });
+    let mut dgates = dweights.clone();
+    let of_mask = masked.as_ref().map_or_else(Vec::new, |masked| masked.backward(&mut dgates, routing, moe));
     if let Some(recorder) = recorder {
-        let seen = ExpertGradients { routing, weights: &dweights, hidden: &activated, of_hidden: &dactivated };
-        recorder.experts_backward(moe, &seen);
+        let (weights, hidden, of_hidden) = (&dweights, &activated, &dactivated);
+        recorder.experts_backward(moe, &ExpertGradients { routing, weights, hidden, of_hidden, of_mask: &of_mask });
     }
     let mut dgate = Buffer::zeros(gate.rows, gate.width);
     let mut dup = Buffer::zeros(up.rows, up.width);
@@ -428,12 +445,13 @@ pub(crate) fn backward(
     grouped(0).backward(Some(&mut dsorted), &dgate, &sorted, &hidden[0], gradients);
     grouped(1).backward(Some(&mut dsorted), &dup, &sorted, &hidden[1], gradients);
     routing.scatter(dx, &dsorted, moe.top_k);
-    backward_router(dx, &dweights, x, routing, moe, (pass, asked), gradients);
+    let gates = masked.as_ref().map_or(&routing.weights[..], Masked::gates);
+    backward_router(dx, (&dgates[..], gates), x, routing, moe, (pass, asked), gradients);
 }
 
 fn backward_router(
     dx: &mut Buffer,
-    dweights: &[f32],
+    (dgates, gates): (&[f32], &[f32]),
     x: &Buffer,
     routing: &Routing,
     moe: &Moe,
@@ -441,9 +459,8 @@ fn backward_router(
     gradients: &mut Gradients,
 ) {
     let mut dlogits = Buffer::zeros(x.rows, moe.experts.len());
-    let made =
-        router::Routing { probabilities: &routing.probabilities, indices: &routing.indices, weights: &routing.weights };
-    router::backward(&mut dlogits, dweights, asked.balance, made, &shape(moe));
+    let made = router::Routing { probabilities: &routing.probabilities, indices: &routing.indices, weights: gates };
+    router::backward(&mut dlogits, dgates, asked.balance, made, &shape(moe));
     asked.target.into_iter().for_each(|target| target.teach(&mut dlogits, routing));
     linear::backward(Some(dx), &dlogits, x, &routing.router_hidden, &moe.router, exactly(pass), gradients);
 }

@@ -56,6 +56,26 @@ impl CompressCost {
             multiply_adds: pass(outline, lengths) + 2.0 * pass(outline, &back_lengths) + compared(outline, options),
         }
     }
+
+    /// With what merging adds: every layer is run twice more on all tokens, and fits ask for sums of squares. Putting
+    /// neurons in one order is not counted.
+    #[must_use]
+    pub fn merging(self, outline: &Model, lengths: &[usize], sweeps: usize) -> Self {
+        let tokens: usize = lengths.iter().sum();
+        let row = (outline.config.hidden_size * size_of::<f32>()) as u64;
+        let states = row * outline.config.layers.len() as u64 * tokens as u64;
+        let top_k = outline.config.experts.map_or(0, |experts| experts.top_k);
+        let width = outline.config.hidden_size;
+        // Once for groups, and once for every sweep over all experts.
+        let fit = |(_, _, inner): (usize, usize, usize)| (tokens * top_k * inner * (inner + 2 * width)) as f64;
+        let fits: f64 = mixtures(outline).map(fit).sum::<f64>() * (1 + sweeps) as f64;
+        Self {
+            read: self.read + 2 * states,
+            written: self.written + states,
+            multiply_adds: self.multiply_adds + 2.0 * pass(outline, lengths) + fits,
+            ..self
+        }
+    }
 }
 
 /// All layers over these sequences, and the head where it is asked for losses.

@@ -1,6 +1,6 @@
 //! What can be wrong with a model, a plan, or the place that a long job works in.
 
-use crate::PlanError;
+use crate::{MergeError, PlanError};
 use formats::FormatsError;
 use models::ModelError;
 use std::path::PathBuf;
@@ -14,6 +14,8 @@ pub enum CompressError {
     Formats(#[from] FormatsError),
     #[error(transparent)]
     Plan(#[from] PlanError),
+    #[error(transparent)]
+    Merge(#[from] MergeError),
     /// It would not fit, and nothing was begun.
     #[error("it would take {needed} bytes of memory, and {allowed} are allowed")]
     Memory { needed: usize, allowed: usize },

@@ -1,9 +1,9 @@
 //! Compression: observe, plan, prune or merge, quantize.
 //!
 //! [`observe`] runs calibration tokens layer by layer and counts; [`Plan::decide`] decides from what was counted what
-//! becomes of every expert, as a file one can read and edit; [`prune`] carries out a plan that only drops on a model in
-//! memory, [`rewrite_experts`] on one that is larger, from folder to folder; [`carry_out`] and [`merge_layer`] carry
-//! out one that merges; [`quantize`] rounds what is left.
+//! becomes of every expert, as a file one can read and edit, [`search`] finds which of them stay by trying; [`prune`]
+//! carries out a plan that only drops on a model in memory, [`rewrite_experts`] on one that is larger, from folder to
+//! folder; [`carry_out`] and [`rewrite_merged`] do the same for one that merges; [`quantize`] rounds what is left.
 
 mod cost;
 mod error;
@@ -13,13 +13,15 @@ mod plan;
 mod prune;
 mod quantize;
 mod rewrite;
+mod search;
 mod statistics;
 
 pub use cost::{CompressCost, measure_products};
 pub use error::CompressError;
 pub use merge::{
-    Activations, Alignment, Combination, GroupOutcome, Importance, LayerOutcome, MergeError, MergeRecipe, Neurons,
-    Refit, RouterRow, Rows, Tokens, align, carry_out, drop_losses, merge_layer,
+    Activations, Alignment, Combination, GroupOutcome, GroupSize, Importance, LayerOutcome, MergeError, MergePlan,
+    MergeRecipe, MergeRewrite, Neurons, Refit, RouterRow, Rows, Tokens, align, carry_out, drop_losses, merge_layer,
+    rewrite_merged,
 };
 pub use observe::{Calibration, ObserveOptions, ObservePlace, ObservePlan, ObserveStep, observe, saved_statistics};
 pub use plan::{
@@ -29,4 +31,5 @@ pub use plan::{
 pub use prune::{prune, prune_mixture};
 pub use quantize::{QuantizeRecipe, StoredFormat, quantize};
 pub use rewrite::{ExpertRewrite, rewrite_experts, rewrite_memory};
+pub use search::{SearchRecipe, SearchStep, Searched, search};
 pub use statistics::{ExpertUse, LayerStatistics};

@@ -39,22 +39,22 @@ fn only_drops(plan: &LayerPlan) -> Result<(), PlanError> {
     Err(PlanError::Layer { layer: plan.layer, problem })
 }
 
-fn keep_experts(moe: &mut Moe, keep: &[usize]) {
+/// Leaves these experts, ascending, and nothing of the others.
+pub(crate) fn keep_experts(moe: &mut Moe, keep: &[usize]) {
     moe.router = router_of(&moe.router, keep);
-    let mut expert = 0;
-    moe.experts.retain(|_| {
-        expert += 1;
-        keep.contains(&(expert - 1))
-    });
-    let experts = moe.experts.iter_mut().zip(keep);
-    experts.enumerate().for_each(|(new, (expert, &old))| rename(expert, old, new));
+    let experts = std::mem::take(&mut moe.experts).into_iter().enumerate();
+    moe.experts = renumbered(experts.filter(|(expert, _)| keep.contains(expert)));
 }
 
-/// Gives an expert another number.
-pub(crate) fn rename(expert: &mut Expert, old: usize, new: usize) {
-    for map in [&mut expert.gate, &mut expert.up, &mut expert.down] {
-        map.weight.name = map.weight.name.replace(&format!(".experts.{old}."), &format!(".experts.{new}."));
-    }
+/// Experts with their old numbers, as they are numbered now: in this order.
+pub(crate) fn renumbered(experts: impl Iterator<Item = (usize, Expert)>) -> Vec<Expert> {
+    let rename = |(new, (old, mut expert)): (usize, (usize, Expert))| {
+        for map in [&mut expert.gate, &mut expert.up, &mut expert.down] {
+            map.weight.name = map.weight.name.replace(&format!(".experts.{old}."), &format!(".experts.{new}."));
+        }
+        expert
+    };
+    experts.enumerate().map(rename).collect()
 }
 
 /// The router of the experts that stay, in f32.

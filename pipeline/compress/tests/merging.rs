@@ -1,8 +1,8 @@
 //! Merging: what must not change does not, what is measured is true, and the result is an ordinary model.
 
 use compress::{
-    Calibration, LayerPlan, LayerStatistics, Merge, MergeError, MergeRecipe, ObserveOptions, Plan, PlanRecipe, Refit,
-    RouterRow, Rows, Tokens, carry_out, merge_layer, observe, prune,
+    Calibration, Importance, LayerPlan, LayerStatistics, Merge, MergeError, MergeRecipe, ObserveOptions, Plan,
+    PlanRecipe, Refit, RouterRow, Rows, Tokens, carry_out, merge_layer, observe, prune,
 };
 use models::{FeedForward, KvFormat, Layers, Loading, Model, State};
 use numeric::{Format, Matrix, Rng};
@@ -220,6 +220,8 @@ fn what_cannot_be_measured_is_refused() {
     refused(&known, &none, &recipe, "layer 0: there are no held-out rows");
     refused(&known, &broken, &recipe, "the calibration rows hold what is no number");
     refused(&statistics(&mut rng, 5), &good, &recipe, "5 experts were observed, the layer has 4");
+    let unwatched = LayerStatistics { neuron_fisher: Vec::new(), ..known.clone() };
+    refused(&unwatched, &good, &recipe, "no gradients were observed");
     refused(&known, &good, &MergeRecipe { energy: 1.5, ..recipe.clone() }, "energy is 1.5, want a share");
     let mut infinite = moe.clone();
     infinite.experts[1].down.weight.matrix.as_f32_mut()[5] = f32::INFINITY;
@@ -242,7 +244,8 @@ fn merged_and_pruned(case: &str, keep: usize, vocabulary: u32) {
     let tokens: Vec<u32> = (0..900u32).map(|i| (i * 37 + i * i * 5) % vocabulary).collect();
     let fitted = [Calibration { tokens: &tokens[..600], lengths: &[400, 200] }];
     let held_out = [Calibration { tokens: &tokens[600..], lengths: &[300] }];
-    let statistics = observe(Layers::Resident(&model), &fitted, &ObserveOptions::default(), None, &mut |_| true);
+    let options = ObserveOptions { gradient_tokens: usize::MAX, ..ObserveOptions::default() };
+    let statistics = observe(Layers::Resident(&model), &fitted, &options, None, &mut |_| true);
     let statistics = statistics.expect("it is observed");
     let recipe = PlanRecipe { merge: true, distance_max: 4.0, ..PlanRecipe::keeping(keep) };
     let plan = Plan::decide(&model, &statistics, &recipe, None).expect("so many can stay");
@@ -299,7 +302,8 @@ fn stored_formats_are_widened() {
         known.neuron_fisher.clear();
         let keep: Vec<usize> = (0..experts / 2).collect();
         let plan = plan(&keep, &[(0, &[experts - 1])], experts);
-        merge_layer(&moe.routed, &plan, &known, &rows, &MergeRecipe::default()).expect("it merges").0
+        let recipe = MergeRecipe { importance: Importance::Saliency, ..MergeRecipe::default() };
+        merge_layer(&moe.routed, &plan, &known, &rows, &recipe).expect("it merges").0
     });
     for (stored, wide) in merged[0].experts.iter().zip(&merged[1].experts) {
         let apart = relative(stored.down.weight.values(), wide.down.weight.values());

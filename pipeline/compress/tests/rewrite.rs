@@ -9,7 +9,7 @@ use compress::{
 use models::{Config, LayerStream, Layers, Loading, Model, Rewrite, RewriteStep, rewrite_model};
 use numeric::Format;
 use std::path::Path;
-use support::{Folder, LENGTHS, open, oracle, tokens};
+use support::{Folder, LENGTHS, open, oracle, same, tokens};
 
 /// A plan with another number of experts in each layer.
 fn plan(model: &Model) -> Plan {
@@ -54,17 +54,6 @@ fn pruned(
         Ok(moe)
     };
     rewrite_experts(&job, &mut experts, watch)
-}
-
-/// Every tensor of two folders.
-fn same(found: &Path, wanted: &Path) {
-    let [found, wanted] = [found, wanted].map(|path| formats::Tensors::open(path).expect("a model"));
-    assert_eq!(found.len(), wanted.len());
-    for tensor in wanted.tensors() {
-        let other = found.get(tensor.name).expect("the same names");
-        assert_eq!((other.dtype, other.shape), (tensor.dtype, tensor.shape), "{}", tensor.name);
-        assert!(other.bytes == tensor.bytes, "{} holds other numbers", tensor.name);
-    }
 }
 
 #[test]

@@ -329,9 +329,11 @@ impl<'w> Execute<'w> for Tape<'w, '_> {
 
     fn moe(&mut self, x: &Var, moe: &'w Moe) -> Var {
         let chosen = self.segment.choices.get(self.mixtures).map(Vec::as_slice);
+        let mask = self.segment.masks.get(self.mixtures).map(Vec::as_slice);
         let target = self.segment.router_targets.get(self.mixtures).cloned();
         self.mixtures += 1;
-        let moe::Outcome { output, saved, .. } = moe::forward(self.value(*x), moe, self.pass(), chosen);
+        let moe::Outcome { output, saved, .. } =
+            moe::forward(self.value(*x), moe, self.pass(), moe::Given { chosen, mask });
         if self.batch.is_none() {
             self.expert_counts.push((moe.layer, saved.routing.counts()));
             self.router_entropies.push((moe.layer, output.rows, saved.routing.entropy()));

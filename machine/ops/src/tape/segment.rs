@@ -23,6 +23,8 @@ pub struct Segment {
     pub choices: Vec<Vec<u32>>,
     /// What the routers of its mixtures are taught, in order; empty where they are taught nothing.
     pub router_targets: Vec<RouterTarget>,
+    /// What the gates of its mixtures are multiplied by, in order, `[E]` each; empty where they stay as they are.
+    pub masks: Vec<Vec<f32>>,
 }
 
 /// Where a segment begins, on the tape and in its batch.

@@ -20,7 +20,6 @@ pub(super) fn importance(
     how: Importance,
 ) -> Vec<Vec<f64>> {
     let m = alignments[0].from.len();
-    let is_observed = statistics.neuron_fisher.len() == statistics.experts.len() * m;
     let mut weights: Vec<Vec<f64>> = Vec::with_capacity(members.len());
     for (&member, alignment) in members.iter().zip(alignments) {
         let used = &statistics.experts[member];
@@ -33,8 +32,8 @@ pub(super) fn importance(
             used.gate_mass * fisher / (used.tokens as f64).max(1.0)
         };
         weights.push(match how {
-            Importance::Fisher if is_observed => (0..m).map(fisher).collect(),
-            _ => vec![whole; m],
+            Importance::Fisher => (0..m).map(fisher).collect(),
+            Importance::Saliency | Importance::Frequency => vec![whole; m],
         });
     }
     for place in 0..m {

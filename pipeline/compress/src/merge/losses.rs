@@ -2,10 +2,10 @@
 
 use super::neurons::square;
 use super::rows::squared_error;
-use super::walk::{Tokens, Walk};
+use super::walk::{Tokens, Walk, observed};
 use super::{Working, mixture};
-use crate::plan::{order, saliencies};
-use crate::{Calibration, LayerStatistics, PlanError, PlanRecipe, super_experts};
+use crate::plan::{order, saliencies, super_experts_of};
+use crate::{Calibration, CompressError, LayerStatistics, PlanRecipe};
 use models::Model;
 use ops::{Buffer, Moe};
 
@@ -19,18 +19,18 @@ pub fn drop_losses(
     tokens: &[Calibration],
     statistics: &[LayerStatistics],
     recipe: &PlanRecipe,
-) -> Result<Vec<Vec<f64>>, PlanError> {
-    let mut walk = Walk::start(model, &Tokens { calibration: tokens, held_out: &[] });
-    let observed: Vec<&LayerStatistics> = statistics.iter().collect();
-    let supers = super_experts(&observed, model.weights.layers.len());
+) -> Result<Vec<Vec<f64>>, CompressError> {
+    let mut walk = Walk::new(&model.config, Tokens { calibration: tokens, held_out: &[] }, None)?;
+    walk.embed(&model.weights.embedding)?;
+    let all: Vec<&LayerStatistics> = statistics.iter().collect();
+    let mut supers = super_experts_of(recipe, &all, model.weights.layers.len()).into_iter();
     let mut losses = Vec::with_capacity(statistics.len());
     for (index, layer) in model.weights.layers.iter().enumerate() {
-        let inputs = walk.step(model, index);
+        let inputs = walk.step(&model.config, index, layer)?;
+        walk.forget(index);
         let Some(moe) = layer.mixture() else { continue };
-        let place = statistics.iter().position(|statistics| statistics.layer == index);
-        let place = place.ok_or(PlanError::Unobserved(index))?;
-        let supers = if recipe.keep_super_experts { &supers[place][..] } else { &[] };
-        let order = order(&saliencies(&statistics[place], recipe)?, supers);
+        let known = observed(statistics, index)?;
+        let order = order(&saliencies(known, recipe)?, &supers.next().unwrap_or_default());
         losses.push(of_layer(moe, &order, &inputs.calibration));
     }
     Ok(losses)

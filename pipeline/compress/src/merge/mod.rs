@@ -13,13 +13,16 @@ mod assignment;
 mod combine;
 mod group;
 mod losses;
+mod memory;
 mod neurons;
 mod outcome;
 mod refit;
 mod router;
 mod rows;
+mod stream;
 mod walk;
 
+use crate::prune::{renumbered, router_of};
 use crate::{LayerPlan, LayerStatistics, PlanError};
 use algebra::NotPositive;
 use group::Group;
@@ -31,9 +34,11 @@ use serde::{Deserialize, Serialize};
 
 pub use align::{Activations, Alignment, align};
 pub use losses::drop_losses;
+pub use memory::{GroupSize, MergePlan};
 pub use neurons::Neurons;
 pub use outcome::{Combination, GroupOutcome, LayerOutcome};
 pub use rows::Rows;
+pub use stream::{MergeRewrite, rewrite_merged};
 pub use walk::{Tokens, carry_out};
 
 /// What can go wrong while a plan is carried out.
@@ -54,7 +59,7 @@ pub enum MergeError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Importance {
-    /// Its expert's gate mass times its own Fisher information; where that was not observed as `saliency`.
+    /// Its expert's gate mass times its own Fisher information, which wants gradients to be observed.
     Fisher,
     /// Its expert's gate mass times its saliency.
     Saliency,
@@ -261,6 +266,11 @@ fn check(
         let (observed, has) = (statistics.experts.len(), moe.experts.len());
         return problem(format!("{observed} experts were observed, the layer has {has}: observe this model again"));
     }
+    let neurons = moe.experts.iter().map(|expert| expert.gate.output_width()).sum::<usize>();
+    let weighs = recipe.importance == Importance::Fisher && !plan.merge.is_empty();
+    if weighs && statistics.neuron_fisher.len() != neurons {
+        return problem("no gradients were observed: observe them, or merge by importance = \"saliency\"".into());
+    }
     for (name, rows) in [("calibration", &rows.calibration), ("held-out", &rows.held_out)] {
         if rows.rows == 0 {
             return problem(format!("there are no {name} rows: give more tokens"));
@@ -281,27 +291,29 @@ fn check(
     Ok(())
 }
 
+/// Rows that go through a mixture at a time: each is in memory once for every expert that it chooses.
+const MIXTURE_ROWS: usize = 2048;
+
 /// What a mixture says, `[T, H]`.
 pub(crate) fn mixture(x: &Buffer, moe: &Moe) -> Buffer {
     use ops::{Execute, Infer, Precision};
-    if x.rows == 0 {
-        return Buffer::zeros(0, x.width);
+    let mut said = Buffer::unwritten(x.rows, x.width);
+    let pieces = said.chunks_mut(MIXTURE_ROWS * x.width).zip(x.chunks(MIXTURE_ROWS * x.width));
+    for (said, x_piece) in pieces {
+        let piece = Buffer::from_values(x.width, x_piece.to_vec());
+        said.copy_from_slice(&Infer::new(Precision::F32).moe(&piece, moe));
     }
-    Infer::new(Precision::F32).moe(x, moe)
+    said
 }
 
 impl Working {
     /// The experts that stay, and nothing of the others.
     fn of(moe: &Moe, keep: &[usize]) -> Self {
-        let experts = keep.iter().enumerate().map(|(new, &old)| {
-            let mut expert = neurons::widened(&moe.experts[old]);
-            crate::prune::rename(&mut expert, old, new);
-            expert
-        });
+        let experts = keep.iter().map(|&expert| (expert, neurons::widened(&moe.experts[expert])));
         let moe = Moe {
             layer: moe.layer,
-            router: crate::prune::router_of(&moe.router, keep),
-            experts: experts.collect(),
+            router: router_of(&moe.router, keep),
+            experts: renumbered(experts),
             adapters: [None, None, None],
             top_k: moe.top_k,
             normalize: moe.normalize,
@@ -322,7 +334,7 @@ impl Working {
         self.kept.remove(place);
         self.moe.experts.remove(place);
         let rest: Vec<usize> = (0..=self.kept.len()).filter(|&other| other != place).collect();
-        self.moe.router = crate::prune::router_of(&self.moe.router, &rest);
+        self.moe.router = router_of(&self.moe.router, &rest);
     }
 
     /// Where an expert that stays is now.

@@ -14,13 +14,13 @@ mod states;
 mod store;
 
 pub use plan::ObservePlan;
-pub(crate) use plan::mixtures;
+pub(crate) use plan::{BETWEEN_BLOCKS, mixtures};
+pub(crate) use states::{Name, States};
 pub use store::saved_statistics;
 
 use crate::{CompressError, LayerStatistics};
 use models::{Layers, Loading};
 use pass::Observing;
-use states::States;
 use std::path::Path;
 use store::{Identity, Store};
 
@@ -142,7 +142,8 @@ pub(crate) fn batches(lengths: &[usize], options: &ObserveOptions) -> (Vec<Vec<u
     (all, n_backward)
 }
 
-fn cut(lengths: &[usize], chunk_tokens: usize) -> Vec<Vec<usize>> {
+/// Whole sequences in batches of at most so many tokens, unless a sequence has more.
+pub(crate) fn cut(lengths: &[usize], chunk_tokens: usize) -> Vec<Vec<usize>> {
     let mut batches: Vec<Vec<usize>> = Vec::new();
     for &length in lengths.iter().filter(|&&length| length > 0) {
         match batches.last_mut().filter(|batch| batch.iter().sum::<usize>() + length <= chunk_tokens) {

@@ -5,7 +5,7 @@ use models::{LayerwisePlan, LayerwiseSettings, Loading, Model};
 use serde::Serialize;
 
 /// What layers that come and go leave between their blocks, as a part of them: 7 % were found on layers of 480 MB.
-const BETWEEN_BLOCKS: usize = 12;
+pub(crate) const BETWEEN_BLOCKS: usize = 12;
 
 /// Bytes, by what they are for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]

@@ -10,8 +10,8 @@ pub struct LayerSize {
     pub top_k: usize,
 }
 
-/// How many experts each layer keeps. `losses[l][n]`, for a greedy budget, is what was measured with n experts of layer
-/// l dropped, n from 0 up to what may go.
+/// How many experts each layer keeps; for a search, how many it starts from. `losses[l][n]`, for a greedy budget, is
+/// what was measured with n experts of layer l dropped, n from 0 up to what may go.
 pub fn keep_counts(
     recipe: &PlanRecipe,
     layers: &[LayerSize],
@@ -19,8 +19,10 @@ pub fn keep_counts(
 ) -> Result<Vec<usize>, PlanError> {
     recipe.check()?;
     match (recipe.budget, recipe.keep) {
-        (Budget::Uniform, Some(keep)) => layers.iter().map(|size| bounded(recipe, size, keep)).collect(),
-        (Budget::Uniform, None) => {
+        (Budget::Uniform | Budget::Search, Some(keep)) => {
+            layers.iter().map(|size| bounded(recipe, size, keep)).collect()
+        }
+        (Budget::Uniform | Budget::Search, None) => {
             let total = recipe.total.unwrap_or(0);
             share_out(recipe, layers, total)
         }
@@ -29,6 +31,13 @@ pub fn keep_counts(
             greedy(recipe, layers, total, losses)
         }
     }
+}
+
+/// How many experts each layer keeps at least, and all together: of a search, which decides the rest.
+pub(crate) fn limits_of(recipe: &PlanRecipe, layers: &[LayerSize]) -> Result<(Vec<usize>, usize), PlanError> {
+    let counts = keep_counts(recipe, layers, None)?;
+    let total = counts.iter().sum();
+    Ok((if recipe.keep.is_some() { counts } else { minima(recipe, layers, total)? }, total))
 }
 
 /// `keep` if the layer may keep so many.

@@ -1,9 +1,9 @@
 //! Deciding a plan from what was observed.
 
 use super::groups::{self, Candidates};
-use super::{LayerPlan, LayerSize, Plan, PlanError, PlanRecipe, Saliency, keep_counts};
-use crate::LayerStatistics;
-use models::Model;
+use super::{Budget, LayerPlan, LayerSize, Plan, PlanError, PlanRecipe, Saliency, keep_counts};
+use crate::{CompressError, LayerStatistics};
+use models::{LayerStream, Model};
 use numeric::Rng;
 use ops::Moe;
 
@@ -15,22 +15,96 @@ impl Plan {
         recipe: &PlanRecipe,
         losses: Option<&[Vec<f64>]>,
     ) -> Result<Self, PlanError> {
-        let sizes = LayerSize::of(model);
-        let counts = keep_counts(recipe, &sizes, losses)?;
-        let observed = sizes.iter().map(|size| {
-            let of_layer = statistics.iter().find(|of_layer| of_layer.layer == size.layer);
-            of_layer.ok_or(PlanError::Unobserved(size.layer))
-        });
-        let observed = observed.collect::<Result<Vec<_>, _>>()?;
-        let supers = match recipe.keep_super_experts {
-            true => super_experts(&observed, model.weights.layers.len()),
-            false => vec![Vec::new(); observed.len()],
-        };
+        let counts = decided_counts(model, recipe, losses)?;
+        let observed = observed(model, statistics)?;
+        let supers = super_experts_of(recipe, &observed, model.weights.layers.len());
         let mixtures = model.weights.layers.iter().filter_map(|layer| layer.mixture());
         let each = mixtures.zip(observed).zip(supers.iter().zip(counts));
         let layers = each.map(|((moe, observed), (supers, keep))| decide_layer(moe, observed, keep, supers, recipe));
         Ok(Self { layers: layers.collect::<Result<_, _>>()? })
     }
+
+    /// As [`Self::decide`] without losses, of a model that may be larger than memory: what is merged is read layer by
+    /// layer. `watch` hears of every mixture that is done, and may stop it.
+    pub fn decide_streamed(
+        stream: &LayerStream,
+        statistics: &[LayerStatistics],
+        recipe: &PlanRecipe,
+        watch: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Self, CompressError> {
+        let outline = stream.outline();
+        if !recipe.merge {
+            return Ok(Self::decide(outline, statistics, recipe, None)?);
+        }
+        let counts = decided_counts(outline, recipe, None)?;
+        let observed = observed(outline, statistics)?;
+        let supers = super_experts_of(recipe, &observed, outline.weights.layers.len());
+        let mut layers = Vec::with_capacity(observed.len());
+        for ((observed, supers), keep) in observed.into_iter().zip(&supers).zip(counts) {
+            let weights = stream.layer(observed.layer)?;
+            let moe = weights.mixture().expect("the outline has it");
+            layers.push(decide_layer(moe, observed, keep, supers, recipe)?);
+            if !watch(layers.len()) {
+                return Err(CompressError::Cancelled);
+            }
+        }
+        Ok(Self { layers })
+    }
+
+    /// A plan in which these experts of each mixture stay, as [`crate::search`] found them.
+    pub fn keeping(
+        model: &Model,
+        statistics: &[LayerStatistics],
+        recipe: &PlanRecipe,
+        kept: &[Vec<usize>],
+    ) -> Result<Self, PlanError> {
+        let observed = observed(model, statistics)?;
+        let supers = super_experts_of(recipe, &observed, model.weights.layers.len());
+        let mixtures = model.weights.layers.iter().filter_map(|layer| layer.mixture());
+        let mut layers = Vec::with_capacity(kept.len());
+        for ((moe, observed), (supers, kept)) in mixtures.zip(observed).zip(supers.iter().zip(kept)) {
+            let saliency = saliencies(observed, recipe)?;
+            let order = order(&saliency, supers);
+            let (kept, rest) = order.into_iter().partition(|expert| kept.contains(expert));
+            layers.push(place(moe, observed, Placed { kept, rest, saliency }, supers, recipe)?);
+        }
+        let plan = Self { layers };
+        plan.check(model)?;
+        Ok(plan)
+    }
+}
+
+/// As [`keep_counts`], where counts are all that a budget says.
+fn decided_counts(model: &Model, recipe: &PlanRecipe, losses: Option<&[Vec<f64>]>) -> Result<Vec<usize>, PlanError> {
+    if recipe.budget == Budget::Search {
+        return Err(PlanError::Recipe("a searched budget says which experts stay: search for them first".into()));
+    }
+    keep_counts(recipe, &LayerSize::of(model), losses)
+}
+
+/// What is known of each mixture, in order.
+fn observed<'a>(model: &Model, statistics: &'a [LayerStatistics]) -> Result<Vec<&'a LayerStatistics>, PlanError> {
+    let of_size = |size: LayerSize| {
+        let of_layer = statistics.iter().find(|of_layer| of_layer.layer == size.layer);
+        of_layer.ok_or(PlanError::Unobserved(size.layer))
+    };
+    LayerSize::of(model).into_iter().map(of_size).collect()
+}
+
+/// The super-experts that a recipe wants to keep, of each mixture of a model with so many layers.
+pub(crate) fn super_experts_of(recipe: &PlanRecipe, observed: &[&LayerStatistics], layers: usize) -> Vec<Vec<usize>> {
+    match recipe.keep_super_experts {
+        true => super_experts(observed, layers),
+        false => vec![Vec::new(); observed.len()],
+    }
+}
+
+/// Who stays and who does not, the most salient first.
+struct Placed {
+    kept: Vec<usize>,
+    rest: Vec<usize>,
+    /// Of every expert.
+    saliency: Vec<f64>,
 }
 
 /// A plan for one layer that keeps `keep` experts, `super_experts` among them.
@@ -53,10 +127,22 @@ pub fn decide_layer(
     let saliency = saliencies(statistics, recipe)?;
     let order = order(&saliency, super_experts);
     let (kept, rest) = order.split_at(keep);
+    let placed = Placed { kept: kept.to_vec(), rest: rest.to_vec(), saliency };
+    place(moe, statistics, placed, super_experts, recipe)
+}
+
+/// Puts those that do not stay into groups, where the recipe wants that, and writes all of it down.
+fn place(
+    moe: &Moe,
+    statistics: &LayerStatistics,
+    Placed { kept, rest, saliency }: Placed,
+    super_experts: &[usize],
+    recipe: &PlanRecipe,
+) -> Result<LayerPlan, PlanError> {
     let merge = match recipe.merge {
         true => {
             let centroids = kept.iter().copied().filter(|expert| !super_experts.contains(expert)).collect();
-            groups::groups(&Candidates { moe, statistics, recipe, centroids, rest })?
+            groups::groups(&Candidates { moe, statistics, recipe, centroids, rest: &rest })?
         }
         false => Vec::new(),
     };
@@ -66,8 +152,8 @@ pub fn decide_layer(
         experts
     };
     Ok(LayerPlan {
-        layer,
-        keep: sorted(kept.to_vec()),
+        layer: statistics.layer,
+        keep: sorted(kept),
         drop: sorted(rest.iter().copied().filter(|expert| !is_merged(expert)).collect()),
         super_experts: sorted(super_experts.to_vec()),
         saliency: saliency.into_iter().map(readable).collect(),

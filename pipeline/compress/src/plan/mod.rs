@@ -11,9 +11,10 @@ use models::Model;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+pub(crate) use budget::limits_of;
 pub use budget::{LayerSize, keep_counts};
 pub use decide::{decide_layer, super_experts};
-pub(crate) use decide::{order, saliencies};
+pub(crate) use decide::{order, saliencies, super_experts_of};
 pub use recipe::{Budget, DistanceShares, Grouping, PlanRecipe, Saliency};
 
 /// What can be wrong with a plan, or with what a plan is to be made of.

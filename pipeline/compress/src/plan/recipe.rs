@@ -1,6 +1,7 @@
 //! How a plan is to be made.
 
 use super::PlanError;
+use crate::SearchRecipe;
 use serde::{Deserialize, Serialize};
 
 /// How the experts that stay are shared out over the layers.
@@ -11,6 +12,9 @@ pub enum Budget {
     Uniform,
     /// The next expert goes where that costs least, by losses that were measured.
     Greedy,
+    /// Which experts stay is searched for, in all layers together: as many in each layer as `keep` says, or in all
+    /// layers as `total` says.
+    Search,
 }
 
 /// What makes an expert worth keeping.
@@ -69,8 +73,10 @@ pub struct PlanRecipe {
     /// what a token takes.
     pub minimum: Option<usize>,
     pub saliency: Saliency,
-    /// Of `saliency = "random"`.
+    /// Of `saliency = "random"` and `budget = "search"`.
     pub seed: u64,
+    /// How `budget = "search"` searches.
+    pub search: SearchRecipe,
     /// Whether super-experts always stay.
     pub keep_super_experts: bool,
     /// Whether experts that do not stay become part of others.
@@ -97,6 +103,7 @@ impl Default for PlanRecipe {
             minimum: None,
             saliency: Saliency::Reap,
             seed: 0,
+            search: SearchRecipe::default(),
             keep_super_experts: true,
             merge: false,
             grouping: Grouping::Nearest,
@@ -145,7 +152,7 @@ impl PlanRecipe {
         } else if self.partners_aligned == 0 && self.distance.weights > 0.0 {
             "partners_aligned is 0, but the distance asks for aligned weights"
         } else {
-            return Ok(());
+            return self.search.check();
         };
         Err(PlanError::Recipe(problem.to_owned()))
     }

@@ -20,6 +20,17 @@ pub(crate) fn tokens() -> Vec<u32> {
     (0..150).map(|i| (i * 37 + i * i * 5) % 512).collect()
 }
 
+/// Every tensor of two folders.
+pub(crate) fn same(found: &Path, wanted: &Path) {
+    let [found, wanted] = [found, wanted].map(|path| formats::Tensors::open(path).expect("a model"));
+    assert_eq!(found.len(), wanted.len());
+    for tensor in wanted.tensors() {
+        let other = found.get(tensor.name).expect("the same names");
+        assert_eq!((other.dtype, other.shape), (tensor.dtype, tensor.shape), "{}", tensor.name);
+        assert!(other.bytes == tensor.bytes, "{} holds other numbers", tensor.name);
+    }
+}
+
 /// A folder of its own for one test, removed afterwards.
 pub(crate) struct Folder(PathBuf);
 
