@@ -78,7 +78,7 @@ fn train_stage(arguments: &Arguments, recipe: &Path) -> Result<()> {
     }
     let cancelled = interrupt::listen_to_all("stopping after this step; what is done is saved")?;
     let together = Together::start(arguments.sequence_ranks)?;
-    let again = format!("lateen train {} --stage {}", recipe.path.display(), stage.name);
+    let again = format!("lateen train {} {}", recipe.path.display(), stage.name);
     let build =
         Build { dashboard: arguments.tui, together: together.as_ref(), again, ..Build::new(&recipe, cancelled) };
     match &together {

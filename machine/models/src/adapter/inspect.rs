@@ -25,7 +25,8 @@ pub struct KindSummary {
     pub scales: [f32; 2],
     /// Numbers in the factors, or in what was trained whole.
     pub parameters: usize,
-    /// ‖scale·B·A‖ over all of them, or by how much what was trained whole differs from the base's, where that is known.
+    /// ‖scale·B·A‖ over all of them, or by how much what was trained whole differs from the base's, where that is
+    /// known.
     pub delta_norm: f64,
     /// ‖W‖ over the same weights; 0 where only their shapes are known.
     pub weight_norm: f64,

@@ -1,9 +1,9 @@
 //! Low-rank adapters (LoRA; Hu et al. 2021): attached to any linear map and to all experts of a layer at once, merged,
 //! and exchanged with PEFT.
 //!
-//! `config.rs` says what is trained, `places.rs` where an adapter can be, `whole.rs` what is trained whole beside them, `peft.rs`, `import.rs`, `experts.rs` and
-//! `export.rs` speak with PEFT's directories, `merge.rs` adds adapters to weights, in memory or from folder to folder,
-//! and `prove.rs` shows that it did.
+//! `config.rs` says what is trained, `places.rs` where an adapter can be, `whole.rs` what is trained whole beside them,
+//! `peft.rs`, `import.rs`, `experts.rs` and `export.rs` speak with PEFT's directories, `merge.rs` adds adapters to
+//! weights, in memory or from folder to folder, and `prove.rs` shows that it did.
 
 mod config;
 mod experts;
