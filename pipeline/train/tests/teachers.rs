@@ -52,7 +52,8 @@ fn a_term_that_counts_nothing_asks_nothing() {
     let correction = SelfCorrection { max_tokens: 4, weight: until_half, ..SelfCorrection::default() };
     let still = ProjectionRecipe { rate: 0.0, ..ProjectionRecipe::default() };
     // Output, routers, rows of mixtures, compared layers: of the first step and of the last.
-    let cases: [(&str, DistillRecipe, [Option<[bool; 4]>; 2]); 8] = [
+    type Asked = [Option<[bool; 4]>; 2];
+    let cases: [(&str, DistillRecipe, Asked); 8] = [
         ("output", DistillRecipe { output: one, ..off.clone() }, [Some([true, false, false, false]); 2]),
         ("routers", DistillRecipe { routers: one, ..off.clone() }, [Some([false, true, true, false]); 2]),
         (
