@@ -77,11 +77,9 @@ fn forward<S: Simd>(s: S, y: &mut [f32], pre: &mut [f32], span: Span, first: usi
 }
 variants! { fn forward_tokens(y: &mut [f32], pre: &mut [f32], span: Span, first: usize) = forward }
 
-/// Weights that are turned at a time for one token: they stay in the first cache.
-const ROOM: usize = 2048;
-
 /// The sums of `forward`, in its order, for one token and the channels from `first` on that y has room for; x [C] and
-/// weight [C, K] have all. The tail [K − 1, C] of these channels moves on by the token.
+/// weight [C, K] have all. The tail [K − 1, C] of these channels moves on by the token. `turned` has room for the
+/// weights of these channels, and keeps nothing.
 ///
 /// # Safety
 /// No one else has these channels of the tail.
@@ -93,31 +91,27 @@ pub(crate) unsafe fn step<S: Simd>(
     weight: &[f32],
     tail: &Disjoint,
     [first, kernel]: [usize; 2],
+    turned: &mut [f32],
 ) {
-    let channels = x.len();
-    let tile = ROOM / kernel / S::LANES * S::LANES;
-    assert!(tile > 0, "{kernel} taps");
-    let mut room = [0.0; ROOM];
-    for (index, y) in y.chunks_mut(tile).enumerate() {
-        let (first, count) = (first + index * tile, y.len());
-        s.transpose((&mut room, tile), (&weight[first * kernel..], kernel), [count, kernel]);
-        // SAFETY: these channels are the caller's, and a row of them is not held beyond this.
-        let row = |tap: usize| unsafe { tail.part(tap * channels + first, count) };
-        for c in (0..count).step_by(S::LANES) {
-            let mut sum = s.zero();
-            for tap in 0..kernel {
-                let weight = s.load(&room[tap * tile + c..(tap + 1) * tile]);
-                let input = match tap + 1 == kernel {
-                    true => s.load(&x[first + c..first + count]),
-                    false => s.load(&row(tap)[c..]),
-                };
-                sum = s.mul_add(weight, input, sum);
-                if tap > 0 {
-                    s.store(&mut row(tap - 1)[c..], input);
-                }
+    let (channels, count) = (x.len(), y.len());
+    let turned = &mut turned[..count * kernel];
+    s.transpose((turned, count), (&weight[first * kernel..], kernel), [count, kernel]);
+    // SAFETY: these channels are the caller's, and a row of them is not held beyond this.
+    let row = |tap: usize| unsafe { tail.part(tap * channels + first, count) };
+    for c in (0..count).step_by(S::LANES) {
+        let mut sum = s.zero();
+        for tap in 0..kernel {
+            let weight = s.load(&turned[tap * count + c..(tap + 1) * count]);
+            let input = match tap + 1 == kernel {
+                true => s.load(&x[first + c..first + count]),
+                false => s.load(&row(tap)[c..]),
+            };
+            sum = s.mul_add(weight, input, sum);
+            if tap > 0 {
+                s.store(&mut row(tap - 1)[c..], input);
             }
-            s.store(&mut y[c..], s.mul(sum, sigmoid(s, sum)));
         }
+        s.store(&mut y[c..], s.mul(sum, sigmoid(s, sum)));
     }
 }
 

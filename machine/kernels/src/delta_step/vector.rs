@@ -16,14 +16,17 @@ struct Scratch {
     v: Vec<f32>,
     g: Vec<f32>,
     beta: Vec<f32>,
+    /// The convolution's weights of so many channels, the other way round.
+    turned: Vec<f32>,
 }
 
 impl Scratch {
-    fn new(shape: &Shape) -> Self {
+    fn new(shape: &Shape, taps: usize) -> Self {
         let group = shape.value_heads / shape.key_heads;
         let [raw, q, k] = [(); 3].map(|()| vec![0.0; shape.key_dim]);
         let [g, beta] = [(); 2].map(|()| vec![0.0; group]);
-        Self { raw, q, k, v: vec![0.0; group * shape.value_dim], g, beta }
+        let (v, widest) = (vec![0.0; group * shape.value_dim], shape.key_dim.max(group * shape.value_dim));
+        Self { raw, q, k, v, g, beta, turned: vec![0.0; widest * taps] }
     }
 }
 
@@ -39,7 +42,7 @@ fn heads<S: Simd>(
 ) {
     let &Shape { key_heads, value_heads, key_dim, value_dim } = layer.shape;
     let (group, area) = (value_heads / key_heads, key_dim * value_dim);
-    let mut scratch = Scratch::new(layer.shape);
+    let mut scratch = Scratch::new(layer.shape, layer.taps);
     for (index, matrices) in matrices.chunks_exact_mut(group * area).enumerate() {
         let first_value = (first_head + index) * group;
         for t in 0..tokens.a.len() / value_heads {
@@ -73,16 +76,17 @@ fn prepare<S: Simd>(
     let shape = layer.shape;
     let (keys, group) = (shape.key_heads * shape.key_dim, shape.value_heads / shape.key_heads);
     let qkv = &tokens.qkv[t * shape.channels()..(t + 1) * shape.channels()];
-    let convolve = |y: &mut [f32], first: usize| {
+    let Scratch { raw, q, k, v, turned, .. } = &mut *scratch;
+    let mut convolve = |y: &mut [f32], first: usize| {
         // SAFETY: no other task has these channels: they are this key head's, or its value heads'.
-        unsafe { conv1d::step(s, y, qkv, layer.conv, tail, [first, layer.taps]) };
+        unsafe { conv1d::step(s, y, qkv, layer.conv, tail, [first, layer.taps], turned) };
     };
-    convolve(&mut scratch.raw, head * shape.key_dim);
+    convolve(raw, head * shape.key_dim);
     let scale = (shape.key_dim as f32).sqrt().recip();
-    l2_norm::vector::forward(s, &mut scratch.q, &scratch.raw, shape.key_dim, scale);
-    convolve(&mut scratch.raw, keys + head * shape.key_dim);
-    l2_norm::vector::forward(s, &mut scratch.k, &scratch.raw, shape.key_dim, 1.0);
-    convolve(&mut scratch.v, 2 * keys + head * group * shape.value_dim);
+    l2_norm::vector::forward(s, q, raw, shape.key_dim, scale);
+    convolve(raw, keys + head * shape.key_dim);
+    l2_norm::vector::forward(s, k, raw, shape.key_dim, 1.0);
+    convolve(v, 2 * keys + head * group * shape.value_dim);
     let members = head * group..(head + 1) * group;
     let gates = t * shape.value_heads + members.start..t * shape.value_heads + members.end;
     let rates = [&layer.rates.a_log[members.clone()], &layer.rates.dt_bias[members]];
