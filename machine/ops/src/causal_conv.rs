@@ -5,13 +5,24 @@ use kernels::conv1d as kernel;
 
 /// Continues each span's tail. Returns the output and the values before SiLU, which backward needs.
 pub(crate) fn forward(x: &Buffer, conv: &Conv, spans: &Spans, states: &mut [&mut DeltaState]) -> (Buffer, Buffer) {
+    forward_normalised(x, conv, spans, states, &[])
+}
+
+/// As [`forward`], with heads of the output brought to one length.
+pub(crate) fn forward_normalised(
+    x: &Buffer,
+    conv: &Conv,
+    spans: &Spans,
+    states: &mut [&mut DeltaState],
+    heads: &[kernel::Heads],
+) -> (Buffer, Buffer) {
     let mut y = Buffer::unwritten(x.rows, x.width);
     let mut before_silu = Buffer::unwritten(x.rows, x.width);
     let mut tails = Vec::with_capacity(states.iter().map(|state| state.tail.len()).sum());
     states.iter().for_each(|state| tails.extend_from_slice(&state.tail));
     let kernel_size = conv.weight.matrix.columns;
-    let weight = conv.weight.values();
-    kernel::forward_packed(&mut y, &mut before_silu, x, weight, &mut tails, &spans.lengths, kernel_size);
+    let given = (&x[..], conv.weight.values());
+    kernel::forward_normalised([&mut y, &mut before_silu], given, &mut tails, &spans.lengths, kernel_size, heads);
     for (state, tail) in states.iter_mut().zip(tails.chunks_exact((kernel_size - 1) * x.width)) {
         state.tail.copy_from_slice(tail);
     }

@@ -3,7 +3,8 @@
 //!
 //! Legend: T tokens, Hk key heads, Hv value heads, K key width, V value width.
 
-use crate::{Buffer, Columns, Conv, DeltaGates, DeltaShape, DeltaState, Gradients, Spans, columns};
+use crate::{Buffer, Columns, Conv, DeltaGates, DeltaShape, DeltaState, Gradients, Spans, causal_conv, columns};
+use kernels::conv1d::Heads;
 use kernels::gated_delta::{self as kernel, Inputs};
 use kernels::{delta_gate, delta_step, l2_norm};
 
@@ -49,21 +50,36 @@ fn query_scale(shape: &DeltaShape) -> f32 {
     (shape.key_dim as f32).sqrt().recip()
 }
 
+/// Queries and keys among the columns of qkv, and the length that they are brought to.
+fn heads(shape: &DeltaShape) -> [Heads; 2] {
+    let keys = Widths::of(shape).keys;
+    [(0, query_scale(shape)), (keys, 1.0)].map(|(from, scale)| Heads {
+        columns: from..from + keys,
+        width: shape.key_dim,
+        scale,
+    })
+}
+
 /// Normalised q and k, v, and the gates.
 fn inputs(qkv: &Buffer, b: &Buffer, a: &Buffer, gates: &DeltaGates) -> Saved {
-    let widths = Widths::of(&gates.shape);
-    let normalised = |from: usize, scale: f32| {
-        let raw = columns::forward(qkv, &part(qkv, from, widths.keys));
+    split(qkv, b, a, gates, |raw, scale| {
         let mut y = Buffer::unwritten(raw.rows, raw.width);
         l2_norm::forward(&mut y, &raw, gates.shape.key_dim, scale);
         y
-    };
+    })
+}
+
+/// q and k as `normalise` makes them of their columns and their length, v, and the gates.
+fn split(qkv: &Buffer, b: &Buffer, a: &Buffer, gates: &DeltaGates, normalise: impl Fn(Buffer, f32) -> Buffer) -> Saved {
+    let widths = Widths::of(&gates.shape);
+    let [q, k] = heads(&gates.shape)
+        .map(|heads| normalise(columns::forward(qkv, &part(qkv, heads.columns.start, widths.keys)), heads.scale));
     let mut g = Buffer::unwritten(a.rows, a.width);
     let mut beta = Buffer::unwritten(b.rows, b.width);
     delta_gate::forward(&mut g, &mut beta, a, b, &rates(gates));
     Saved {
-        q: normalised(0, query_scale(&gates.shape)),
-        k: normalised(widths.keys, 1.0),
+        q,
+        k,
         v: columns::forward(qkv, &part(qkv, 2 * widths.keys, widths.values)),
         g,
         beta,
@@ -79,14 +95,29 @@ pub(crate) fn forward(
     spans: &Spans,
     states: &mut [&mut DeltaState],
 ) -> Buffer {
-    let Saved { q, k, v, g, beta, .. } = inputs(qkv, b, a, gates);
-    let shape = &gates.shape;
+    continued(&inputs(qkv, b, a, gates), &gates.shape, spans, states)
+}
+
+/// The convolution and [`forward`], with the norms in the convolution's own pass; the same to the bit. `qkv` comes
+/// before the convolution.
+pub(crate) fn prefill(
+    [qkv, b, a]: [&Buffer; 3],
+    (conv, gates): (&Conv, &DeltaGates),
+    spans: &Spans,
+    states: &mut [&mut DeltaState],
+) -> Buffer {
+    let (qkv, _) = causal_conv::forward_normalised(qkv, conv, spans, states, &heads(&gates.shape));
+    continued(&split(&qkv, b, a, gates, |normalised, _| normalised), &gates.shape, spans, states)
+}
+
+fn continued(inputs: &Saved, shape: &DeltaShape, spans: &Spans, states: &mut [&mut DeltaState]) -> Buffer {
+    let Saved { q, k, v, g, beta, .. } = inputs;
     let mut output = Buffer::unwritten(v.rows, v.width);
     for (rows, state) in spans.rows().zip(states) {
         let of = |x: &Buffer| rows.start * x.width..rows.end * x.width;
-        let out = of(&v);
+        let out = of(v);
         let (out, state) = (&mut output[out], &mut state.matrix);
-        let part = Inputs { q: &q[of(&q)], k: &k[of(&k)], v: &v[of(&v)], g: &g[of(&g)], beta: &beta[of(&beta)] };
+        let part = Inputs { q: &q[of(q)], k: &k[of(k)], v: &v[of(v)], g: &g[of(g)], beta: &beta[of(beta)] };
         kernel::prefill(out, part, state, shape);
     }
     output

@@ -79,15 +79,17 @@ pub trait Execute<'w> {
         states: &mut [&mut DeltaState],
     ) -> Self::Value;
 
-    /// [`Execute::causal_conv`], then [`Execute::delta_rule`]. Who forgets does both in one call for a few tokens.
+    /// [`Execute::causal_conv`], then [`Execute::delta_rule`]. Who forgets does the norms with the convolution, and all
+    /// of it in one call for a few tokens.
     fn delta_net(
         &mut self,
-        qkv_b_a: [&Self::Value; 3],
-        learned: (&'w Conv, &'w DeltaGates),
+        [qkv, b, a]: [&Self::Value; 3],
+        (conv, gates): (&'w Conv, &'w DeltaGates),
         spans: &Spans,
         states: &mut [&mut DeltaState],
     ) -> Self::Value {
-        delta_net_in_two(self, qkv_b_a, learned, spans, states)
+        let qkv = self.causal_conv(qkv, conv, spans, states);
+        self.delta_rule(&qkv, b, a, gates, spans, states)
     }
 
     /// `silu(gate) · up`.
@@ -109,16 +111,4 @@ pub trait Execute<'w> {
     /// [`Execute::cross_entropy`].
     fn divergence(&mut self, hidden: &Self::Value, head: &'w Linear, teacher: Teacher<'_>, weights: &[f32])
     -> Vec<f32>;
-}
-
-/// The two operations of [`Execute::delta_net`], one after the other.
-pub(crate) fn delta_net_in_two<'w, E: Execute<'w> + ?Sized>(
-    e: &mut E,
-    [qkv, b, a]: [&E::Value; 3],
-    (conv, gates): (&'w Conv, &'w DeltaGates),
-    spans: &Spans,
-    states: &mut [&mut DeltaState],
-) -> E::Value {
-    let qkv = e.causal_conv(qkv, conv, spans, states);
-    e.delta_rule(&qkv, b, a, gates, spans, states)
 }

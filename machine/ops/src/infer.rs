@@ -1,7 +1,6 @@
 //! The executor that forgets; with a recorder it also counts.
 
 use crate::cross_entropy::Target;
-use crate::execute::delta_net_in_two;
 use crate::linear::Pass;
 use crate::{
     AttentionShape, Buffer, Columns, Conv, DeltaGates, DeltaState, Execute, KvCache, Linear, Moe, Norm, Precision,
@@ -128,10 +127,10 @@ impl<'w, R: Record> Execute<'w> for Infer<R> {
         spans: &Spans,
         states: &mut [&mut DeltaState],
     ) -> Buffer {
-        if delta_rule::is_stepped(spans) {
-            return delta_rule::step(qkv_b_a, learned, spans, states);
+        match delta_rule::is_stepped(spans) {
+            true => delta_rule::step(qkv_b_a, learned, spans, states),
+            false => delta_rule::prefill(qkv_b_a, learned, spans, states),
         }
-        delta_net_in_two(self, qkv_b_a, learned, spans, states)
     }
 
     fn swiglu(&mut self, gate: &Buffer, up: &Buffer) -> Buffer {

@@ -6,7 +6,6 @@
 
 use crate::buffer::{Block, Pool};
 use crate::cross_entropy::CHUNK_ROWS;
-use crate::execute::delta_net_in_two;
 use crate::{
     Adapter, AttentionShape, Columns, Conv, DeltaGates, DeltaState, Execute, KvCache, Linear, Moe, Norm, Rope, Spans,
     Teacher, delta_rule, moe,
@@ -252,16 +251,21 @@ impl<'w> Execute<'w> for Rehearse {
     /// Of a few tokens nothing is kept between the steps but what lies in a task's cache.
     fn delta_net(
         &mut self,
-        qkv_b_a: [&Rehearsed; 3],
-        learned: (&'w Conv, &'w DeltaGates),
+        [qkv, b, a]: [&Rehearsed; 3],
+        (conv, gates): (&'w Conv, &'w DeltaGates),
         spans: &Spans,
         states: &mut [&mut DeltaState],
     ) -> Rehearsed {
+        let shape = &gates.shape;
+        let (keys, values) = (shape.key_heads * shape.key_dim, shape.value_heads * shape.value_dim);
         if delta_rule::is_stepped(spans) {
-            let shape = &learned.1.shape;
-            return self.value(qkv_b_a[0].rows, shape.value_heads * shape.value_dim);
+            return self.value(qkv.rows, values);
         }
-        delta_net_in_two(self, qkv_b_a, learned, spans, states)
+        let qkv = self.causal_conv(qkv, conv, spans, states);
+        let _q_and_k = [(); 2].map(|()| self.value(qkv.rows, keys));
+        let _rates = [self.like(a), self.like(b)];
+        let _v = self.value(qkv.rows, values);
+        self.value(qkv.rows, values)
     }
 
     fn swiglu(&mut self, gate: &Rehearsed, _: &Rehearsed) -> Rehearsed {

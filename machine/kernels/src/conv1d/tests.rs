@@ -46,6 +46,28 @@ fn every_variant_is_the_definition() {
 }
 
 #[test]
+fn heads_leave_at_one_length() {
+    let (spans, kernel, channels) = ([3, 50, 1], 4, 2 * 21 + 29);
+    let tokens: usize = spans.iter().sum();
+    let (x, weight) = (random(1, tokens * channels), random(2, channels * kernel));
+    let tails = random(3, spans.len() * (kernel - 1) * channels);
+    let [mut want, mut got, mut pre] = [(); 3].map(|()| poisoned(tokens * channels));
+    let (mut tails_want, mut tails_got) = (tails.clone(), tails);
+    forward_packed(&mut want, &mut pre, &x, &weight, &mut tails_want, &spans, kernel);
+    let heads = [(0, 0.3), (21, 1.0)].map(|(from, scale)| Heads { columns: from..from + 21, width: 7, scale });
+    forward_normalised([&mut got, &mut pre], (&x, &weight), &mut tails_got, &spans, kernel, &heads);
+    for (got, want) in got.chunks_exact(channels).zip(want.chunks_exact(channels)) {
+        for Heads { columns, width, scale } in &heads {
+            let mut normalised = poisoned(columns.len());
+            l2_norm::forward(&mut normalised, &want[columns.clone()], *width, *scale);
+            assert_eq!(got[columns.clone()], normalised);
+        }
+        assert_eq!(got[42..], want[42..]);
+    }
+    assert_eq!(tails_got, tails_want);
+}
+
+#[test]
 fn definition_is_differentiated_rightly() {
     let [tokens, channels, kernel] = [5, 3, 4];
     let (x, weight) = (wide(&random(1, 15)), wide(&random(2, 12)));

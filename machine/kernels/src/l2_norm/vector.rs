@@ -18,6 +18,18 @@ pub(crate) fn forward<S: Simd>(s: S, y: &mut [f32], x: &[f32], width: usize, sca
 }
 variants! { fn forward_rows(y: &mut [f32], x: &[f32], width: usize, scale: f32) = forward }
 
+/// [`forward`] where x stands.
+#[inline(always)]
+fn in_place<S: Simd>(s: S, x: &mut [f32], width: usize, scale: f32) {
+    for x_w in x.chunks_exact_mut(width) {
+        let factor = s.splat(scale * inverse_root(s, x_w));
+        for x in x_w.chunks_mut(S::LANES) {
+            s.store(x, s.mul(factor, s.load(x)));
+        }
+    }
+}
+variants! { fn normalise_rows(x: &mut [f32], width: usize, scale: f32) = in_place }
+
 #[inline(always)]
 fn backward<S: Simd>(s: S, dx: &mut [f32], dy: &[f32], x: &[f32], width: usize, scale: f32) {
     for ((dx_w, dy_w), x_w) in dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width)) {
