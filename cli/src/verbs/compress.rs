@@ -250,9 +250,8 @@ impl Work {
 
     /// Experts that each layer will have.
     pub(super) fn counts(&self, plan: Option<&Plan>) -> Vec<usize> {
-        let mut counts = counts(&self.stream.outline().config);
-        plan.iter().flat_map(|plan| &plan.layers).for_each(|layer| counts[layer.layer] = layer.keep.len());
-        counts
+        let config = &self.stream.outline().config;
+        plan.map_or_else(|| counts(config), |plan| plan.expert_counts(config.layers.len()))
     }
 
     /// Writes the model that the plan leaves.

@@ -32,17 +32,15 @@ fn pools(path: &'static str, loading: Loading, settings: TrainingSettings) -> (u
     std::thread::spawn(work).join().expect("it runs")
 }
 
+fn options(chunk_tokens: usize, checkpoint_layers: bool, precision: Precision) -> GradientOptions {
+    GradientOptions { precision, chunk_tokens, checkpoint_layers, auxiliary_coefficient: 0.0, dropout_seed: None }
+}
+
 #[test]
 fn a_teacher_counts_with_its_weights_and_what_it_says() {
     let student = Model::outline(&fixture("oracle/qwen3_moe"), Loading::F32).expect("it outlines");
     let teacher = Model::outline(&fixture("base"), Loading::Packed).expect("it outlines");
-    let options = GradientOptions {
-        precision: Precision::F32,
-        chunk_tokens: 128,
-        checkpoint_layers: true,
-        auxiliary_coefficient: 0.0,
-        dropout_seed: None,
-    };
+    let options = options(128, true, Precision::F32);
     let alone = TrainingPlan::of(&student, Loading::F32, &TrainingSettings { lengths: vec![256], options, threads: 2 });
     let settings = TeacherSettings {
         outline: &teacher,
@@ -65,13 +63,6 @@ fn a_teacher_counts_with_its_weights_and_what_it_says() {
 
 #[test]
 fn a_rehearsal_takes_what_the_pass_takes() {
-    let options = |chunk_tokens, checkpoint_layers, precision| GradientOptions {
-        precision,
-        chunk_tokens,
-        checkpoint_layers,
-        auxiliary_coefficient: 0.0,
-        dropout_seed: None,
-    };
     let frozen = Loading::Frozen(Quantization::to(Format::Nvfp4));
     for (path, loading, lengths, options) in [
         ("base", Loading::F32, vec![300, 41, 150], options(CHUNK_TOKENS, false, Precision::F32)),
@@ -102,13 +93,7 @@ fn an_imagined_model_is_planned_as_one_that_is_there() {
 #[test]
 fn a_sequence_costs_its_checkpoints_and_its_keys_and_nothing_else() {
     let outline = Model::outline(&fixture("base"), Loading::F32).expect("it is a model");
-    let options = GradientOptions {
-        precision: Precision::Bf16,
-        chunk_tokens: 1024,
-        checkpoint_layers: true,
-        auxiliary_coefficient: 0.0,
-        dropout_seed: None,
-    };
+    let options = options(1024, true, Precision::Bf16);
     let plan = |tokens| {
         let settings = TrainingSettings { lengths: vec![tokens], options, threads: 2 };
         TrainingPlan::of(&outline, Loading::F32, &settings)
@@ -136,13 +121,7 @@ fn adapters_on_a_frozen_base_need_no_gradients_of_it() {
     let mut real = Model::open(&fixture("base"), frozen).expect("it opens");
     assert_eq!(attached, adapter::attach(&mut real, &lora(), 1).expect("it attaches"));
     assert_eq!(outline.bytes(), real.bytes());
-    let options = GradientOptions {
-        precision: Precision::Bf16,
-        chunk_tokens: 512,
-        checkpoint_layers: true,
-        auxiliary_coefficient: 0.0,
-        dropout_seed: None,
-    };
+    let options = options(512, true, Precision::Bf16);
     let settings = TrainingSettings { lengths: vec![512], options, threads: 2 };
     let plan = TrainingPlan::of(&outline, frozen, &settings);
     let trained: usize = real.parameters().iter().filter(|p| p.trained).map(|p| 4 * numbers(p)).sum();
@@ -154,13 +133,7 @@ fn adapters_on_a_frozen_base_need_no_gradients_of_it() {
 fn a_teacher_on_disk_is_its_head_and_a_layer_at_a_time() {
     let student = Model::outline(&fixture("base"), Loading::F32).expect("it is a model");
     let outline = Model::outline(&fixture("base"), Loading::Packed).expect("it is a model");
-    let options = GradientOptions {
-        precision: Precision::Bf16,
-        chunk_tokens: 1024,
-        checkpoint_layers: true,
-        auxiliary_coefficient: 0.0,
-        dropout_seed: None,
-    };
+    let options = options(1024, true, Precision::Bf16);
     let plan = TrainingPlan::of(&student, Loading::F32, &TrainingSettings { lengths: vec![1024], options, threads: 2 });
     let beside = |is_streamed, at_a_time| {
         let settings = TeacherSettings {

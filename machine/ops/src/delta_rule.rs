@@ -46,14 +46,10 @@ fn part(qkv: &Buffer, from: usize, width: usize) -> Columns {
     Columns::new(qkv.width, std::iter::once(from..from + width))
 }
 
-fn query_scale(shape: &DeltaShape) -> f32 {
-    (shape.key_dim as f32).sqrt().recip()
-}
-
 /// Queries and keys among the columns of qkv, and the length that they are brought to.
 fn heads(shape: &DeltaShape) -> [Heads; 2] {
     let keys = Widths::of(shape).keys;
-    [(0, query_scale(shape)), (keys, 1.0)].map(|(from, scale)| Heads {
+    [(0, shape.query_scale()), (keys, 1.0)].map(|(from, scale)| Heads {
         columns: from..from + keys,
         width: shape.key_dim,
         scale,
@@ -203,7 +199,7 @@ pub(crate) fn backward(
         dx
     };
     let parts = [
-        (0, backward_norm(&dq, 0, query_scale(shape))),
+        (0, backward_norm(&dq, 0, shape.query_scale())),
         (widths.keys, backward_norm(&dk, widths.keys, 1.0)),
         (2 * widths.keys, dv),
     ];

@@ -10,15 +10,13 @@ use ops::{Expert, Linear, Moe, Parameter};
 pub fn prune(model: &mut Model, plan: &Plan) -> Result<(), PlanError> {
     plan.check(model)?;
     plan.layers.iter().try_for_each(only_drops)?;
-    let mut counts = vec![0; model.weights.layers.len()];
     for layer_plan in &plan.layers {
         let FeedForward::Moe(moe) = &mut model.weights.layers[layer_plan.layer].feed_forward else {
             unreachable!("the plan was checked against the model");
         };
         keep_experts(&mut moe.routed, &layer_plan.keep);
-        counts[layer_plan.layer] = layer_plan.keep.len();
     }
-    model.config.set_expert_counts(&counts);
+    model.config.set_expert_counts(&plan.expert_counts(model.weights.layers.len()));
     model.renumber();
     Ok(())
 }

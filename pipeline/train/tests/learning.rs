@@ -27,6 +27,26 @@ fn go(
     train::train(&run, &mut model(5), &mut Supervised, progress)
 }
 
+/// As [`go`], from a given model and without validation.
+fn tune(
+    recipe: &TrainRecipe,
+    samples: &[Sample],
+    folder: &Folder,
+    model: &mut models::Model,
+) -> Result<Summary, TrainError> {
+    let never = AtomicBool::new(false);
+    let run = Run {
+        title: "tuned",
+        recipe,
+        samples,
+        validation: &[],
+        directory: &folder.0,
+        result_bytes: &[],
+        cancelled: &never,
+    };
+    train::train(&run, model, &mut Supervised, &mut Silent)
+}
+
 #[test]
 fn the_loss_falls_far_below_chance_on_data_never_seen() {
     for (name, precision, checkpoint_layers) in
@@ -47,18 +67,9 @@ fn adapters_learn_while_the_base_rests() {
     let lora = LoraConfig::new(8, 16.0, &["q_proj", "o_proj", "in_proj_qkvz", "out_proj", "experts"]);
     let method = Method::Lora(LoraConfig { dropout: 0.05, ..lora });
     let recipe = TrainRecipe { method, ..recipe(60) };
-    let (data, never) = (samples(200, 1), AtomicBool::new(false));
-    let run = Run {
-        title: "adapters",
-        recipe: &recipe,
-        samples: &data,
-        validation: &[],
-        directory: &folder.0,
-        result_bytes: &[],
-        cancelled: &never,
-    };
+    let data = samples(200, 1);
     let (base, mut tuned) = (model(5), model(5));
-    let summary = train::train(&run, &mut tuned, &mut Supervised, &mut Silent).expect("a run");
+    let summary = tune(&recipe, &data, &folder, &mut tuned).expect("a run");
     assert!(summary.loss.expect("steps were taken") < 3.9);
     let kept: Vec<_> = tuned.parameters().into_iter().filter(|p| !p.name.contains(".lora_")).collect();
     let base = base.parameters();
@@ -73,18 +84,9 @@ fn each_group_learns_at_its_own_rate() {
     let modules_to_save = vec!["embed_tokens".to_owned(), "model.norm".to_owned()];
     let lora = LoraConfig { modules_to_save, b_rate_ratio: 8.0, whole_rate_ratio: 0.25, ..lora };
     let recipe = TrainRecipe { method: Method::Lora(lora), warmup_steps: 0, ..recipe(1) };
-    let (folder, data, never) = (Folder::new("groups"), samples(200, 1), AtomicBool::new(false));
-    let run = Run {
-        title: "groups",
-        recipe: &recipe,
-        samples: &data,
-        validation: &[],
-        directory: &folder.0,
-        result_bytes: &[],
-        cancelled: &never,
-    };
+    let (folder, data) = (Folder::new("groups"), samples(200, 1));
     let (base, mut tuned) = (model(5), model(5));
-    train::train(&run, &mut tuned, &mut Supervised, &mut Silent).expect("a step");
+    tune(&recipe, &data, &folder, &mut tuned).expect("a step");
     let moved = |name: &str| {
         let find = |model: &models::Model| {
             let parameters = model.parameters();

@@ -56,7 +56,7 @@ pub fn forward_packed(
     spans: &[usize],
     kernel: usize,
 ) {
-    run(y, pre, (x, weight), tails, spans, kernel, |_| ());
+    forward_normalised([y, pre], (x, weight), tails, spans, kernel, &[]);
 }
 
 /// Columns of y that leave as heads of `width` values, each of L2 norm `scale`: see [`crate::l2_norm`].
@@ -79,26 +79,6 @@ pub fn forward_normalised(
     let channels = channels(weight, kernel);
     let fits = |heads: &Heads| heads.columns.end <= channels && heads.columns.len().is_multiple_of(heads.width.max(1));
     assert!(heads.iter().all(fits), "{heads:?} are no heads of {channels} channels");
-    run(y, pre, (x, weight), tails, spans, kernel, |y| {
-        for y_c in y.chunks_exact_mut(channels) {
-            for Heads { columns, width, scale } in heads {
-                l2_norm::vector::normalise_rows(Level::best(), &mut y_c[columns.clone()], *width, *scale);
-            }
-        }
-    });
-}
-
-/// `after` gets the tokens of y that a task has written.
-fn run(
-    y: &mut [f32],
-    pre: &mut [f32],
-    (x, weight): (&[f32], &[f32]),
-    tails: &mut [f32],
-    spans: &[usize],
-    kernel: usize,
-    after: impl Fn(&mut [f32]) + Sync + Send,
-) {
-    let channels = channels(weight, kernel);
     let tail_len = (kernel - 1) * channels;
     check(&[y.len(), pre.len(), x.len()], tails.len(), spans, [channels, kernel]);
     let weight_kc = Transposed::of(weight, channels, kernel);
@@ -120,7 +100,11 @@ fn run(
     }
     for_each_worth(x.len() * kernel, tasks, |(y, pre, span, first)| {
         vector::forward_tokens(Level::best(), y, pre, span, first);
-        after(y);
+        for y_c in y.chunks_exact_mut(channels) {
+            for Heads { columns, width, scale } in heads {
+                l2_norm::vector::normalise_rows(Level::best(), &mut y_c[columns.clone()], *width, *scale);
+            }
+        }
     });
     let mut start = 0;
     for (index, span) in spans.iter().enumerate() {

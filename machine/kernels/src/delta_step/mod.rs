@@ -63,9 +63,9 @@ pub fn forward(out: &mut [f32], tokens: Tokens, state: State, layer: &Layer) {
 /// Asserts that all fit the shape and each other, and gives T.
 fn check(out: &[f32], tokens: &Tokens, state: &State, layer: &Layer) -> usize {
     let shape = layer.shape;
-    let &Shape { key_heads, value_heads, key_dim, value_dim } = shape;
-    assert!(key_heads > 0 && value_heads > 0 && value_heads % key_heads == 0, "{value_heads} over {key_heads} heads");
-    assert!(key_dim > 0 && value_dim > 0 && layer.taps > 0, "empty heads or no taps");
+    shape.check();
+    assert!(layer.taps > 0, "no taps");
+    let &Shape { value_heads, value_dim, .. } = shape;
     let (count, channels) = (tokens.a.len() / value_heads, shape.channels());
     let lengths = [tokens.qkv.len(), tokens.b.len(), tokens.a.len(), out.len()];
     let [gates, values] = [value_heads, value_heads * value_dim].map(|width| count * width);

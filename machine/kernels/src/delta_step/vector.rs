@@ -82,8 +82,7 @@ fn prepare<S: Simd>(
         unsafe { conv1d::step(s, y, qkv, layer.conv, tail, [first, layer.taps], turned) };
     };
     convolve(raw, head * shape.key_dim);
-    let scale = (shape.key_dim as f32).sqrt().recip();
-    l2_norm::vector::forward(s, q, raw, shape.key_dim, scale);
+    l2_norm::vector::forward(s, q, raw, shape.key_dim, shape.query_scale());
     convolve(raw, keys + head * shape.key_dim);
     l2_norm::vector::forward(s, k, raw, shape.key_dim, 1.0);
     convolve(v, 2 * keys + head * group * shape.value_dim);

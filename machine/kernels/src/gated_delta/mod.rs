@@ -40,6 +40,19 @@ impl Shape {
         2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
     }
 
+    /// The length that queries are brought to.
+    pub fn query_scale(&self) -> f32 {
+        (self.key_dim as f32).sqrt().recip()
+    }
+
+    /// Asserts that there are heads, and as many value heads to each key head.
+    pub(crate) fn check(&self) {
+        let &Self { key_heads, value_heads, key_dim, value_dim } = self;
+        let is_whole = key_heads > 0 && value_heads > 0 && value_heads % key_heads == 0;
+        assert!(is_whole, "{value_heads} over {key_heads} heads");
+        assert!(key_dim > 0 && value_dim > 0, "empty heads");
+    }
+
     /// Values in one sequence's state.
     pub fn state_len(&self) -> usize {
         self.value_heads * self.key_dim * self.value_dim
@@ -178,9 +191,8 @@ pub fn backward_packed(
 
 /// Asserts that the inputs fit the shape and each other, and gives T.
 fn check(inputs: &Inputs, shape: &Shape) -> usize {
+    shape.check();
     let &Shape { key_heads, value_heads, key_dim, value_dim } = shape;
-    assert!(key_heads > 0 && value_heads > 0 && value_heads % key_heads == 0, "{value_heads} over {key_heads} heads");
-    assert!(key_dim > 0 && value_dim > 0, "empty heads");
     let tokens = inputs.g.len() / value_heads;
     let lengths = inputs.list().map(<[f32]>::len);
     let (keys, values) = (tokens * key_heads * key_dim, tokens * value_heads * value_dim);

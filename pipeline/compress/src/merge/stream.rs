@@ -31,9 +31,7 @@ impl MergeRewrite<'_> {
     /// The result's configuration.
     fn config(&self) -> Config {
         let mut config = self.from.outline().config.clone();
-        let mut counts = vec![0; config.layers.len()];
-        self.plan.layers.iter().for_each(|layer| counts[layer.layer] = layer.keep.len());
-        config.set_expert_counts(&counts);
+        config.set_expert_counts(&self.plan.expert_counts(config.layers.len()));
         config
     }
 

@@ -143,17 +143,16 @@ pub fn carry_out(
     plan.check(model)?;
     let mut walk = Walk::new(&model.config, *tokens, None)?;
     walk.embed(&model.weights.embedding)?;
-    let mut counts = vec![0; model.weights.layers.len()];
+    let counts = plan.expert_counts(model.weights.layers.len());
     let mut outcomes = Vec::with_capacity(plan.layers.len());
     let (mut planned, last) = (plan.layers.iter(), counts.len().saturating_sub(1));
-    for (index, count) in counts.iter_mut().enumerate() {
+    for index in 0..counts.len() {
         let layer = &mut model.weights.layers[index];
         let rows = walk.inputs(&model.config, index, layer)?;
         if let FeedForward::Moe(moe) = &mut layer.feed_forward {
             let plan = planned.next().expect("the plan was checked against the model");
             let (merged, outcome) = merge_layer(&moe.routed, plan, observed(statistics, index)?, &rows, recipe)?;
             moe.routed = merged;
-            *count = plan.keep.len();
             progress(&outcome);
             outcomes.push(outcome);
         }

@@ -146,6 +146,13 @@ impl Plan {
         self.layers.iter().any(|layer| !layer.merge.is_empty())
     }
 
+    /// Experts that stay in each of the model's `layers`; 0 where the plan says nothing of one.
+    pub fn expert_counts(&self, layers: usize) -> Vec<usize> {
+        let mut counts = vec![0; layers];
+        self.layers.iter().for_each(|layer| counts[layer.layer] = layer.keep.len());
+        counts
+    }
+
     /// Refuses a plan that does not fit the model: plans are files, and files get edited.
     pub fn check(&self, model: &Model) -> Result<(), PlanError> {
         let sizes = LayerSize::of(model);
