@@ -275,6 +275,10 @@ fn episodes_are_written_and_can_be_measured() {
     assert_eq!(alone["file"]["perplexity"]["all"]["tokens"], file["perplexity"]["all"]["tokens"]);
     assert!(alone["tasks"].is_null() && alone["speed"].is_null() && alone["file"]["divergence"].is_null(), "{alone}");
     assert!(fs::read_to_string(folder.join("page.html")).is_ok_and(|page| page.contains("pass@1")));
+
+    good(&folder, &["prepare", "kata", "--count", "2", "--split", "test", "--out", "held.jsonl"]);
+    let held = json(&good(&folder, &["evaluate", "model", "--perplexity", "held.jsonl", "--json"]));
+    assert!(held["file"]["perplexity"]["all"]["tokens"].as_u64() > Some(0), "what none trains on is measured: {held}");
 }
 
 /// A text in two formats of the same weights, from a folder and from a GGUF file.

@@ -319,7 +319,7 @@ fn samples_of_file(arguments: &Arguments, outlined: &Outlined, path: &Path) -> R
 fn samples_of_records(outlined: &Outlined, path: &Path) -> Result<Vec<Sample>> {
     let (renderer, weighing) = (outlined.renderer(), Weighing::default());
     let mut samples: Vec<Sample> = Vec::new();
-    for raw in FileRecipe::new(path).documents(0)? {
+    for raw in (FileRecipe { measures: true, ..FileRecipe::new(path) }).documents(0)? {
         samples.push(raw?.sample(&renderer, &weighing, FillOrder::PrefixFirst)?);
     }
     Ok(samples)

@@ -2,7 +2,8 @@
 //! parameters, on a model directory or the shipped base's shape with random weights; and of the first mixture's experts
 //! by themselves, with adapters. Prints one JSON object.
 //!
-//! `cargo run --release -p models --example lora_speed [-- MODEL [RANK]]`
+//! `cargo run --release -p models --example lora_speed [-- MODEL [RANK [TOKENS]]]`: with TOKENS the experts alone, on so
+//! many rows. A directory with nothing but a config.json is given random weights.
 
 use models::adapter::{LoraConfig, attach};
 use models::{Config, Examples, GradientOptions, Loading, Model};
@@ -19,33 +20,50 @@ const TARGETS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "in_proj_qkv
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let model = match arguments.next() {
-        Some(path) => Model::open(Path::new(&path), Loading::F32).expect("a model directory"),
-        None => {
-            let text = include_str!("../../../recipes/base.config.json");
-            Model::random(Config::from_json(text).expect("the shipped config reads"), 1)
-        }
-    };
+    let model = model(arguments.next().as_deref());
     let rank = arguments.next().map_or(16, |rank| rank.parse().expect("a rank"));
+    let rows: Option<usize> = arguments.next().map(|rows| rows.parse().expect("a number of tokens"));
     let config = LoraConfig::new(rank, 2.0 * rank as f32, &TARGETS);
     let with = |config: &LoraConfig| {
         let mut model = model.clone();
         attach(&mut model, config, 1).expect("a model with these projections");
         model
     };
+    if let Some(rows) = rows {
+        let model = with(&config);
+        return print(rank, &experts(&model, rows));
+    }
     let shared = with(&LoraConfig { share_residual: true, ..config.clone() });
     let dropping = with(&LoraConfig { dropout: 0.1, ..config.clone() });
     let lora = with(&config);
-    let mut rows = Vec::new();
+    let mut found = Vec::new();
     for (name, model) in [("full", &model), ("lora", &lora), ("lora_shared", &shared), ("lora_dropout", &dropping)] {
         for (suffix, precision) in [("f32", Precision::F32), ("bf16", Precision::Bf16)] {
-            rows.push(format!("\"{name}_{suffix}\": {:.1}", speed(model, precision)));
+            found.push(format!("\"{name}_{suffix}\": {:.1}", speed(model, precision)));
         }
     }
-    for (suffix, precision) in [("f32", Precision::F32), ("bf16", Precision::Bf16)] {
-        rows.push(format!("\"experts_{suffix}\": {:.1}", expert_speed(&lora, precision)));
+    found.extend(experts(&lora, TOKENS));
+    print(rank, &found);
+}
+
+fn model(path: Option<&str>) -> Model {
+    let random = |text: &str| Model::random(Config::from_json(text).expect("the config reads"), 1);
+    let Some(path) = path.map(Path::new) else { return random(include_str!("../../../recipes/base.config.json")) };
+    let is_tensors = |name: &std::ffi::OsStr| name.to_string_lossy().ends_with(".safetensors");
+    let mut files = std::fs::read_dir(path).expect("a model directory").flatten();
+    if files.any(|file| is_tensors(&file.file_name())) {
+        return Model::open(path, Loading::F32).expect("a model directory");
     }
-    writeln!(std::io::stdout(), "{{\"rank\": {rank}, {}}}", rows.join(", ")).expect("stdout takes a line");
+    random(&std::fs::read_to_string(path.join("config.json")).expect("a config.json"))
+}
+
+fn print(rank: usize, found: &[String]) {
+    writeln!(std::io::stdout(), "{{\"rank\": {rank}, {}}}", found.join(", ")).expect("stdout takes a line");
+}
+
+fn experts(model: &Model, rows: usize) -> Vec<String> {
+    let of = |(suffix, precision)| format!("\"experts_{suffix}\": {:.1}", expert_speed(model, precision, rows));
+    [("f32", Precision::F32), ("bf16", Precision::Bf16)].map(of).to_vec()
 }
 
 /// Of the whole model.
@@ -61,19 +79,19 @@ fn speed(model: &Model, precision: Precision) -> f64 {
         dropout_seed: Some(1),
     };
     let mut gradients = Gradients::default();
-    timed(|| {
+    timed(TOKENS, || {
         models::loss_and_gradients(model, &examples, &options, &mut gradients);
     })
 }
 
 /// Of the first mixture, on random rows.
-fn expert_speed(model: &Model, precision: Precision) -> f64 {
+fn expert_speed(model: &Model, precision: Precision, rows: usize) -> f64 {
     let mixture = model.weights.layers.iter().find_map(|layer| layer.mixture()).expect("a model with experts");
     let (mut rng, width) = (Rng::new(1), model.config.hidden_size);
-    let mut random = || Buffer::from_values(width, (0..TOKENS * width).map(|_| rng.normal() as f32).collect());
+    let mut random = || Buffer::from_values(width, (0..rows * width).map(|_| rng.normal() as f32).collect());
     let (x, dy) = (random(), random());
     let mut gradients = Gradients::default();
-    timed(|| {
+    timed(rows, || {
         let mut tape = Tape::new(precision, 0.0, &mut gradients);
         let mark = tape.begin(Segment::default());
         let input = tape.input(x.clone());
@@ -83,7 +101,7 @@ fn expert_speed(model: &Model, precision: Precision) -> f64 {
 }
 
 /// Tokens a second: median of five passes, after one that is not counted.
-fn timed(mut pass: impl FnMut()) -> f64 {
+fn timed(tokens: usize, mut pass: impl FnMut()) -> f64 {
     let mut seconds: Vec<f64> = (0..6)
         .map(|_| {
             let start = Instant::now();
@@ -93,5 +111,5 @@ fn timed(mut pass: impl FnMut()) -> f64 {
         .skip(1)
         .collect();
     seconds.sort_by(f64::total_cmp);
-    TOKENS as f64 / seconds[2]
+    tokens as f64 / seconds[2]
 }

@@ -109,7 +109,7 @@ fn a_run_with_its_own_texts_resumes_bit_for_bit() {
     let divergence = StudentDivergence::Mixed(0.5);
     let correction = SelfCorrection { max_tokens: 6, divergence, ..SelfCorrection::default() };
     // A projection that moves far enough for it to matter that it is resumed.
-    let projection = ProjectionRecipe { rate: 5.0, ..ProjectionRecipe::default() };
+    let projection = ProjectionRecipe { rate: 0.015, ..ProjectionRecipe::default() };
     let distill = DistillRecipe { self_correction: Some(correction), projection, ..all_terms() };
     let recipe = TrainRecipe { save_every: 3, ..recipe(10) };
     let mut wanted = pruned.clone();

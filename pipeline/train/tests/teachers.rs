@@ -48,7 +48,7 @@ fn a_term_that_counts_nothing_asks_nothing() {
     let recipe = TrainRecipe { packing: prepare::Packing::NextFit, ..recipe(5) };
     let (none, one) = (Weight::constant(0.0), Weight::constant(1.0));
     let off = DistillRecipe { output: none, routers: none, hidden: none, gram: none, ..DistillRecipe::default() };
-    let until_half = Weight { start: 1.0, end: 0.0, over: 0.5 };
+    let until_half = Weight { start: 1.0, end: 0.0, after: 0.0, over: 0.5 };
     let correction = SelfCorrection { max_tokens: 4, weight: until_half, ..SelfCorrection::default() };
     let still = ProjectionRecipe { rate: 0.0, ..ProjectionRecipe::default() };
     // Output, routers, rows of mixtures, compared layers: of the first step and of the last.

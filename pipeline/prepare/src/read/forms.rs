@@ -115,7 +115,7 @@ pub(super) struct Form {
     pub(super) documents: Vec<FormDocument>,
     pub(super) weight: f32,
     pub(super) has_rejected_answer: bool,
-    /// An episode of a part of the world that is measured, which is left out.
+    /// An episode of a part of the world that is measured, which is left out of training.
     pub(super) is_measured: bool,
 }
 
@@ -147,7 +147,7 @@ impl Form {
             is_measured: false,
         };
         if format == Format::Episode {
-            form.episode(record)?;
+            form.episode(record, recipe.measures)?;
             return Ok(form);
         }
         let kind = kind_of(&record, recipe.kind)?;
@@ -170,10 +170,10 @@ impl Form {
         Ok(form)
     }
 
-    fn episode(&mut self, record: Map<String, Value>) -> Result<(), String> {
+    fn episode(&mut self, record: Map<String, Value>, measures: bool) -> Result<(), String> {
         let read = serde_json::from_value(Value::Object(record));
         let episode: Episode = read.map_err(|error| format!("an episode: {error}"))?;
-        self.is_measured = episode.split != Split::Train;
+        self.is_measured = episode.split != Split::Train && !measures;
         if !self.is_measured {
             let (document, kind) = (episode.document, Kind::of_episode(episode.kind));
             self.documents.push(FormDocument { document, kind, parts: PartWeights::default() });

@@ -74,6 +74,9 @@ pub struct FileRecipe {
     /// The largest share of all trained tokens that may come from here.
     #[serde(default)]
     pub share_max: Option<f64>,
+    /// Episodes of splits that are measured are read too: who measures wants them, and no recipe of training may.
+    #[serde(skip)]
+    pub measures: bool,
 }
 
 /// What becomes of a record that cannot be read.
@@ -111,6 +114,7 @@ impl FileRecipe {
             repeat: 1.0,
             portion: None,
             share_max: None,
+            measures: false,
         }
     }
 

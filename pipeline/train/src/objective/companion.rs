@@ -10,16 +10,18 @@ pub struct Companion {
     parameters: Vec<Parameter>,
     pub(crate) gradients: Gradients,
     optimizer: Optimizer,
-    /// Its learning rate, as a share of the run's.
-    rate: f64,
+    /// Its learning rate, in multiples of the run's.
+    ratio: f64,
 }
 
 impl Companion {
-    /// Of parameters that are all trained, each with its place for an id. What is no weight of a model does not decay.
+    /// Of parameters that are all trained, each with its place for an id; `rate` is the highest learning rate, which
+    /// goes up and down as the run's does. What is no weight of a model does not decay.
     pub fn new(parameters: Vec<Parameter>, rate: f64, recipe: &TrainRecipe) -> Self {
+        let ratio = rate / recipe.learning_rate;
         let recipe = TrainRecipe { weight_decay: 0.0, ..recipe.clone() };
         let optimizer = Optimizer::new(&parameters.iter().collect::<Vec<_>>(), &recipe);
-        Self { parameters, gradients: Gradients::default(), optimizer, rate }
+        Self { parameters, gradients: Gradients::default(), optimizer, ratio }
     }
 
     pub fn parameters(&self) -> Vec<&Parameter> {
@@ -54,7 +56,7 @@ impl Companion {
         let norm = self.optimizer.gradient_norm(&parameters, &self.gradients);
         if norm.is_finite() {
             let parameters = self.parameters.iter_mut().collect();
-            self.optimizer.update(parameters, &mut self.gradients, norm, self.rate * learning_rate);
+            self.optimizer.update(parameters, &mut self.gradients, norm, self.ratio * learning_rate);
         }
     }
 }

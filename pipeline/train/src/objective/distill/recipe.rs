@@ -59,7 +59,9 @@ pub enum TeacherMemory {
 pub struct Weight {
     pub start: f64,
     pub end: f64,
-    /// The share of the steps that it takes, in (0, 1]; after them it stays at `end`.
+    /// The share of the steps before it moves, below `over`.
+    pub after: f64,
+    /// The share of the steps after which it stays at `end`, in (0, 1].
     pub over: f64,
 }
 
@@ -75,7 +77,8 @@ pub struct ProjectionRecipe {
     /// What being away from where it began costs, beside the share of the outputs that it misses: in the fit, and
     /// from the fit on.
     pub anchor: f64,
-    /// The learning rate of what it learns beside the student, as a share of the run's; at 0 it stays as it was fitted.
+    /// The highest learning rate of what it learns beside the student, with the run's schedule; at 0 it stays as it was
+    /// fitted.
     pub rate: f64,
     /// Tokens of each micro-batch that it learns from.
     pub step_tokens: usize,
@@ -139,8 +142,8 @@ impl Default for DistillRecipe {
             temperature: 1.0,
             output: Weight::constant(1.0),
             cross_entropy: Weight::constant(0.1),
-            routers: Weight { start: 0.1, end: 0.0, over: 0.8 },
-            hidden: Weight::constant(0.05),
+            routers: Weight { start: 0.1, end: 0.0, after: 0.0, over: 0.8 },
+            hidden: Weight::constant(4.0),
             gram: Weight::constant(0.0),
             layers: None,
             gram_tokens: 256,
@@ -155,7 +158,7 @@ impl Default for DistillRecipe {
 
 impl Default for ProjectionRecipe {
     fn default() -> Self {
-        Self { steps: 100, tokens: 128, anchor: 0.1, rate: 0.1, step_tokens: 32 }
+        Self { steps: 100, tokens: 128, anchor: 0.1, rate: 0.01, step_tokens: 32 }
     }
 }
 
@@ -179,13 +182,14 @@ impl Default for SelfCorrection {
 
 impl Weight {
     pub const fn constant(value: f64) -> Self {
-        Self { start: value, end: value, over: 1.0 }
+        Self { start: value, end: value, after: 0.0, over: 1.0 }
     }
 
     /// At the step after so many.
     pub fn at(&self, step: usize, steps: usize) -> f64 {
-        let progress = step as f64 / (self.over * steps.saturating_sub(1).max(1) as f64);
-        self.start + (self.end - self.start) * progress.min(1.0)
+        let progress = step as f64 / steps.saturating_sub(1).max(1) as f64;
+        let moved = (progress - self.after) / (self.over - self.after);
+        self.start + (self.end - self.start) * moved.clamp(0.0, 1.0)
     }
 
     /// Whether it is ever more than nothing.
@@ -195,13 +199,13 @@ impl Weight {
 
     fn check(&self, name: &str) -> Result<(), TrainError> {
         let good = |value: f64| value >= 0.0 && value.is_finite();
-        if good(self.start) && good(self.end) && self.over > 0.0 && self.over <= 1.0 {
+        let Self { start, end, after, over } = *self;
+        if good(start) && good(end) && 0.0 <= after && after < over && over <= 1.0 {
             return Ok(());
         }
-        let Self { start, end, over } = self;
         wrong(format!(
-            "the weight {name} goes from {start} to {end} over {over} of the run; weights are 0 or more, and over lies \
-             in (0, 1]"
+            "the weight {name} goes from {start} to {end} after {after} and over {over} of the run; weights are 0 or \
+             more, after is 0 or more, and over lies above it and in (0, 1]"
         ))
     }
 }
@@ -240,14 +244,16 @@ impl<'de> Visitor<'de> for NumberOrLine {
         struct Line {
             start: f64,
             end: f64,
+            #[serde(default)]
+            after: f64,
             #[serde(default = "whole")]
             over: f64,
         }
         fn whole() -> f64 {
             1.0
         }
-        let Line { start, end, over } = Line::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(Weight { start, end, over })
+        let Line { start, end, after, over } = Line::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Weight { start, end, after, over })
     }
 }
 
@@ -364,7 +370,10 @@ mod tests {
         assert_eq!(recipe.output, Weight::constant(2.0));
         let at: Vec<f64> = [0, 1, 2, 3, 4].iter().map(|&step| recipe.routers.at(step, 5)).collect();
         assert_eq!(at, [0.4, 0.2, 0.0, 0.0, 0.0]);
-        assert_eq!(Weight { start: 1.0, end: 3.0, over: 1.0 }.at(0, 1), 1.0);
+        assert_eq!(Weight { start: 1.0, end: 3.0, after: 0.0, over: 1.0 }.at(0, 1), 1.0);
+        let late = parse("hidden = { start = 0.0, end = 2.0, after = 0.25, over = 0.75 }").expect("a late line").hidden;
+        let at: Vec<f64> = [0, 1, 2, 3, 4].iter().map(|&step| late.at(step, 5)).collect();
+        assert_eq!(at, [0.0, 0.0, 1.0, 2.0, 2.0]);
         let error = parse("output = { start = 1.0, ende = 0.0 }").expect_err("a typo").to_string();
         assert!(error.contains("ende") && error.contains("`end`"), "{error}");
         let error = parse("outptu = 1.0").expect_err("a typo").to_string();
@@ -380,7 +389,8 @@ mod tests {
         for (text, train, wanted) in [
             ("temperature = 0.0".to_owned(), &train, "temperature"),
             ("output = -1.0".to_owned(), &train, "the weight output"),
-            ("hidden = { start = 0.1, end = 0.0, over = 0.0 }".to_owned(), &train, "over lies in"),
+            ("hidden = { start = 0.1, end = 0.0, over = 0.0 }".to_owned(), &train, "over lies above"),
+            ("hidden = { start = 0.1, end = 0.0, after = 0.5, over = 0.5 }".to_owned(), &train, "over lies above"),
             (format!("{alone}output = 0"), &train, "all weights"),
             ("gram = 1.0\ngram_tokens = 1".to_owned(), &train, "gram_tokens"),
             ("projection = { tokens = 0 }".to_owned(), &train, "projection.tokens"),

@@ -187,7 +187,8 @@ fn a_projection_follows_experts_that_move_and_its_anchor_holds_it() {
     let teacher = teacher();
     let all_but_one: Vec<usize> = (0..teacher.config.expert_counts()[0] - 1).collect();
     let (student, lineage) = without(&teacher, &all_but_one);
-    let begun = fit((&teacher, &student), &lineage, ProjectionRecipe { rate: 1.0, ..ProjectionRecipe::default() });
+    let rate = TrainRecipe::default().learning_rate;
+    let begun = fit((&teacher, &student), &lineage, ProjectionRecipe { rate, ..ProjectionRecipe::default() });
     let mixed = mixed(&teacher, &rows(3));
     let unmoved = begun.clone().learn(&mixed, &student, 0.0).expect("it learns").missed;
     let mut moved = student;
