@@ -4,11 +4,13 @@
 //! becomes of every expert, as a file one can read and edit, [`search`] finds which of them stay by trying; [`prune`]
 //! carries out a plan that only drops on a model in memory, [`rewrite_experts`] on one that is larger, from folder to
 //! folder; [`carry_out`] and [`rewrite_merged`] do the same for one that merges; [`quantize`] rounds what is left.
+//! [`fit_padding`] and [`write_padded`] give all layers one number of experts again, for programs that want that.
 
 mod cost;
 mod error;
 mod merge;
 mod observe;
+mod pad;
 mod plan;
 mod prune;
 mod quantize;
@@ -24,6 +26,10 @@ pub use merge::{
     rewrite_merged,
 };
 pub use observe::{Calibration, ObserveOptions, ObservePlace, ObservePlan, ObserveStep, observe, saved_statistics};
+pub use pad::{
+    LayerPadding, LogitsApart, PadPlan, check_padding, fit_padding, logits_apart, padded_config, padded_format,
+    write_padded,
+};
 pub use plan::{
     Budget, DistanceShares, Grouping, LayerPlan, LayerSize, Merge, Plan, PlanError, PlanRecipe, Saliency, decide_layer,
     keep_counts, super_experts,

@@ -29,7 +29,7 @@ use group::Group;
 use ops::{Buffer, Expert, Moe};
 use refit::Missing;
 use router::BiasDirection;
-use rows::{Routed, squared_error};
+use rows::squared_error;
 use serde::{Deserialize, Serialize};
 
 pub use align::{Activations, Alignment, align};
@@ -37,8 +37,10 @@ pub use losses::drop_losses;
 pub use memory::{GroupSize, MergePlan};
 pub use neurons::Neurons;
 pub use outcome::{Combination, GroupOutcome, LayerOutcome};
+pub(crate) use rows::Routed;
 pub use rows::Rows;
 pub use stream::{MergeRewrite, rewrite_merged};
+pub(crate) use walk::Walk;
 pub use walk::{Tokens, carry_out};
 
 /// What can go wrong while a plan is carried out.
