@@ -270,10 +270,25 @@ fn a_plan_says_memory_disk_and_time_also_of_a_model_that_is_not_here() {
     assert!(number(&merged, "/writing") > number(&merged, "/merging/working") + number(&merged, "/merging/layer"));
     assert_eq!((number(&merged, "/merging/states"), &merged["fits"]), (2.0 * 4.0 * 2048.0 * 100_000.0, &true.into()));
     assert!(number(&merged, "/cost/multiply_adds") > 3.0 * number(&found, "/cost/multiply_adds"));
+    // Of 48 layers 256 experts go, each compared with 8 and then put in the order of its group.
+    assert_eq!(number(&merged, "/cost/merging/pairs"), 48.0 * 256.0 * 9.0);
+    assert!(number(&merged, "/cost/merging/multiply_adds") > number(&found, "/cost/multiply_adds"), "{merged}");
+    let seconds = |of: &Value| {
+        let per_second = |what: &str, speed: &str| number(of, what) / number(of, speed);
+        (number(of, "/cost/read") + number(of, "/cost/written")) / 500e6
+            + per_second("/cost/multiply_adds", "/speeds/multiply_adds")
+            + per_second("/cost/merging/multiply_adds", "/speeds/merge_multiply_adds")
+            + per_second("/cost/merging/pairs", "/speeds/pairs")
+            + per_second("/cost/merging/algebra", "/speeds/algebra")
+    };
+    assert!((number(&merged, "/seconds") / seconds(&merged) - 1.0).abs() < 1e-6);
+    assert_eq!(number(&found, "/cost/merging/pairs"), 0.0);
 
     folder.model("model");
     let text = good(&folder, &["plan", "compress", "model", "--keep", "3", "--tokens", "5000"]);
     assert!(text.contains("it fits into") && text.contains("as measured here"), "{text}");
+    let text = good(&folder, &["plan", "compress", "model", "--keep", "3", "--tokens", "5000", "--merge"]);
+    assert!(text.contains(", 8 pairs of experts put in order at"), "{text}");
     let said = bad(&folder, 1, &["plan", "compress", "model", "--keep", "1"]);
     assert!(said.contains("--keep 1 of 4 experts") && said.contains("keep from 2 to 4"), "{said}");
     let said = bad(&folder, 1, &["plan", "compress", "model", "--keep", "2", "--disk-speed", "0"]);

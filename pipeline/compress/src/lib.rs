@@ -16,14 +16,15 @@ mod prune;
 mod quantize;
 mod rewrite;
 mod search;
+mod speed;
 mod statistics;
 
-pub use cost::{CompressCost, measure_products};
+pub use cost::CompressCost;
 pub use error::CompressError;
 pub use merge::{
-    Activations, Alignment, Combination, GroupOutcome, GroupSize, Importance, LayerOutcome, MergeError, MergePlan,
-    MergeRecipe, MergeRewrite, Neurons, Refit, RouterRow, Rows, Tokens, align, carry_out, drop_losses, merge_layer,
-    rewrite_merged,
+    Activations, Alignment, Combination, GroupOutcome, GroupSize, Importance, LayerOutcome, MergeCost, MergeError,
+    MergePlan, MergeRecipe, MergeRewrite, Neurons, Refit, RouterRow, Rows, Tokens, align, carry_out, drop_losses,
+    merge_layer, rewrite_merged,
 };
 pub use observe::{Calibration, ObserveOptions, ObservePlace, ObservePlan, ObserveStep, observe, saved_statistics};
 pub use pad::{
@@ -38,4 +39,5 @@ pub use prune::{prune, prune_mixture};
 pub use quantize::{QuantizeRecipe, StoredFormat, quantize};
 pub use rewrite::{ExpertRewrite, rewrite_experts, rewrite_memory};
 pub use search::{SearchRecipe, SearchStep, Searched, search};
+pub use speed::CompressSpeed;
 pub use statistics::{ExpertUse, LayerStatistics};

@@ -11,6 +11,7 @@ mod algebra;
 mod align;
 mod assignment;
 mod combine;
+mod cost;
 mod group;
 mod losses;
 mod memory;
@@ -32,7 +33,10 @@ use router::BiasDirection;
 use rows::squared_error;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use algebra::symmetric_eigen;
 pub use align::{Activations, Alignment, align};
+pub(crate) use cost::EIGEN;
+pub use cost::MergeCost;
 pub use losses::drop_losses;
 pub use memory::{GroupSize, MergePlan};
 pub use neurons::Neurons;
