@@ -2,10 +2,12 @@
 
 mod support;
 
+use models::{Loading, Model};
+use numeric::Format;
 use serde_json::Value;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use support::{Folder, bad, config, good, lateen};
+use support::{Folder, bad, config, errors, good, lateen, run};
 
 const PRUNE: [&str; 8] = ["compress", "model", "--keep", "2", "--tokens", "6000", "--gradient-tokens", "2000"];
 
@@ -90,6 +92,84 @@ fn merging_that_was_killed_goes_on_and_comes_out_the_same() {
     let given = ["compress", "model", "--plan", "whole/plan.toml", "--tokens", "6000", "--gradient-tokens", "2000"];
     good(&folder, &[&given[..], &["--similarity-tokens", "256", "--out", "given"]].concat());
     assert_eq!(files("given"), files("whole"));
+}
+
+/// What was merged cannot be written beside the model, and then can.
+#[test]
+fn a_merged_model_is_none_before_all_stands_beside_it() {
+    let folder = Folder::new("compress-merging-beside");
+    folder.model("model");
+    std::fs::create_dir_all(folder.join("out/merging.json/in-the-way")).expect("a folder");
+    let words = [&MERGE[..], &["2000", "--out", "out"]].concat();
+    let said = bad(&folder, 1, &words);
+    assert!(said.contains("merging.json") && !folder.join("out/config.json").exists(), "{said}");
+    std::fs::remove_dir_all(folder.join("out/merging.json")).expect("it is there");
+    good(&folder, &words);
+    for file in ["merging.json", "lineage.json", "config.json"] {
+        assert!(folder.join("out").join(file).is_file(), "{file}");
+    }
+    assert!(!folder.join("out/merging").exists());
+}
+
+/// A model whose layers have 4 and 3 experts, and whose tokens have something in common if they are to.
+fn uneven(folder: &Folder, agree: bool) {
+    let model = folder.model("model");
+    if agree {
+        let mut opened = Model::open(&model, Loading::F32).expect("it opens");
+        let table = opened.weights.embedding.weight.matrix.as_f32_mut();
+        table.chunks_exact_mut(32).for_each(|row| row[..4].fill(0.05));
+        opened.save(&model, Format::F32).expect("it saves");
+    }
+    folder.write(
+        "plan.toml",
+        "[[layer]]\nlayer = 0\nkeep = [0, 1, 2, 3]\n\n[[layer]]\nlayer = 1\nkeep = [0, 1, 3]\ndrop = [2]\n",
+    );
+    good(folder, &["compress", "model", "--plan", "plan.toml", "--out", "uneven"]);
+}
+
+#[test]
+fn layers_of_different_sizes_are_padded_to_one() {
+    let folder = Folder::new("compress-pad");
+    uneven(&folder, true);
+    let output = run(&folder, &["compress", "pad", "uneven", "-o", "padded", "--tokens", "12000"]);
+    let said = errors(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("misrouted") && said.contains("held-out tokens are") && said.contains("apart at most"),
+        "{said}"
+    );
+    let read = |file: &str| std::fs::read_to_string(folder.join("padded").join(file)).expect(file);
+    assert!(read("config.json").contains("\"num_experts\": 4") && !read("config.json").contains("experts_per_layer"));
+    let lineage: Value = serde_json::from_str(&read("lineage.json")).expect("JSON");
+    assert_eq!(lineage["layers"][1].to_string(), "[0,1,null,2]", "what was added comes from no expert");
+    let padding: Value = serde_json::from_str(&read("padding.json")).expect("JSON");
+    assert_eq!(
+        (&padding[0]["layer"], &padding[0]["added"], &padding[0]["misrouted"]),
+        (&1.into(), &1.into(), &0.into())
+    );
+    assert!(!folder.join("padded/plan.toml").exists() && !folder.join("padded/padding").exists());
+    folder.write("tokens.json", "[[5, 80, 200, 33, 7, 7, 260, 91]]");
+    let logits = |model: &str| {
+        let file = format!("{model}.safetensors");
+        good(&folder, &["inspect", "logits", model, "--tokens", "tokens.json", "--out", &file]);
+        formats::TensorFile::open(folder.join(&file)).expect("it is there").get("logits.0").expect("it is").to_f32()
+    };
+    let (before, after) = (logits("uneven"), logits("padded"));
+    assert!(before.iter().zip(&after).all(|(a, b)| (a - b).abs() < 1e-5));
+    good(&folder, &["compress", "padded", "--quantize", "q8_0", "--out", "small"]);
+    let said = bad(&folder, 1, &["compress", "pad", "small", "-o", "none"]);
+    assert!(said.contains("all layers have the same number of experts"), "{said}");
+    let said = bad(&folder, 1, &["compress", "pad", "uneven", "-o", "padded"]);
+    assert!(said.contains("padded holds a model already"), "{said}");
+}
+
+#[test]
+fn layers_that_cannot_be_padded_are_left_alone() {
+    let folder = Folder::new("compress-pad-never");
+    uneven(&folder, false);
+    let said = bad(&folder, 1, &["compress", "pad", "uneven", "-o", "padded", "--tokens", "12000"]);
+    assert!(said.contains("layer 1") && said.contains("budget = \"uniform\""), "{said}");
+    assert!(!folder.join("padded").exists(), "nothing is left");
 }
 
 /// None is kept back to be measured on.
@@ -190,10 +270,25 @@ fn a_plan_says_memory_disk_and_time_also_of_a_model_that_is_not_here() {
     assert!(number(&merged, "/writing") > number(&merged, "/merging/working") + number(&merged, "/merging/layer"));
     assert_eq!((number(&merged, "/merging/states"), &merged["fits"]), (2.0 * 4.0 * 2048.0 * 100_000.0, &true.into()));
     assert!(number(&merged, "/cost/multiply_adds") > 3.0 * number(&found, "/cost/multiply_adds"));
+    // Of 48 layers 256 experts go, each compared with 8 and then put in the order of its group.
+    assert_eq!(number(&merged, "/cost/merging/pairs"), 48.0 * 256.0 * 9.0);
+    assert!(number(&merged, "/cost/merging/multiply_adds") > number(&found, "/cost/multiply_adds"), "{merged}");
+    let seconds = |of: &Value| {
+        let per_second = |what: &str, speed: &str| number(of, what) / number(of, speed);
+        (number(of, "/cost/read") + number(of, "/cost/written")) / 500e6
+            + per_second("/cost/multiply_adds", "/speeds/multiply_adds")
+            + per_second("/cost/merging/multiply_adds", "/speeds/merge_multiply_adds")
+            + per_second("/cost/merging/pairs", "/speeds/pairs")
+            + per_second("/cost/merging/algebra", "/speeds/algebra")
+    };
+    assert!((number(&merged, "/seconds") / seconds(&merged) - 1.0).abs() < 1e-6);
+    assert_eq!(number(&found, "/cost/merging/pairs"), 0.0);
 
     folder.model("model");
     let text = good(&folder, &["plan", "compress", "model", "--keep", "3", "--tokens", "5000"]);
     assert!(text.contains("it fits into") && text.contains("as measured here"), "{text}");
+    let text = good(&folder, &["plan", "compress", "model", "--keep", "3", "--tokens", "5000", "--merge"]);
+    assert!(text.contains(", 8 pairs of experts put in order at"), "{text}");
     let said = bad(&folder, 1, &["plan", "compress", "model", "--keep", "1"]);
     assert!(said.contains("--keep 1 of 4 experts") && said.contains("keep from 2 to 4"), "{said}");
     let said = bad(&folder, 1, &["plan", "compress", "model", "--keep", "2", "--disk-speed", "0"]);

@@ -18,6 +18,7 @@ fn help_is_what_it_was() {
         ("adapter-inspect", vec!["adapter", "inspect"]),
         ("adapter-merge", vec!["adapter", "merge"]),
         ("compress", vec!["compress"]),
+        ("compress-pad", vec!["compress", "pad"]),
         ("compress-report", vec!["compress", "report"]),
         ("compare", vec!["compare"]),
         ("evaluate", vec!["evaluate"]),

@@ -23,7 +23,7 @@ use crate::terminal::say;
 use anyhow::{Context, Result};
 use evaluate::table::duration_in_words;
 use formats::{Manifest, hash_bytes, hash_file};
-use models::{Config, Lineage};
+use models::{Config, Lineage, ModelError};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -294,7 +294,12 @@ fn remove_stage(directory: &Path) -> Result<()> {
 
 /// Writes what is known of the experts' origin into the folder of a new model: what its source says, and what was done
 /// since.
-pub(crate) fn pass_lineage_on(from: &Path, to: &Path, source: &Config, step: Option<&Lineage>) -> Result<()> {
+pub(crate) fn pass_lineage_on(
+    from: &Path,
+    to: &Path,
+    source: &Config,
+    step: Option<&Lineage>,
+) -> Result<(), ModelError> {
     if step.is_none() && !from.join(models::LINEAGE).is_file() {
         return Ok(());
     }

@@ -11,6 +11,7 @@ use compress::{
     Budget, Calibration, Importance, LayerOutcome, LayerPlan, LayerStatistics, MergeRecipe, ObserveOptions,
     ObservePlace, ObserveStep, Plan, PlanRecipe, Saliency, SearchStep, Searched, Tokens,
 };
+use formats::FormatsError;
 use models::{LayerStream, Layers, Lineage, Loading, Model};
 use prepare::{Fit, Packing, Sample};
 use serde_json::{Value, json};
@@ -43,9 +44,10 @@ pub(super) fn prune(job: &Job<'_>, work: &Prune) -> Result<Value> {
     let watching = Watching { samples: &dataset.samples, tokens_max: work.tokens, place: Some(kept.place()) };
     let shrunk = shrink(&mut model, &watching, planned, work.merge.as_ref())?;
     job.check_interrupt()?;
+    // Before config.json, with which the folder is a model.
     shrunk.save(&job.directory)?;
-    save_model(&model, &tokenizer, &template, &job.directory, work.save)?;
     super::pass_lineage_on(from, &job.directory, &source, Some(&shrunk.lineage(&before)))?;
+    save_model(&model, &tokenizer, &template, &job.directory, work.save)?;
     Ok(json!({
         "experts_before": before,
         "experts": model.config.expert_counts(),
@@ -131,7 +133,7 @@ impl Shrunk {
     }
 
     /// Writes the plan, and what was measured while it was carried out.
-    pub(crate) fn save(&self, directory: &Path) -> Result<()> {
+    pub(crate) fn save(&self, directory: &Path) -> Result<(), FormatsError> {
         self.plan.save(&directory.join(PLAN))?;
         if !self.outcomes.is_empty() {
             formats::write_json(directory.join(MERGING), &self.outcomes)?;

@@ -67,6 +67,7 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
+    Pad(super::compress_pad::Arguments),
     Report(super::compress_report::Arguments),
 }
 
@@ -114,8 +115,10 @@ impl From<FormatName> for StoredFormat {
 const GOES_ON: &str = "run the same command again, and it goes on";
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
-    if let Some(What::Report(report)) = &arguments.what {
-        return super::compress_report::run(report);
+    match &arguments.what {
+        Some(What::Pad(pad)) => return super::compress_pad::run(pad),
+        Some(What::Report(report)) => return super::compress_report::run(report),
+        None => {}
     }
     let prunes = arguments.keep.is_some() || arguments.plan.is_some();
     if !prunes && arguments.quantize.is_none() {
@@ -126,7 +129,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         let message = format!("{} holds a model already", arguments.out().display());
         return Err(Problem::new(message, "give another --out, or remove it first").into());
     }
-    let from = model_directory(arguments.model.as_deref().expect("only a report goes without"))?;
+    let from = model_directory(arguments.model.as_deref().expect("only subcommands go without"))?;
     let planned = match (&arguments.plan, arguments.keep) {
         (Some(path), _) => Some(Planned::Given(Plan::load(path)?)),
         (None, Some(keep)) => {
@@ -264,6 +267,7 @@ impl Work {
             out: self.arguments.out(),
             expert_counts: &counts,
             key: &key,
+            plain: numeric::Format::Bf16,
             quantization: self.arguments.recipe().map(|recipe| recipe.quantization()),
         };
         let needed = compress::rewrite_memory(outline, self.stream.loading());
@@ -318,7 +322,7 @@ pub(super) fn save_text(from: &Path, out: &Path) -> Result<()> {
 
 impl Arguments {
     pub(super) fn out(&self) -> &Path {
-        self.out.as_deref().expect("only a report goes without")
+        self.out.as_deref().expect("only subcommands go without")
     }
 
     /// What the experts are watched on.

@@ -4,7 +4,7 @@ use super::compress::{Bar, Observed, Work, check_memory, save_text, stopped};
 use crate::stages::{Shrunk, pass_lineage_on, split};
 use crate::terminal::say;
 use anyhow::{Context, Result};
-use compress::{Calibration, GroupSize, LayerStatistics, MergePlan, MergeRewrite, Plan, Tokens};
+use compress::{Calibration, GroupSize, LayerOutcome, LayerStatistics, MergePlan, MergeRewrite, Plan, Tokens};
 use evaluate::table::bytes_in_words;
 use models::RewriteStep;
 use std::sync::atomic::Ordering;
@@ -33,12 +33,13 @@ impl Work {
             meter.show("merging", (step.done, step.total), step.bytes_read, "after", layer);
             !self.cancelled.load(Ordering::Relaxed)
         };
-        let outcomes = stopped(compress::rewrite_merged(&job, &mut watch))
-            .with_context(|| format!("cannot write the model to {}", out.display()))?;
-        let shrunk = Shrunk::merged(plan.clone(), outcomes);
-        shrunk.save(out)?;
-        let source = &outline.config;
-        pass_lineage_on(&self.from, out, source, Some(&shrunk.lineage(&source.expert_counts())))
+        let mut beside = |outcomes: Vec<LayerOutcome>| {
+            let (shrunk, source) = (Shrunk::merged(plan.clone(), outcomes), &outline.config);
+            shrunk.save(out)?;
+            Ok(pass_lineage_on(&self.from, out, source, Some(&shrunk.lineage(&source.expert_counts())))?)
+        };
+        stopped(compress::rewrite_merged(&job, &mut beside, &mut watch))
+            .with_context(|| format!("cannot write the model to {}", out.display()))
     }
 
     fn check_merging(&self, plan: &Plan, statistics: &[LayerStatistics], packs: [&Vec<Calibration>; 2]) -> Result<()> {

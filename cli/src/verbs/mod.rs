@@ -7,6 +7,7 @@ pub(crate) mod compare;
 pub(crate) mod complete;
 pub(crate) mod compress;
 mod compress_merging;
+pub(crate) mod compress_pad;
 pub(crate) mod compress_report;
 pub(crate) mod doctor;
 pub(crate) mod evaluate;

@@ -8,7 +8,7 @@ use crate::stages::is_held_out;
 use crate::terminal::{put, put_json, say};
 use anyhow::{Context, Result};
 use clap::Args;
-use compress::{CompressCost, GroupSize, MergePlan, MergeRecipe, ObservePlan, PlanRecipe};
+use compress::{CompressCost, CompressSpeed, GroupSize, MergePlan, MergeRecipe, ObservePlan, PlanRecipe};
 use evaluate::Table;
 use evaluate::table::{bytes_in_words, duration_in_words};
 use models::{Config, LayerStream, Loading, Model};
@@ -73,12 +73,13 @@ struct Findings {
     seconds: f64,
 }
 
-/// Bytes and multiply-adds a second.
+/// Bytes, and what is computed, a second.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Speeds {
     read: f64,
     write: f64,
-    multiply_adds: f64,
+    #[serde(flatten)]
+    computing: CompressSpeed,
     disk_measured: bool,
     products_measured: bool,
 }
@@ -102,9 +103,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut cost = CompressCost::of(&outline, &lengths, &options, &after, None, &plan);
     let merging = arguments.merge.then(|| merging(&outline, loading, &lengths, &after));
     if merging.is_some() {
-        cost = cost.merging(&outline, &lengths, MergeRecipe::default().sweeps);
+        cost = cost.merging(&outline, &lengths, &after, (&PlanRecipe::default(), &MergeRecipe::default()));
     }
     let speeds = arguments.speeds(&outline, options.chunk_tokens, folder.as_deref())?;
+    let computing = cost.seconds(&speeds.computing);
     let writing = merging.map_or_else(|| compress::rewrite_memory(&outline, loading), |merging| merging.total());
     let findings = Findings {
         model: arguments.model.clone(),
@@ -121,9 +123,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         cost,
         disk: cost.model + plan.disk().max(merging.map_or(0, |merging| merging.states + plan.statistics)) as u64,
         speeds,
-        seconds: cost.read as f64 / speeds.read
-            + cost.written as f64 / speeds.write
-            + cost.multiply_adds / speeds.multiply_adds,
+        seconds: cost.read as f64 / speeds.read + cost.written as f64 / speeds.write + computing,
     };
     match arguments.json {
         true => put_json(&findings),
@@ -176,9 +176,12 @@ impl Arguments {
             None => write_speed().context("cannot measure how fast this folder's disk writes; give --disk-speed")?,
         };
         let read = disk.or_else(|| read_speed(folder?)).unwrap_or(write);
-        let multiply_adds = products.unwrap_or_else(|| compress::measure_products(outline, chunk_tokens));
+        let computing = match products {
+            Some(speed) => CompressSpeed::derived(outline, speed),
+            None => CompressSpeed::measured(outline, chunk_tokens, self.merge),
+        };
         let (disk_measured, products_measured) = (disk.is_none(), products.is_none());
-        Ok(Speeds { read, write, multiply_adds, disk_measured, products_measured })
+        Ok(Speeds { read, write, computing, disk_measured, products_measured })
     }
 }
 
@@ -220,6 +223,16 @@ fn read_speed(folder: &Path) -> Option<f64> {
     Some(wanted as f64 / began.elapsed().as_secs_f64().max(1e-6))
 }
 
+/// What merging adds to what is computed.
+fn merging_in_words(cost: &CompressCost, speed: &CompressSpeed) -> String {
+    let merging = cost.merging;
+    format!(
+        "; merging {:.3e} at {:.3e}/s, {:.0} pairs of experts put in order at {:.0}/s, and {:.3e} multiply-adds in f64 \
+         at {:.3e}/s",
+        merging.multiply_adds, speed.merge_multiply_adds, merging.pairs, speed.pairs, merging.algebra, speed.algebra,
+    )
+}
+
 impl Findings {
     fn in_words(&self) -> String {
         let words = |bytes: usize| bytes_in_words(bytes as u64);
@@ -244,9 +257,10 @@ impl Findings {
         let verdict = if self.fits { "it fits into" } else { "it does not fit into" };
         let duration = |seconds: f64| duration_in_words(Duration::from_secs_f64(seconds.clamp(0.0, 1e12)));
         let how = |measured: bool| if measured { "as measured here" } else { "as given" };
+        let merging = if self.merging.is_some() { merging_in_words(cost, &speeds.computing) } else { String::new() };
         format!(
             "{}{verdict} {}\nit takes about {}: reading {} at {}/s and writing {} at {}/s ({}), {:.3e} multiply-adds \
-             at {:.3e}/s ({})\n",
+             at {:.3e}/s{merging} ({})\n",
             table.to_text(),
             bytes_in_words(self.allowed),
             duration(self.seconds),
@@ -256,7 +270,7 @@ impl Findings {
             bytes_in_words(speeds.write as u64),
             how(speeds.disk_measured),
             cost.multiply_adds,
-            speeds.multiply_adds,
+            speeds.computing.multiply_adds,
             how(speeds.products_measured),
         )
     }

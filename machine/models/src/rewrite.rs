@@ -75,10 +75,12 @@ pub fn rewrite_bytes(config: &Config, plain: Format, quantization: Option<Quanti
 }
 
 /// Makes the model in `job.out` out of what `layer` makes of each layer, given its index; `watch` may stop it, and the
-/// same call then goes on. Shards that are there and unchanged since they were written are not made again.
+/// same call then goes on. Shards that are there and unchanged since they were written are not made again. When all of
+/// them are there, and before config.json, `beside` writes what is to stand beside the model.
 pub fn rewrite_model<E: From<ModelError>>(
     job: &Rewrite,
     layer: &mut dyn FnMut(usize, LayerWeights) -> Result<LayerWeights, E>,
+    beside: &mut dyn FnMut() -> Result<(), E>,
     watch: &mut dyn FnMut(RewriteStep) -> bool,
 ) -> Result<(), E> {
     let shards = shards(job);
@@ -104,6 +106,7 @@ pub fn rewrite_model<E: From<ModelError>>(
             return Err(ModelError::Cancelled.into());
         }
     }
+    beside()?;
     Ok(finish(job, &shards)?)
 }
 

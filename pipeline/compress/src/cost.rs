@@ -3,13 +3,10 @@
 //! Legend: E experts, H hidden width.
 
 use crate::observe::{batches, mixtures};
-use crate::{ObserveOptions, ObservePlan};
-use kernels::gemm;
+use crate::{CompressSpeed, MergeCost, MergeRecipe, ObserveOptions, ObservePlan, PlanRecipe};
 use models::{FeedForward, MixerKind, Model, Quantization, rewrite_bytes};
-use numeric::{Format, Matrix, Storage, bf16};
-use ops::Precision;
+use numeric::Format;
 use serde::Serialize;
-use std::time::Instant;
 
 /// Counts, from which speeds make time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -19,8 +16,10 @@ pub struct CompressCost {
     pub written: u64,
     /// Of the result.
     pub model: u64,
-    /// Products of two numbers that are added up.
+    /// Products of two numbers that are added up, of weights as they are stored.
     pub multiply_adds: f64,
+    /// Nothing where experts are not merged.
+    pub merging: MergeCost,
 }
 
 impl CompressCost {
@@ -54,27 +53,38 @@ impl CompressCost {
             model,
             // Walking back runs a layer again, and takes as much for its input.
             multiply_adds: pass(outline, lengths) + 2.0 * pass(outline, &back_lengths) + compared(outline, options),
+            merging: MergeCost::default(),
         }
     }
 
-    /// With what merging adds: every layer is run twice more on all tokens, and fits ask for sums of squares. Putting
-    /// neurons in one order is not counted.
+    /// With what merging adds: every layer is run twice more on all tokens, and [`MergeCost`].
     #[must_use]
-    pub fn merging(self, outline: &Model, lengths: &[usize], sweeps: usize) -> Self {
+    pub fn merging(
+        self,
+        outline: &Model,
+        lengths: &[usize],
+        keep: &[usize],
+        recipes: (&PlanRecipe, &MergeRecipe),
+    ) -> Self {
         let tokens: usize = lengths.iter().sum();
         let row = (outline.config.hidden_size * size_of::<f32>()) as u64;
         let states = row * outline.config.layers.len() as u64 * tokens as u64;
-        let top_k = outline.config.experts.map_or(0, |experts| experts.top_k);
-        let width = outline.config.hidden_size;
-        // Once for groups, and once for every sweep over all experts.
-        let fit = |(_, _, inner): (usize, usize, usize)| (tokens * top_k * inner * (inner + 2 * width)) as f64;
-        let fits: f64 = mixtures(outline).map(fit).sum::<f64>() * (1 + sweeps) as f64;
         Self {
             read: self.read + 2 * states,
             written: self.written + states,
-            multiply_adds: self.multiply_adds + 2.0 * pass(outline, lengths) + fits,
+            multiply_adds: self.multiply_adds + 2.0 * pass(outline, lengths),
+            merging: MergeCost::of(outline, tokens, keep, recipes),
             ..self
         }
+    }
+
+    /// Without reading and writing.
+    pub fn seconds(&self, speed: &CompressSpeed) -> f64 {
+        let MergeCost { multiply_adds, pairs, algebra } = self.merging;
+        self.multiply_adds / speed.multiply_adds
+            + multiply_adds / speed.merge_multiply_adds
+            + pairs / speed.pairs
+            + algebra / speed.algebra
     }
 }
 
@@ -117,33 +127,4 @@ fn compared(outline: &Model, options: &ObserveOptions) -> f64 {
         experts as f64 * (3.0 * inner as f64 * width + experts as f64 * width)
     };
     options.similarity_tokens as f64 * mixtures(outline).map(of).sum::<f64>()
-}
-
-/// Multiply-adds a second of this machine, in the products that most of the time goes into: bf16 weights of experts of
-/// the model's shape, each with its share of a chunk's tokens.
-pub fn measure_products(outline: &Model, chunk_tokens: usize) -> f64 {
-    const GROUPS: usize = 16;
-    let config = &outline.config;
-    let experts = config.expert_counts().into_iter().max().unwrap_or(1);
-    let (inner, top_k) = config.experts.map_or((config.dense_width, 1), |experts| (experts.width, experts.top_k));
-    let (width, rows) = (config.hidden_size, (chunk_tokens * top_k / experts).clamp(1, 1024));
-    let weight = || {
-        let values = (0..inner * width).map(|at| bf16::from_f32((at % 31) as f32 * 1e-3)).collect();
-        Matrix { rows: inner, columns: width, storage: Storage::Bf16(values) }
-    };
-    let weights: Vec<Matrix> = (0..GROUPS).map(|_| weight()).collect();
-    let views: Vec<_> = weights.iter().map(Matrix::view).collect();
-    let offsets: Vec<usize> = (0..=GROUPS).map(|group| group * rows).collect();
-    let x = vec![0.5; GROUPS * rows * width];
-    let mut y = vec![0.0; GROUPS * rows * inner];
-    let (mut best, began) = (f64::INFINITY, Instant::now());
-    for round in 0.. {
-        let start = Instant::now();
-        gemm::grouped_multiply_transposed(&mut y, &x, &views, &offsets, false, Precision::F32);
-        best = best.min(start.elapsed().as_secs_f64());
-        if round >= 2 && began.elapsed().as_secs_f64() > 0.5 {
-            break;
-        }
-    }
-    (GROUPS * rows * width * inner) as f64 / best.max(1e-9)
 }

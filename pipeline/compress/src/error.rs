@@ -21,6 +21,9 @@ pub enum CompressError {
     Memory { needed: usize, allowed: usize },
     #[error("calibration: {0}")]
     Calibration(String),
+    /// Layers cannot be given one number of experts.
+    #[error("padding: {0}")]
+    Padding(String),
     /// A folder holds what belongs to another job.
     #[error("{path} holds statistics of another {what}: remove it, or give another folder", path = .path.display())]
     OtherJob { path: PathBuf, what: &'static str },

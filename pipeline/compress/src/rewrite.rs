@@ -18,6 +18,8 @@ pub struct ExpertRewrite<'a> {
     pub expert_counts: &'a [usize],
     /// All that decides what becomes of experts, for telling this job from another: the plan's text.
     pub key: &'a str,
+    /// The format of what is not quantized.
+    pub plain: Format,
     /// To what linear maps are rounded afterwards.
     pub quantization: Option<Quantization>,
 }
@@ -31,8 +33,8 @@ impl ExpertRewrite<'_> {
     }
 }
 
-/// Writes the model in which `experts` has made something else of each mixture, given its layer; plain weights are
-/// bf16. Files that are done are kept when it is stopped or killed, and the same call goes on.
+/// Writes the model in which `experts` has made something else of each mixture, given its layer. Files that are
+/// done are kept when it is stopped or killed, and the same call goes on.
 pub fn rewrite_experts(
     job: &ExpertRewrite,
     experts: &mut dyn FnMut(usize, Moe) -> Result<Moe, CompressError>,
@@ -40,7 +42,7 @@ pub fn rewrite_experts(
 ) -> Result<(), CompressError> {
     let config = job.config();
     let mut rewrite = Rewrite::new(job.from, &config, job.out, job.key);
-    rewrite.plain = Format::Bf16;
+    rewrite.plain = job.plain;
     rewrite.quantization = job.quantization;
     rewrite_model(
         &rewrite,
@@ -52,6 +54,7 @@ pub fn rewrite_experts(
             }
             Ok(layer)
         },
+        &mut || Ok(()),
         watch,
     )
 }

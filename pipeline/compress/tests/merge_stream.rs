@@ -66,6 +66,18 @@ impl World {
         recipe: Option<&QuantizeRecipe>,
         watch: &mut dyn FnMut(RewriteStep) -> bool,
     ) -> Result<Vec<LayerOutcome>, CompressError> {
+        self.streamed_with(stream, out, recipe, &mut || Ok(()), watch)
+    }
+
+    /// With what is written beside the model before it is one.
+    fn streamed_with(
+        &self,
+        stream: &LayerStream,
+        out: &Path,
+        recipe: Option<&QuantizeRecipe>,
+        beside: &mut dyn FnMut() -> Result<(), CompressError>,
+        watch: &mut dyn FnMut(RewriteStep) -> bool,
+    ) -> Result<Vec<LayerOutcome>, CompressError> {
         let [fitted, held_out] = self.packs();
         let job = MergeRewrite {
             from: stream,
@@ -76,7 +88,14 @@ impl World {
             recipe: &always(),
             quantization: recipe.map(QuantizeRecipe::quantization),
         };
-        rewrite_merged(&job, watch)
+        let mut became = Vec::new();
+        let beside = |outcomes: Vec<LayerOutcome>| {
+            assert!(!out.join("config.json").exists(), "it is no model before that");
+            became = outcomes;
+            beside()
+        };
+        rewrite_merged(&job, &mut { beside }, watch)?;
+        Ok(became)
     }
 }
 
@@ -150,6 +169,22 @@ fn merging_goes_on_where_it_was_stopped() {
     };
     assert_eq!((calls, rounded(&streamed)), (n_layers + 3, rounded(&outcomes)));
     same(&found, &wanted);
+}
+
+/// Cut short when all layers are there and what stands beside them is not: the folder is no model yet, and the next
+/// call completes it without merging anything again.
+#[test]
+fn what_stands_beside_a_model_is_there_before_it_is_one() {
+    let world = World::new("qwen3_next");
+    let stream = LayerStream::open_plain(&oracle("qwen3_next")).expect("it opens");
+    let folder = Folder::new("merged-beside");
+    let out = folder.path().join("out");
+    let cut = world.streamed_with(&stream, &out, None, &mut || Err(CompressError::Cancelled), &mut |_| true);
+    assert!(matches!(cut, Err(CompressError::Cancelled)) && !out.join("config.json").exists());
+    let outcomes =
+        world.streamed(&stream, &out, None, &mut |_| panic!("all parts are there")).expect("it is completed");
+    assert_eq!(outcomes.len(), world.plan.layers.len());
+    assert!(out.join("config.json").exists() && !out.join("merging").exists());
 }
 
 #[test]

@@ -47,7 +47,14 @@ fn pruned(
     let outline = stream.outline();
     let expert_counts = counts(&outline.config, plan);
     let quantization = recipe.map(QuantizeRecipe::quantization);
-    let job = ExpertRewrite { from: stream, out, expert_counts: &expert_counts, key: "a plan", quantization };
+    let job = ExpertRewrite {
+        from: stream,
+        out,
+        expert_counts: &expert_counts,
+        key: "a plan",
+        plain: Format::Bf16,
+        quantization,
+    };
     let mut experts = |index: usize, mut moe| {
         let planned = plan.layers.iter().find(|layer| layer.layer == index).expect("every mixture is planned");
         prune_mixture(&mut moe, planned)?;
@@ -119,6 +126,7 @@ fn a_model_half_written_is_gone_on_with() {
                 read.push(index);
                 Ok(layer)
             },
+            &mut || Ok(()),
             &mut |_| {
                 steps += 1;
                 steps < most

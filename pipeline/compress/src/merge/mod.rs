@@ -11,6 +11,7 @@ mod algebra;
 mod align;
 mod assignment;
 mod combine;
+mod cost;
 mod group;
 mod losses;
 mod memory;
@@ -29,16 +30,21 @@ use group::Group;
 use ops::{Buffer, Expert, Moe};
 use refit::Missing;
 use router::BiasDirection;
-use rows::{Routed, squared_error};
+use rows::squared_error;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use algebra::symmetric_eigen;
 pub use align::{Activations, Alignment, align};
+pub(crate) use cost::EIGEN;
+pub use cost::MergeCost;
 pub use losses::drop_losses;
 pub use memory::{GroupSize, MergePlan};
 pub use neurons::Neurons;
 pub use outcome::{Combination, GroupOutcome, LayerOutcome};
+pub(crate) use rows::Routed;
 pub use rows::Rows;
 pub use stream::{MergeRewrite, rewrite_merged};
+pub(crate) use walk::Walk;
 pub use walk::{Tokens, carry_out};
 
 /// What can go wrong while a plan is carried out.

@@ -5,7 +5,7 @@
 
 use super::walk::{Walk, observed};
 use super::{LayerOutcome, MergeRecipe, Tokens, merge_layer};
-use crate::{CompressError, LayerStatistics, Plan};
+use crate::{CompressError, LayerPlan, LayerStatistics, Plan};
 use formats::{hash_bytes, read_json, write_json};
 use models::{Config, FeedForward, LayerStream, LayerWeights, Quantization, Rewrite, RewriteStep, rewrite_model};
 use std::path::{Path, PathBuf};
@@ -48,11 +48,13 @@ impl MergeRewrite<'_> {
 }
 
 /// Carries out the plan as [`super::carry_out`] does, and writes the model; plain weights are bf16. Gives what became
-/// of every mixture. The same call goes on where it was stopped or killed.
+/// of every mixture to `beside`, which writes it beside the model before that is one. The same call goes on where it
+/// was stopped or killed.
 pub fn rewrite_merged(
     job: &MergeRewrite,
+    beside: &mut dyn FnMut(Vec<LayerOutcome>) -> Result<(), CompressError>,
     watch: &mut dyn FnMut(RewriteStep) -> bool,
-) -> Result<Vec<LayerOutcome>, CompressError> {
+) -> Result<(), CompressError> {
     job.plan.check(job.from.outline())?;
     let (config, key, folder) = (job.config(), job.key(), job.out.join(WORKING));
     // A file for each layer: what is there when the job is cut short is whole files.
@@ -62,22 +64,28 @@ pub fn rewrite_merged(
         ..Rewrite::new(job.from, &config, job.out, &key)
     };
     let walk = Walk::new(&job.from.outline().config, job.tokens, Some(&folder))?;
-    let mut merging = Merging { job, walk, folder };
-    rewrite_model(&rewrite, &mut |index, layer| merging.layer(index, layer), watch)?;
-    merging.finish()
+    let outcomes = || {
+        let read = |planned: &LayerPlan| read_json(outcome_path(&folder, planned.layer));
+        Ok::<Vec<LayerOutcome>, CompressError>(job.plan.layers.iter().map(read).collect::<Result<_, _>>()?)
+    };
+    let mut merging = Merging { job, walk, folder: &folder };
+    let mut layer = |index: usize, layer: LayerWeights| merging.layer(index, layer);
+    rewrite_model(&rewrite, &mut layer, &mut || beside(outcomes()?), watch)?;
+    merging.walk.clear();
+    Ok(())
+}
+
+fn outcome_path(folder: &Path, index: usize) -> PathBuf {
+    folder.join(format!("layer-{index:04}.json"))
 }
 
 struct Merging<'a> {
     job: &'a MergeRewrite<'a>,
     walk: Walk<'a>,
-    folder: PathBuf,
+    folder: &'a Path,
 }
 
 impl Merging<'_> {
-    fn outcome_path(&self, index: usize) -> PathBuf {
-        self.folder.join(format!("layer-{index:04}.json"))
-    }
-
     fn layer(&mut self, index: usize, mut layer: LayerWeights) -> Result<LayerWeights, CompressError> {
         let config = &self.job.from.outline().config;
         if !self.walk.is_before(index) {
@@ -98,7 +106,7 @@ impl Merging<'_> {
             let observed = observed(self.job.statistics, index)?;
             let (merged, outcome) = merge_layer(&moe.routed, planned, observed, &rows, self.job.recipe)?;
             moe.routed = merged;
-            write_json(self.outcome_path(index), &outcome)?;
+            write_json(outcome_path(self.folder, index), &outcome)?;
         }
         drop(rows);
         // Nobody asks what comes out of the last.
@@ -106,12 +114,5 @@ impl Merging<'_> {
             self.walk.step(config, index, &layer)?;
         }
         Ok(layer)
-    }
-
-    fn finish(mut self) -> Result<Vec<LayerOutcome>, CompressError> {
-        let read = |planned: &crate::LayerPlan| read_json(self.outcome_path(planned.layer));
-        let outcomes = self.job.plan.layers.iter().map(read).collect::<Result<_, _>>()?;
-        self.walk.clear();
-        Ok(outcomes)
     }
 }

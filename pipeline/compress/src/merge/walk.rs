@@ -28,7 +28,7 @@ impl<'a> Tokens<'a> {
 }
 
 /// The hidden states of all packs on their way through the layers: before some layer at a time, in memory or on disk.
-pub(super) struct Walk<'a> {
+pub(crate) struct Walk<'a> {
     tokens: Tokens<'a>,
     states: States,
     width: usize,
@@ -50,19 +50,19 @@ impl Record for Inputs {
 
 impl<'a> Walk<'a> {
     /// States are in files of a folder, if one is given, where an earlier call may have left some.
-    pub(super) fn new(config: &Config, tokens: Tokens<'a>, folder: Option<&Path>) -> Result<Self, CompressError> {
+    pub(crate) fn new(config: &Config, tokens: Tokens<'a>, folder: Option<&Path>) -> Result<Self, CompressError> {
         let rows = tokens.packs().map(|(pack, _)| pack.tokens.len()).collect();
         let states = States::new(rows, config.hidden_size, folder)?;
         Ok(Self { tokens, states, width: config.hidden_size })
     }
 
     /// Whether all packs are there, before a layer.
-    pub(super) fn is_before(&self, index: usize) -> bool {
+    pub(crate) fn is_before(&self, index: usize) -> bool {
         self.states.has(Name::Inputs(index), self.tokens.packs().count())
     }
 
     /// Brings all packs before the first layer.
-    pub(super) fn embed(&mut self, embedding: &Linear) -> Result<(), CompressError> {
+    pub(crate) fn embed(&mut self, embedding: &Linear) -> Result<(), CompressError> {
         let mut e = Infer::new(Precision::F32);
         let mut filling = self.states.begin(Name::Inputs(0))?;
         self.tokens.packs().try_for_each(|(pack, _)| filling.put(e.embedding(embedding, pack.tokens)))?;
@@ -71,7 +71,7 @@ impl<'a> Walk<'a> {
 
     /// Takes all packs through a layer; gives what came into its mixture, if it has one. What was before the layer
     /// stays until it is forgotten.
-    pub(super) fn step(&mut self, config: &Config, index: usize, layer: &LayerWeights) -> Result<Rows, CompressError> {
+    pub(crate) fn step(&mut self, config: &Config, index: usize, layer: &LayerWeights) -> Result<Rows, CompressError> {
         let mut filling = self.states.begin(Name::Inputs(index + 1))?;
         let rows = self.through(config, index, layer, &mut |after| filling.put(after))?;
         self.states.finish(filling)?;
@@ -93,11 +93,11 @@ impl<'a> Walk<'a> {
     }
 
     /// Forgets what was before a layer.
-    pub(super) fn forget(&mut self, index: usize) {
+    pub(crate) fn forget(&mut self, index: usize) {
         self.states.remove(Name::Inputs(index));
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.states.clear();
     }
 
