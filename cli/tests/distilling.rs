@@ -67,7 +67,9 @@ fn a_model_is_pruned_and_taught_and_knows_where_its_experts_are_from() {
     let routers = stage("routers", "hidden = 0\ncross_entropy = 0", "method = \"routers\"\nsteps = 4");
     let whole = stage("whole", own, "steps = 20");
     let again = PRUNE.replace("keep = 3", "keep = 2").replace("less", "least").replace("from = \"model\"\n", "");
-    folder.write("small.toml", &format!("{TAUGHT}{PRUNE}{routers}{whole}{again}"));
+    // A branch, which begins where the first round did.
+    let aside = PRUNE.replace("keep = 3", "keep = 2").replace("less", "aside");
+    folder.write("small.toml", &format!("{TAUGHT}{PRUNE}{routers}{whole}{again}{aside}"));
     good(&folder, &["build", "small.toml"]);
     let found = terms(&folder, "04-whole");
     let first = &found[0];
@@ -81,6 +83,8 @@ fn a_model_is_pruned_and_taught_and_knows_where_its_experts_are_from() {
         fs::read_to_string(folder.join("runs/small/compression.html")).expect("a page of what became of experts");
     for wanted in
         ["2 rounds: 4 → 3 → 2", "Round 2: least", "whole (after recovery)", "layer 1, expert 2: ", "co-activation"]
+            .into_iter()
+            .chain(["one round: 4 → 2", "Round 1: aside"])
     {
         assert!(page.contains(wanted), "{wanted}");
     }

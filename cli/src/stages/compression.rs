@@ -6,6 +6,7 @@ use crate::place::outline_model;
 use anyhow::{Context, Result};
 use compress::{LayerOutcome, Plan, saved_statistics};
 use evaluate::{CompressionStage, Report, Shrinking, compression_page};
+use formats::Manifest;
 use models::Loading;
 use std::path::{Path, PathBuf};
 
@@ -52,6 +53,8 @@ fn stage(folder: &Path) -> Result<CompressionStage> {
     let model = outline_model(folder, Loading::Stored)?;
     Ok(CompressionStage {
         name: stage_name(folder),
+        // What a build did not make begins with the model before it, in the order in which folders are given.
+        from: Manifest::read(folder)?.and_then(|manifest| manifest.from),
         experts: model.config.expert_counts(),
         bytes: model.bytes() as u64,
         report: None,
@@ -82,6 +85,7 @@ fn measured(stage: &mut CompressionStage, report: Report) {
 fn of_report(report: Report) -> CompressionStage {
     CompressionStage {
         name: report.model.clone(),
+        from: None,
         experts: report.experts.clone(),
         bytes: report.bytes,
         report: Some(report),

@@ -200,6 +200,13 @@ impl Job<'_> {
         Ok(self.from.as_deref().ok_or_else(missing)?)
     }
 
+    /// The name of that model.
+    fn source_name(&self) -> Option<String> {
+        self.from.as_ref()?;
+        let before = || self.earlier.last().map_or_else(|| BASE.to_owned(), |(name, _)| name.clone());
+        Some(self.stage.from.clone().unwrap_or_else(before))
+    }
+
     /// Ends the stage early if Ctrl-C was pressed.
     pub(crate) fn check_interrupt(&self) -> Result<()> {
         match self.build.cancelled.load(Ordering::Relaxed) {
@@ -251,6 +258,7 @@ impl Job<'_> {
             stage: self.stage.work.kind().to_owned(),
             recipe_hash: hash_bytes(&serde_json::to_vec(&recipe)?),
             recipe,
+            from: self.source_name(),
             inputs,
             commit: option_env!("LATEEN_COMMIT").unwrap_or(env!("CARGO_PKG_VERSION")).to_owned(),
             seed: self.stage.work.seed(),

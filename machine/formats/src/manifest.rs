@@ -24,6 +24,9 @@ pub struct Manifest {
     /// That table, for the difference to be named; what was written before this was kept has none.
     #[serde(default)]
     pub recipe: Value,
+    /// The model that the stage started from, as a recipe names it. It is not compared: its hash is among the inputs.
+    #[serde(default)]
+    pub from: Option<String>,
     /// Name → hash of everything the stage read.
     pub inputs: BTreeMap<String, String>,
     /// Of the program that ran.

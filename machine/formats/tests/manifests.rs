@@ -15,6 +15,7 @@ fn manifest() -> Manifest {
         stage: "train".to_owned(),
         recipe_hash: "r1".to_owned(),
         recipe: serde_json::json!({ "train": { "steps": 300, "clip": 1.0 }, "save": "bf16" }),
+        from: Some("base".to_owned()),
         inputs: BTreeMap::from([("base".to_owned(), "h1".to_owned()), ("data".to_owned(), "h2".to_owned())]),
         commit: "c1".to_owned(),
         seed: 7,

@@ -5,6 +5,7 @@ use crate::table::{Table, bytes_in_words};
 use crate::{Rate, Report};
 use environment::{EpisodeKind, Split};
 use train::report::chart::{Line, figure_over};
+use train::report::escape;
 
 /// `8`, or where layers differ their mean and their range.
 pub(super) fn experts_in_words(counts: &[usize]) -> String {
@@ -14,6 +15,9 @@ pub(super) fn experts_in_words(counts: &[usize]) -> String {
         false => format!("{:.1} ({least}–{most})", counts.iter().sum::<usize>() as f64 / counts.len() as f64),
     }
 }
+
+/// Colours that curves have.
+const STYLES: usize = 8;
 
 type Measure = fn(&CompressionStage) -> Option<f64>;
 
@@ -44,26 +48,34 @@ const MEASURES: [(&str, Measure); 9] = [
     ("Size, MB", |stage| Some(stage.bytes as f64 / 1e6)),
 ];
 
-/// A curve of each measure before recovery, and one after.
-pub(super) fn charts(rounds: &[Round<'_>]) -> String {
-    MEASURES.iter().map(|(title, measure)| chart(title, *measure, rounds)).collect()
+/// A curve of each measure before recovery, and one after, of each line of rounds.
+pub(super) fn charts(lines: &[Vec<&Round<'_>>]) -> String {
+    MEASURES.iter().map(|(title, measure)| chart(title, *measure, lines)).collect()
 }
 
-fn chart(title: &str, measure: Measure, rounds: &[Round<'_>]) -> String {
-    let start = rounds.first().and_then(|round| measure(round.start?)).map(|value| (0.0, value));
-    let points = |of: &dyn Fn(&Round<'_>) -> Option<f64>| -> Vec<(f64, f64)> {
-        let each = rounds.iter().filter_map(|round| Some((round.number as f64, of(round)?)));
-        start.into_iter().chain(each).collect()
-    };
-    let before = points(&|round| measure(round.pruned));
-    let after = points(&|round| measure(round.recovered()?));
-    if before.len().max(after.len()) <= usize::from(start.is_some()) {
-        return String::new();
+fn chart(title: &str, measure: Measure, lines: &[Vec<&Round<'_>>]) -> String {
+    let mut curves = Vec::new();
+    for rounds in lines {
+        let start = rounds[0].start.and_then(measure).map(|value| (0.0, value));
+        let points = |of: &dyn Fn(&Round<'_>) -> Option<f64>| -> Vec<(f64, f64)> {
+            let each = rounds.iter().filter_map(|round| Some((round.number as f64, of(round)?)));
+            start.into_iter().chain(each).collect()
+        };
+        let before = points(&|round| measure(round.pruned));
+        let after = points(&|round| measure(round.recovered()?));
+        if before.len().max(after.len()) > usize::from(start.is_some()) {
+            let to = match lines.len() {
+                1 => String::new(),
+                _ => format!(", to {}", escape(&rounds[rounds.len() - 1].pruned.name)),
+            };
+            curves.push((format!("before recovery{to}"), before));
+            curves.push((format!("after recovery{to}"), after));
+        }
     }
-    let lines = [
-        Line { label: "before recovery", style: "c1", points: before, dots: true },
-        Line { label: "after recovery", style: "c0", points: after, dots: true },
-    ];
+    let styles = (0..curves.len()).map(|at| format!("c{}", (at ^ 1) % STYLES)).collect::<Vec<_>>();
+    let with_style = curves.iter().zip(&styles);
+    let lines: Vec<Line<'_>> =
+        with_style.map(|((label, points), style)| Line { label, style, points: points.clone(), dots: true }).collect();
     figure_over("round", title, &lines, true, false)
 }
 
@@ -82,9 +94,8 @@ pub(super) fn table(round: &Round<'_>) -> String {
         "FIM",
         "unseen families",
     ]);
-    let last = round.recovered().map(|stage| stage.name.as_str());
-    let during = round.recovery.iter().map(|stage| {
-        let what = if Some(stage.name.as_str()) == last { "after recovery" } else { "recovery" };
+    let during = round.recovery.iter().map(|&stage| {
+        let what = if round.ends_with(stage) { "after recovery" } else { "recovery" };
         (stage, what)
     });
     let start = round.start.map(|stage| (stage, "to begin with"));

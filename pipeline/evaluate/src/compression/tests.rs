@@ -88,6 +88,7 @@ fn shrinking(n: usize) -> Shrinking {
 fn stage(name: &str, experts: usize, divergence: Option<f64>, shrinking: Option<Shrinking>) -> CompressionStage {
     CompressionStage {
         name: name.to_owned(),
+        from: None,
         experts: vec![experts; 2],
         bytes: 1_000_000 * experts as u64,
         report: divergence.map(|divergence| report(name, divergence)),
@@ -155,6 +156,59 @@ fn a_page_is_well_formed_and_says_what_was_measured() {
     }
     for foreign in ["http://", "https://", "<script", "<link", "url(", "<base>", "NaN", "inf"] {
         assert!(!page.contains(foreign), "{foreign}");
+    }
+}
+
+/// Two rounds in a line, and one that starts where the first did.
+#[test]
+fn a_round_begins_with_the_model_that_it_was_made_from() {
+    let from = |from: &str, stage: CompressionStage| CompressionStage { from: Some(from.to_owned()), ..stage };
+    let stages = [
+        stage("base", 8, Some(0.0), None),
+        from("base", stage("half", 4, Some(0.5), Some(shrinking(8)))),
+        from("half", stage("routers", 4, Some(0.3), None)),
+        from("routers", stage("whole", 4, Some(0.1), None)),
+        from("base", stage("at once", 2, Some(1.5), Some(shrinking(8)))),
+        from("whole", stage("quarter", 2, Some(0.7), Some(shrinking(8)))),
+        // Two ways of bringing the same model back.
+        from("at once", stage("one way", 2, Some(0.9), None)),
+        from("at once", stage("another", 2, Some(0.8), None)),
+        from("quarter", stage("last", 2, Some(0.2), None)),
+        from("a stranger", stage("strange", 2, Some(0.4), Some(shrinking(8)))),
+    ];
+    let found = rounds(&stages);
+    let name = |stage: &CompressionStage| stage.name.clone();
+    let told: Vec<_> = found
+        .iter()
+        .map(|round| {
+            let recovery: Vec<String> = round.recovery.iter().map(|&stage| name(stage)).collect();
+            (name(round.pruned), round.number, round.start.map(name).unwrap_or_default(), recovery.join(", "))
+        })
+        .collect();
+    let wanted = [
+        ("half", 1, "base", "routers, whole"),
+        ("at once", 1, "base", "one way, another"),
+        ("quarter", 2, "whole", "last"),
+        ("strange", 1, "", ""),
+    ];
+    let wanted =
+        wanted.map(|(name, number, start, recovery)| (name.to_owned(), number, start.to_owned(), recovery.to_owned()));
+    assert_eq!(told, wanted);
+    let page = compression_page("branches", &stages);
+    assert_well_formed(&page);
+    for wanted in [
+        "2 rounds: 8 → 4 → 2. base of 8.0 MB became last of 2.0 MB.",
+        "one round: 8 → 2. base of 8.0 MB became another of 2.0 MB.",
+        "one round: 8 → 2.",
+        "Round 1: at once",
+        "Round 2: quarter",
+        "<td>routers (recovery)</td>",
+        "<td>one way (after recovery)</td>",
+        "<td>another (after recovery)</td>",
+        "after recovery, to quarter</span>",
+        "before recovery, to at once</span>",
+    ] {
+        assert!(page.contains(wanted), "missing {wanted:?}");
     }
 }
 
