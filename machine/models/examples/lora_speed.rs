@@ -2,8 +2,8 @@
 //! parameters, on a model directory or the shipped base's shape with random weights; and of the first mixture's experts
 //! by themselves, with adapters. Prints one JSON object.
 //!
-//! `cargo run --release -p models --example lora_speed [-- MODEL [RANK [TOKENS]]]`: with TOKENS the experts alone, on so
-//! many rows. A directory with nothing but a config.json is given random weights.
+//! `cargo run --release -p models --example lora_speed [-- MODEL [RANK [TOKENS]]]`: with TOKENS the experts alone, on
+//! so many rows. A directory with nothing but a config.json is given random weights.
 
 use models::adapter::{LoraConfig, attach};
 use models::{Config, Examples, GradientOptions, Loading, Model};
