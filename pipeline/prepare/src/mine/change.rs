@@ -1,7 +1,7 @@
 //! A commit as work that somebody could be asked to do: which files, from what to what, and in which words. Or why not.
 
 use super::Desk;
-use super::function::functions;
+use super::function::tests;
 use super::git::Commit;
 use super::history::Changed;
 use super::lines::{changed_lines, hunks, lines};
@@ -62,19 +62,19 @@ impl FileChange {
         }
     }
 
-    /// Whether there are tests afterwards that were not there before: by their names, or as a whole file.
+    /// The tests that are there afterwards and were not before. A file of expected output, or a function that helps
+    /// tests, is none.
+    pub(super) fn new_tests(&self) -> Vec<String> {
+        let tests = |text: &Option<String>| -> BTreeSet<String> {
+            text.as_ref()
+                .and_then(|text| Syntax::of(&self.path, text))
+                .map_or_else(BTreeSet::new, |syntax| tests(&syntax))
+        };
+        tests(&self.new).difference(&tests(&self.old)).cloned().collect()
+    }
+
     pub(super) fn brings_tests(&self) -> bool {
-        let Some(new) = &self.new else { return false };
-        let Some(old) = &self.old else { return is_test(&self.path) };
-        let (Some(before), Some(after)) = (Syntax::of(&self.path, old), Syntax::of(&self.path, new)) else {
-            return false;
-        };
-        let is_all_tests = is_test(&self.path);
-        let tests = |syntax: &Syntax| -> BTreeSet<String> {
-            let all = functions(syntax).into_iter();
-            all.filter(|function| function.is_test || is_all_tests).map(|function| function.name).collect()
-        };
-        tests(&after).difference(&tests(&before)).next().is_some()
+        !self.new_tests().is_empty()
     }
 }
 
@@ -167,4 +167,35 @@ fn file_change(path: &str, old: Option<String>, new: Option<String>) -> Option<F
     let (before, after) = (lines(old.as_deref().unwrap_or("")), lines(new.as_deref().unwrap_or("")));
     let changed_lines = changed_lines(&hunks(&before, &after));
     Some(FileChange { path: path.to_owned(), changed_lines, old, new })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(path: &str, old: Option<&str>, new: &str) -> FileChange {
+        let (old, new) = (old.map(str::to_owned), Some(new.to_owned()));
+        FileChange { path: path.to_owned(), old, new, changed_lines: 1 }
+    }
+
+    #[test]
+    fn texts_that_are_wrapped_differently_are_layout() {
+        let of = |old: &str, new: &str| change("a.rs", Some(old), new).is_of_form();
+        assert!(of("fn f() {\n    say(\"one two\");\n}\n", "fn f() {\n    say(\"one \\\n         two\");\n}\n"));
+        assert!(!of("fn f() {\n    say(\"one two\");\n}\n", "fn f() {\n    say(\"one \\\n         three\");\n}\n"));
+    }
+
+    #[test]
+    fn only_tests_are_tests() {
+        let test = "#[test]\nfn one() {\n    f();\n}\n";
+        for (path, old, new, wanted) in [
+            ("tests/help/train.txt", None, "Usage: train\n", false),
+            ("tests/a.rs", None, "fn folder() {\n    f();\n}\n", false),
+            ("tests/a.rs", None, test, true),
+            ("src/a.rs", Some(test), test, false),
+            ("src/a.rs", Some("fn f() {}\n"), test, true),
+        ] {
+            assert_eq!(change(path, old, new).brings_tests(), wanted, "{path}: {new}");
+        }
+    }
 }

@@ -131,7 +131,7 @@ pub(super) fn from_mutant(
 ) -> Result<Result<Episode, &'static str>, PrepareError> {
     let Some(fault) = mutant(path, syntax, function, rng) else { return Ok(Err("no mutant")) };
     let Some(edits) = edits(&fault.text, syntax.text) else { return Ok(Err("no unique edits")) };
-    let told = told(path, function, rng);
+    let told = told(path, function, fault.evidence.compiles, rng);
     let mut trajectory = Trajectory::of(&told);
     let commit = desk.commit.clone();
     let mut workspace = desk.workspace(tree);
@@ -151,6 +151,21 @@ pub(super) fn from_mutant(
     };
     if !trajectory.step(&mut workspace, None, &read)? {
         return Ok(Err("not readable"));
+    }
+    if let Some((line, looked_for)) = &fault.evidence.elsewhere {
+        // What tells is looked for where it has not been shown yet, and must be among what is found.
+        let is_shown = match &read {
+            Action::Read { range: Some((first, last)), .. } => (*first..=*last).contains(&(line + 1)),
+            _ => true,
+        };
+        let search = Action::Search { text: looked_for.clone(), path: path.to_owned() };
+        let place = format!("{path}:{}: ", line + 1);
+        let is_found = is_shown
+            || trajectory.step(&mut workspace, None, &search)?
+                && trajectory.shown().last().is_some_and(|shown| shown.lines().any(|line| line.starts_with(&place)));
+        if !is_found {
+            return Ok(Err("not found again"));
+        }
     }
     let mut thought = Some(found(path, &fault));
     for edit in edits {
@@ -175,20 +190,25 @@ pub(super) fn from_mutant(
     }))
 }
 
-fn told(path: &str, function: &Function, rng: &mut Rng) -> String {
+/// A fault as it is told. What does not compile gives no results, and where that is not known nothing is said of it.
+fn told(path: &str, function: &Function, compiles: Option<bool>, rng: &mut Rng) -> String {
     let name = &function.name;
-    match rng.below(4) {
-        0 => format!("`{name}` in `{path}` does not do what it should. Find the fault and fix it."),
-        1 => format!("There is a bug in `{name}` (`{path}`). Please fix it."),
-        2 => format!("Something in `{path}` is wrong, probably in `{name}`. Fix the code."),
-        _ => format!("`{name}` in `{path}` gives wrong results since the last change. What is it? Fix it."),
+    match (compiles, rng.below(4)) {
+        (Some(false), 0 | 1) => format!("`{path}` does not compile. The fault is in `{name}`. Fix it."),
+        (Some(false), _) => format!("The compiler refuses `{name}` in `{path}`. Find out why and correct it."),
+        (Some(true), 0) => format!("`{name}` in `{path}` gives wrong results. What is it? Fix it."),
+        (_, 0 | 1) => format!("There is a bug in `{name}` (`{path}`). Please fix it."),
+        (_, 2) => format!("Something in `{path}` is wrong, probably in `{name}`. Fix the code."),
+        _ => format!("`{name}` in `{path}` is not as it should be. Find the fault and fix it."),
     }
 }
 
-/// The fault in words, with the line that has it.
+/// The fault in words, with the line that has it and what tells.
 fn found(path: &str, fault: &Mutant) -> String {
-    match &fault.faulty_line {
-        Some(line) => format!("`{path}:{}` has `{}`. {}", fault.line, line.trim(), fault.reason),
-        None => format!("`{path}:{}`: {}", fault.line, fault.reason),
-    }
+    let place = match &fault.faulty_line {
+        Some(line) => format!("`{path}:{}` has `{}`.", fault.line, line.trim()),
+        None => format!("Something lacks at `{path}:{}`.", fault.line),
+    };
+    let all = [place.as_str(), &fault.evidence.words, &fault.reason];
+    all.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }

@@ -3,10 +3,12 @@
 use super::Desk;
 use super::change::{FileChange, Work, is_document};
 use super::episode::Trajectory;
-use super::lines::{Hunk, edits, hunks, lines};
-use super::path::{folder_of, is_test};
+use super::function::functions;
+use super::lines::{Hunk, edits, hunks, lines, names_in};
+use super::message::{Words, has_phrase};
+use super::path::{folder_of, is_named_in, is_test, name_of};
 use super::syntax::{Language, Syntax, wanted};
-use super::testing::test_command;
+use super::testing::{Testing, testing};
 use super::workspace::{Action, Workspace};
 use crate::error::PrepareError;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,15 +39,18 @@ pub(super) fn enact(
         Err(why) => return Ok(Err(why)),
     };
     let is_code = work.files.iter().any(|file| !is_document(&file.path));
-    let command = if is_code { test_command(desk, work)? } else { None };
+    let testing = if is_code { testing(desk, work)? } else { None };
     let mut workspace = desk.workspace(&work.tree);
     let mut trajectory = Trajectory::of(request);
     look_around(&mut trajectory, &mut workspace, work)?;
     let mut seen = Seen::default();
     for file in &work.files {
-        if !seen.read(&mut trajectory, &mut workspace, file)? {
+        if !seen.read(&mut trajectory, &mut workspace, (file, &work.words))? {
             return Ok(Err("too long to read"));
         }
+    }
+    if !work.files.iter().all(|file| seen.bears(file)) {
+        return Ok(Err("a new file of what was not read"));
     }
     let mut thought = Some(thought).filter(|thought| !thought.is_empty());
     for action in steps.iter().flatten() {
@@ -61,8 +66,9 @@ pub(super) fn enact(
             return Ok(Err("the edits end elsewhere"));
         }
     }
-    let test = command.map(|command| Action::Test { command });
-    Ok(Ok(trajectory.ended(&closing(work, test.is_some()), test.as_ref())))
+    let words = closing(work, testing.as_ref());
+    let test = testing.map(|testing| Action::Test { command: testing.command });
+    Ok(Ok(trajectory.ended(&words, test.as_ref())))
 }
 
 /// What turns a file into what it became.
@@ -82,7 +88,17 @@ fn actions(file: &FileChange) -> Result<Vec<Action>, &'static str> {
     })
 }
 
-/// Lists the top, looks for what the request names, and goes down, folder by folder, to what that has not found.
+/// Whether a request names a file, or something that stands in it: only then somebody could have gone there.
+fn is_asked_for(words: &Words, file: &FileChange) -> bool {
+    let old = file.old.as_deref().unwrap_or("");
+    let lower = words.whole().to_lowercase();
+    is_named_in(&file.path, &lower)
+        || words.names().iter().any(|name| has_phrase(old, name))
+        || touched_functions(file).iter().any(|name| name.len() >= 5 && has_phrase(&lower, &name.to_lowercase()))
+}
+
+/// Lists the top, looks for what the request names, and goes down, folder by folder, to what that has not found. The
+/// way down is learnt where the request says where to.
 fn look_around(trajectory: &mut Trajectory, workspace: &mut Workspace, work: &Work) -> Result<(), PrepareError> {
     trajectory.step(workspace, None, &Action::List { path: ".".to_owned() })?;
     let old: Vec<&FileChange> = work.files.iter().filter(|file| file.old.is_some()).collect();
@@ -106,14 +122,27 @@ fn look_around(trajectory: &mut Trajectory, workspace: &mut Workspace, work: &Wo
         }
     }
     let mut listed: BTreeSet<&str> = BTreeSet::new();
+    let whole = work.words.whole().to_lowercase();
     for folder in folders {
         for (end, _) in folder.match_indices('/').chain([(folder.len(), "")]) {
-            if listed.insert(&folder[..end]) {
-                trajectory.step(workspace, None, &Action::List { path: folder[..end].to_owned() })?;
+            let is_new = listed.insert(&folder[..end]);
+            let is_listed =
+                is_new && trajectory.step(workspace, None, &Action::List { path: folder[..end].to_owned() })?;
+            let is_told = has_phrase(&whole, &name_of(&folder[..end]).to_lowercase())
+                || work
+                    .files
+                    .iter()
+                    .any(|file| is_below(&file.path, &folder[..end]) && is_asked_for(&work.words, file));
+            if is_listed && !is_told {
+                trajectory.hush_last_step();
             }
         }
     }
     Ok(())
+}
+
+fn is_below(path: &str, folder: &str) -> bool {
+    path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
 }
 
 fn shared_folder<'a>(one: &'a str, other: &'a str) -> &'a str {
@@ -137,14 +166,18 @@ impl Seen {
         &mut self,
         trajectory: &mut Trajectory,
         workspace: &mut Workspace,
-        file: &FileChange,
+        (file, words): (&FileChange, &Words),
     ) -> Result<bool, PrepareError> {
         let Some(old) = file.old.as_deref().filter(|old| !old.trim().is_empty()) else { return Ok(true) };
         let all = lines(old);
         let path = file.path.clone();
         if all.len() <= WHOLE_LINES_MAX {
             self.lines.insert(path.clone(), old.to_owned());
-            return trajectory.step(workspace, None, &Action::Read { path, range: None });
+            let is_read = trajectory.step(workspace, None, &Action::Read { path, range: None })?;
+            if is_read && !is_asked_for(words, file) {
+                trajectory.hush_last_step();
+            }
+            return Ok(is_read);
         }
         let Some(new) = &file.new else { return Ok(true) };
         let parts = parts(&path, old, &hunks(&all, &lines(new)));
@@ -175,6 +208,16 @@ impl Seen {
         Ok(true)
     }
 
+    /// Whether a file may be written: a new one of code only where it uses a name that what was read defines. Nobody
+    /// could know how to call what they have not seen.
+    fn bears(&self, file: &FileChange) -> bool {
+        let (None, Some(new)) = (&file.old, &file.new) else { return true };
+        let Some(syntax) = Syntax::of(&file.path, new) else { return true };
+        let code = syntax.without_comments();
+        let used: BTreeSet<&str> = names_in(&code).collect();
+        self.lines.iter().any(|(path, text)| defined(path, text).iter().any(|name| used.contains(name.as_str())))
+    }
+
     /// Whether an edit replaces only what was seen.
     fn covers(&mut self, action: &Action) -> bool {
         let Action::Edit { path, edit } = action else { return true };
@@ -184,6 +227,37 @@ impl Seen {
         seen.push_str(&edit.new);
         covers
     }
+}
+
+/// Words before a name that is defined.
+const DEFINING: [&str; 13] = [
+    "fn",
+    "struct",
+    "enum",
+    "trait",
+    "const",
+    "static",
+    "type",
+    "mod",
+    "def",
+    "class",
+    "func",
+    "function",
+    "interface",
+];
+/// Names that code of every sort defines.
+const COMMON: [&str; 12] =
+    ["main", "from", "into", "default", "next", "drop", "clone", "index", "test", "tests", "init", "setup"];
+const NAME_CHARACTERS_MIN: usize = 4;
+
+/// The names that a text of code defines; none where it is no code.
+fn defined(path: &str, text: &str) -> BTreeSet<String> {
+    let Some(syntax) = Syntax::of(path, text) else { return BTreeSet::new() };
+    let code = syntax.without_comments();
+    let words: Vec<&str> = names_in(&code).collect();
+    let after_word = words.windows(2).filter(|pair| DEFINING.contains(&pair[0])).map(|pair| pair[1].to_owned());
+    let all = after_word.chain(functions(&syntax).into_iter().map(|function| function.name));
+    all.filter(|name| name.len() >= NAME_CHARACTERS_MIN && !COMMON.contains(&name.as_str())).collect()
 }
 
 /// Lines to read, from 1, both ends included, and a name to find them by.
@@ -267,7 +341,7 @@ pub(super) fn plan(work: &Work) -> String {
 }
 
 /// What was done, and that nothing was run.
-fn closing(work: &Work, is_tested: bool) -> String {
+fn closing(work: &Work, testing: Option<&Testing>) -> String {
     let named = |is: fn(&FileChange) -> bool| {
         let paths: Vec<String> =
             work.files.iter().filter(|file| is(file)).map(|file| format!("`{}`", file.path)).collect();
@@ -281,15 +355,58 @@ fn closing(work: &Work, is_tested: bool) -> String {
     let done: Vec<String> =
         done.iter().filter(|(_, paths)| !paths.is_empty()).map(|(verb, paths)| format!("{verb} {paths}")).collect();
     let done = super::message::capitalised(&done.join(", "));
-    match is_tested {
-        true if work.files.iter().any(FileChange::brings_tests) => {
+    let is_run = |file: &&FileChange| testing.is_some_and(|testing| testing.runs.contains(&file.path));
+    match testing.is_some() {
+        true if work.files.iter().filter(is_run).any(FileChange::brings_tests) => {
             format!("{done}. Now the tests, the new ones among them.")
         }
-        true if work.files.iter().any(|file| is_test(&file.path)) => {
+        true if work.files.iter().filter(is_run).any(|file| is_test(&file.path)) => {
             format!("{done}. Now the tests, those that changed among them.")
         }
         true => format!("{done}. Now the tests."),
         false if work.files.iter().all(|file| is_document(&file.path)) => format!("{done}."),
         false => format!("{done}. Nothing was run: the repository does not show how its tests are."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mine::message::words;
+
+    fn change(path: &str, old: Option<&str>, new: &str) -> FileChange {
+        let (old, new) = (old.map(str::to_owned), Some(new.to_owned()));
+        FileChange { path: path.to_owned(), old, new, changed_lines: 2 }
+    }
+
+    #[test]
+    fn a_new_file_stands_on_what_was_read() {
+        let mut seen = Seen::default();
+        seen.lines.insert("src/queue.rs".into(), "pub struct Queue;\nfn main() {}\nfn take_one() {}\n".into());
+        seen.lines.insert("notes.md".into(), "The class Reader\n".into());
+        for (new, wanted) in [
+            ("use crate::queue::Queue;\n", true),
+            ("fn f() {\n    take_one();\n}\n", true),
+            ("// As Queue has it.\nfn f() {}\n", false),
+            ("fn main() {\n    Reader::read();\n}\n", false),
+        ] {
+            assert_eq!(seen.bears(&change("src/new.rs", None, new)), wanted, "{new}");
+        }
+        assert!(seen.bears(&change("notes/new.md", None, "Words.\n")), "no code");
+        assert!(seen.bears(&change("src/new.rs", Some("fn f() {}\n"), "fn g() {}\n")), "it is not new");
+    }
+
+    #[test]
+    fn a_file_is_asked_for_by_its_name_or_by_one_in_it() {
+        let text = "fn count_all() {\n    f(1);\n    other_name();\n}\n";
+        let file = change("src/counting.rs", Some(text), &text.replace('1', "2"));
+        for (message, wanted) in [
+            ("Counting begins at two", true),
+            ("`other_name` is called for two", true),
+            ("count_all begins at two", true),
+            ("Totals begin at two", false),
+        ] {
+            assert_eq!(is_asked_for(&words(message), &file), wanted, "{message}");
+        }
     }
 }

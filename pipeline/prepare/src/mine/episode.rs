@@ -167,7 +167,10 @@ impl Trajectory {
 
     /// The last step was one that only somebody who knows the outcome would take: it is shown, and not learnt.
     pub(super) fn hush_last_step(&mut self) {
-        self.silent.push(self.messages.len() - 2);
+        let last = self.messages.len() - 2;
+        if self.silent.last() != Some(&last) {
+            self.silent.push(last);
+        }
     }
 
     /// What the assistant has been shown so far.

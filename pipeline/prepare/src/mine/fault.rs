@@ -4,15 +4,8 @@
 
 use super::message::{Words, capitalised, has_phrase};
 
-/// Words that tell of a fault, in a subject.
-const FAULTS: [&str; 48] = [
-    "fix",
-    "fixes",
-    "fixed",
-    "bugfix",
-    "hotfix",
-    "bug",
-    "bugs",
+/// Words that tell of a fault, wherever they stand in a subject.
+const FAULTS: [&str; 33] = [
     "buggy",
     "defect",
     "crash",
@@ -28,7 +21,6 @@ const FAULTS: [&str; 48] = [
     "mistake",
     "mistakenly",
     "broken",
-    "breaks",
     "leak",
     "leaks",
     "leaked",
@@ -47,12 +39,23 @@ const FAULTS: [&str; 48] = [
     "misses",
     "forgot",
     "forgotten",
+];
+/// Verbs that tell of one where they are what the subject does. Elsewhere they are nouns, or about other fixes: `what a
+/// fix shows has a name`.
+const MENDING: [&str; 14] = [
+    "fix",
+    "fixes",
+    "fixed",
+    "bugfix",
+    "hotfix",
     "mend",
     "mends",
     "mended",
     "repair",
     "repairs",
     "repaired",
+    "correct",
+    "corrects",
     "corrected",
 ];
 /// What tells of one in a body; single words would be too many there.
@@ -178,9 +181,24 @@ impl Words {
         !self.is_constructive() && FAULT_PHRASES.iter().any(|phrase| has_phrase(&body, phrase))
     }
 
-    /// Whether the subject has a word for a fault.
+    /// Whether the subject has a word for a fault, or says that it mends something.
     pub(super) fn names_fault(&self) -> bool {
-        subject_words(&self.subject).iter().any(|word| FAULTS.contains(&word.as_str()))
+        subject_words(&self.subject).iter().any(|word| FAULTS.contains(&word.as_str())) || self.mends()
+    }
+
+    /// Whether mending is what the subject does: the verb that a clause of it begins with, or what is said of a thing.
+    fn mends(&self) -> bool {
+        let is_mending = |word: Option<&String>| word.is_some_and(|word| MENDING.contains(&word.as_str()));
+        let lower = self.subject.to_lowercase().replace(" and ", ",");
+        lower.split([',', ';', ':']).any(|clause| {
+            let words: Vec<String> = subject_words(clause).into_iter().filter(|word| !word.is_empty()).collect();
+            let is_passive = |pair: &[String]| {
+                ["is", "are", "was", "were", "gets", "get"].contains(&pair[0].as_str())
+                    && pair[1].ends_with("ed")
+                    && is_mending(pair.get(1))
+            };
+            is_mending(words.first()) || words.windows(2).any(is_passive)
+        })
     }
 
     /// Whether the subject is about how something looks or is described.
@@ -252,6 +270,23 @@ mod tests {
             "feat: a cache for tokens\n\nThe old one was broken by design.",
         ] {
             assert!(!words(other).is_fix(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_fix_is_what_a_subject_does() {
+        for (subject, wanted) in [
+            ("Mining: what a fix shows has a name", false),
+            ("A bug report says which system", false),
+            ("Costs of a mend are counted", false),
+            ("The correct order of lines", false),
+            ("parser: fixes empty lines", true),
+            ("Counts begin at one, and fix the sums", true),
+            ("The counts are corrected", true),
+            ("Mend the sums", true),
+            ("A page that is empty makes it crash", true),
+        ] {
+            assert_eq!(words(subject).names_fault(), wanted, "{subject}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::lines::is_code;
 use super::syntax::{Language, Syntax};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// One function of a file.
@@ -46,6 +47,41 @@ pub(super) fn functions(syntax: &Syntax) -> Vec<Function> {
     let names = syntax.names();
     let is_function = |&at: &usize| syntax.is(at, names.functions) && !syntax.nodes[at].has_error;
     (0..syntax.nodes.len()).filter(is_function).filter_map(|at| function(syntax, at)).collect()
+}
+
+/// The tests of a file by their names: what a runner takes for a test, and not the functions that help one.
+pub(super) fn tests(syntax: &Syntax) -> BTreeSet<String> {
+    let named = functions(syntax).into_iter().filter_map(|function| {
+        let head = syntax.text[function.whole.start..syntax.nodes[function.body].bytes.start].trim();
+        let is_marked = |line: &str| line.starts_with("#[") && line.contains("test") && !line.contains("cfg(");
+        match syntax.language {
+            Language::Rust => head.lines().any(|line| is_marked(line.trim())).then_some(function.name),
+            Language::Python => function.name.starts_with("test").then_some(function.name),
+            Language::Go => function.name.starts_with("Test").then_some(function.name),
+            Language::Java => {
+                ["@Test", "@ParameterizedTest"].iter().any(|mark| head.contains(mark)).then_some(function.name)
+            }
+            // A macro's name is the same for all of them; what it is given tells them apart.
+            Language::C | Language::Cpp => {
+                ["TEST", "test_"].iter().any(|start| function.name.starts_with(start)).then(|| head.to_owned())
+            }
+            Language::JavaScript | Language::TypeScript => None,
+        }
+    });
+    named.chain(called_tests(syntax)).collect()
+}
+
+/// Tests that are calls: `it("counts from one", …)`.
+fn called_tests(syntax: &Syntax) -> Vec<String> {
+    if !matches!(syntax.language, Language::JavaScript | Language::TypeScript) {
+        return Vec::new();
+    }
+    let calls = (0..syntax.nodes.len()).filter(|&at| syntax.is(at, syntax.names().calls));
+    let named = calls.filter_map(|at| {
+        let (called, given) = syntax.text_of(at).split_once('(')?;
+        ["it", "test"].contains(&called).then(|| given.split([',', '\n']).next().unwrap_or_default().to_owned())
+    });
+    named.collect()
 }
 
 fn function(syntax: &Syntax, node: usize) -> Option<Function> {
@@ -243,4 +279,29 @@ pub(super) fn is_sentence(text: &str) -> bool {
         && letters * 10 >= text.chars().count() * 7
         && !text.ends_with([';', '{', '}', '('])
         && !marks.iter().any(|mark| lower.starts_with(mark))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_helps_a_test_is_none() {
+        for (path, text, wanted) in [
+            (
+                "a.rs",
+                "/// Says why.\n#[test]\nfn counts() {\n    one();\n}\n\n#[cfg(test)]\nfn test_folder() {}\n\nfn help() {}\n",
+                "counts",
+            ),
+            ("a.py", "def folder(x):\n    return x\n\n\ndef test_counts():\n    assert folder(1)\n", "test_counts"),
+            ("a.go", "package a\n\nfunc TestOne(t *T) {\n\tf()\n}\n\nfunc help() {\n\tf()\n}\n", "TestOne"),
+            ("A.java", "class A {\n  @Test\n  void one() { f(); }\n  void help() { f(); }\n}\n", "one"),
+            ("a.ts", "function help() { f(); }\nit(\"counts\", () => { help(); });\n", "\"counts\""),
+            ("a.cpp", "int help() { return 1; }\n", ""),
+        ] {
+            let syntax = Syntax::of(path, text).expect(path);
+            let found = tests(&syntax);
+            assert_eq!(found.into_iter().collect::<Vec<_>>().join(" "), wanted, "{path}");
+        }
+    }
 }

@@ -61,7 +61,7 @@ pub(super) struct Repository {
 }
 
 /// A commit as its object tells it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Commit {
     pub(super) id: String,
     pub(super) tree: String,

@@ -182,6 +182,11 @@ pub(super) fn is_import(line: &str) -> bool {
         .any(|start| text.starts_with(start))
 }
 
+/// Names and numbers of a text, in order.
+pub(super) fn names_in(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
+}
+
 /// Lines removed and added.
 pub(super) fn changed_lines(hunks: &[Hunk]) -> usize {
     hunks.iter().map(|hunk| hunk.old.len() + hunk.new.len()).sum()

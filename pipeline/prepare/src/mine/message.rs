@@ -102,6 +102,33 @@ const POOR_STARTS: [&str; 40] = [
     "update changelog",
     "changelog",
 ];
+/// Words and phrases of subjects about how code looks: nobody could ask for that without pointing at it.
+const LOOKS: [&str; 22] = [
+    "lint",
+    "lints",
+    "linter",
+    "linting",
+    "clippy",
+    "rustfmt",
+    "flake8",
+    "pylint",
+    "ruff",
+    "eslint",
+    "prettier",
+    "gofmt",
+    "formatting",
+    "reformat",
+    "reformatted",
+    "typo",
+    "typos",
+    "within the width",
+    "the width of lines",
+    "line width",
+    "line length",
+    "too wide",
+];
+/// Ends of what a subject says where it puts back what was there.
+const RESTORED: [&str; 3] = ["as it was", "as they were", "as before"];
 const WORDS_MIN: usize = 3;
 const SUBJECT_CHARACTERS_MIN: usize = 12;
 const SUBJECT_CHARACTERS_MAX: usize = 200;
@@ -148,9 +175,16 @@ impl Words {
 
     /// Why nobody could work from this, if so.
     pub(super) fn poor(&self) -> Option<&'static str> {
-        let lower = self.subject.to_lowercase();
+        let (lower, said) = (self.subject.to_lowercase(), self.said().to_lowercase());
+        let restores = |clause: &str| RESTORED.iter().any(|end| clause.trim_end().ends_with(end));
+        if LOOKS.iter().any(|phrase| has_phrase(&lower, phrase)) || lower.split([':', ';', ',']).any(restores) {
+            return Some("about how code looks");
+        }
         let begins = |start: &str| {
-            lower.strip_prefix(start).is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '-'))
+            [&lower, &said]
+                .iter()
+                .filter_map(|text| text.strip_prefix(start))
+                .any(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '-'))
         };
         let n_words = self.subject.split_whitespace().count();
         let characters = self.subject.chars().count();
@@ -369,10 +403,21 @@ mod tests {
 
     #[test]
     fn poor_messages_are_known() {
-        for poor in ["wip", "Fix typo in README", "Bump serde from 1 to 2", "v1.2", "update", "fixup! x y z", ""] {
-            assert!(words(poor).poor().is_some(), "{poor:?}");
+        for poor in ["wip", "Bump serde from 1 to 2", "v1.2", "update", "fixup! x y z", "", "core: WIP of a new reader"]
+        {
+            assert_eq!(words(poor).poor(), Some("poor message"), "{poor:?}");
         }
-        for good in ["Formatted numbers are read again", "Bumped heads no longer count twice", "Add a cache for tokens"]
+        for looks in [
+            "Fix typo in README",
+            "Clippy is content with models out of files",
+            "Lints of the data tests and of reading",
+            "Within the width",
+            "The test as it was: its split is on the way",
+        ] {
+            assert_eq!(words(looks).poor(), Some("about how code looks"), "{looks:?}");
+        }
+        for good in
+            ["Formatted numbers are read again", "Bumped heads no longer count twice", "Queues as they were measured"]
         {
             assert!(words(good).poor().is_none(), "{good:?}");
         }

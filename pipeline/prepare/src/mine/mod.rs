@@ -9,6 +9,7 @@ mod change;
 mod debugging;
 mod enact;
 mod episode;
+mod evidence;
 mod excerpt;
 mod fault;
 mod fill;

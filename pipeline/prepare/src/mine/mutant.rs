@@ -1,6 +1,8 @@
 //! Faults put into code, one at a time, where the syntax allows them: the slips that people make.
 
+use super::evidence::{Evidence, called, of_condition, of_constant, of_number, of_operator, of_order};
 use super::function::Function;
+use super::lines::names_in;
 use super::syntax::{Language, Syntax};
 use numeric::Rng;
 use std::ops::Range;
@@ -20,6 +22,8 @@ pub(super) struct Mutant {
     pub(super) reason: String,
     /// What was done about it.
     pub(super) correction: String,
+    /// How somebody could tell.
+    pub(super) evidence: Evidence,
 }
 
 /// A change of some bytes, with why it is a fault.
@@ -30,42 +34,64 @@ struct Slip {
     sort: Sort,
 }
 
-/// What has to be looked at before a slip is taken for a fault.
+/// What has to be looked at before a slip is taken for a fault; places are nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sort {
-    Number,
+    Number(usize),
+    Constant(usize),
     Drop,
-    Other,
+    /// A binary expression.
+    Operator(usize),
+    /// Of a conditional.
+    Condition(usize),
+    /// The arguments of a call, and which of them is exchanged with the next.
+    Order(usize, usize),
+    /// The form alone is enough.
+    Range,
 }
 
 /// A faulty version of a file whose fault is inside of a function and still parses; none where no place offers one.
 pub(super) fn mutant(path: &str, syntax: &Syntax, function: &Function, rng: &mut Rng) -> Option<Mutant> {
-    let mut slips = slips(syntax, function.body, rng);
-    slips.retain(|slip| shows(syntax, function, slip));
-    rng.shuffle(&mut slips);
-    slips.into_iter().take(TRIES).find_map(|slip| enacted(path, syntax, slip))
+    let slips = slips(syntax, function.body, rng);
+    let mut told: Vec<(Slip, Evidence)> = slips
+        .into_iter()
+        .filter_map(|slip| evidence(syntax, function, &slip).map(|evidence| (slip, evidence)))
+        .collect();
+    rng.shuffle(&mut told);
+    told.into_iter().take(TRIES).find_map(|(slip, evidence)| enacted(path, syntax, slip, evidence))
 }
 
-/// Whether what is left of the function gives a fault away. Any number might be any other, unless it is a small one or
-/// stands there once more; and nobody misses a statement, unless something is made ready for it and never used.
-fn shows(syntax: &Syntax, function: &Function, slip: &Slip) -> bool {
-    let own = &function.own;
-    let is = &syntax.text[slip.bytes.clone()];
+/// What gives a fault away, if something does.
+fn evidence(syntax: &Syntax, function: &Function, slip: &Slip) -> Option<Evidence> {
     match slip.sort {
-        Sort::Other => true,
-        Sort::Number => {
-            matches!(is, "0" | "1" | "2") || words(&syntax.text[own.clone()]).filter(|word| *word == is).count() > 1
-        }
-        Sort::Drop => {
-            let (before, after) = (&syntax.text[own.start..slip.bytes.start], &syntax.text[slip.bytes.end..own.end]);
-            words(is).filter(|name| !name.starts_with(|c: char| c.is_ascii_digit())).any(|name| {
-                let count = |text: &str| words(text).filter(|word| *word == name).count();
-                // Made, and named nowhere else; or made to be changed, and changed nowhere else.
-                let is_idle = count(before) == 1 && count(after) == 0 && changes(before, name) == 1;
-                is_idle || changes(is, name) > 0 && changes(before, name) == 1 && changes(after, name) == 0
-            })
-        }
+        Sort::Number(node) => of_number(syntax, function, node),
+        Sort::Constant(node) => of_constant(syntax, function, node),
+        Sort::Drop => of_statement(syntax, function, slip),
+        Sort::Operator(binary) => Some(of_operator(syntax, function, binary)),
+        Sort::Condition(conditional) => of_condition(syntax, function, conditional, &syntax.text[slip.bytes.clone()]),
+        Sort::Order(arguments, first) => of_order(syntax, arguments, first),
+        Sort::Range => Some(Evidence { compiles: Some(true), ..Evidence::default() }),
     }
+}
+
+/// Nobody misses a statement, unless something is made ready for it and never used.
+fn of_statement(syntax: &Syntax, function: &Function, slip: &Slip) -> Option<Evidence> {
+    let (own, is) = (&function.own, &syntax.text[slip.bytes.clone()]);
+    let (before, after) = (&syntax.text[own.start..slip.bytes.start], &syntax.text[slip.bytes.end..own.end]);
+    let names = names_in(is).filter(|name| !name.starts_with(|c: char| c.is_ascii_digit()));
+    let words = names.map(|name| {
+        let count = |text: &str| names_in(text).filter(|word| *word == name).count();
+        // Made, and named nowhere else; or made to be changed, and changed nowhere else.
+        if count(before) == 1 && count(after) == 0 && changes(before, name) == 1 {
+            Some(format!("`{name}` is made before and used nowhere."))
+        } else if changes(is, name) > 0 && changes(before, name) == 1 && changes(after, name) == 0 {
+            Some(format!("`{name}` is made before and changed nowhere."))
+        } else {
+            None
+        }
+    });
+    let words = words.flatten().next()?;
+    Some(Evidence { words, elsewhere: None, compiles: Some(true) })
 }
 
 /// How often a name is made or changed in a text, or something is done to what it names: what follows it tells.
@@ -83,12 +109,7 @@ fn changes(text: &str, name: &str) -> usize {
     found.count()
 }
 
-/// Names and numbers of a text, in order.
-fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
-}
-
-fn enacted(path: &str, syntax: &Syntax, slip: Slip) -> Option<Mutant> {
+fn enacted(path: &str, syntax: &Syntax, slip: Slip, evidence: Evidence) -> Option<Mutant> {
     let text = format!("{}{}{}", &syntax.text[..slip.bytes.start], slip.replacement, &syntax.text[slip.bytes.end..]);
     let faulty = Syntax::of(path, &text)?;
     // The root has an error where anything below it has.
@@ -101,9 +122,9 @@ fn enacted(path: &str, syntax: &Syntax, slip: Slip) -> Option<Mutant> {
     if slip.sort == Sort::Drop {
         let dropped = syntax.text[slip.bytes].trim().to_owned();
         let correction = format!("it lacked `{}`.", first_line(&dropped));
-        return Some(Mutant { text, line: line.max(1), faulty_line: None, reason: slip.reason, correction });
+        return Some(Mutant { text, line: line.max(1), faulty_line: None, reason: slip.reason, correction, evidence });
     }
-    let correction = format!("line {} is `{right}` again.", line + 1);
+    let correction = format!("line {} is `{right}` now.", line + 1);
     let is_long = right.len() > 160 || faulty_line.len() > 200;
     (!is_long).then_some(Mutant {
         text,
@@ -111,6 +132,7 @@ fn enacted(path: &str, syntax: &Syntax, slip: Slip) -> Option<Mutant> {
         faulty_line: Some(faulty_line),
         reason: slip.reason,
         correction,
+        evidence,
     })
 }
 
@@ -140,8 +162,8 @@ fn slips(syntax: &Syntax, body: usize, rng: &mut Rng) -> Vec<Slip> {
     slips
 }
 
-fn slip(syntax: &Syntax, node: usize, replacement: &str, reason: String) -> Slip {
-    Slip { bytes: syntax.nodes[node].bytes.clone(), replacement: replacement.to_owned(), reason, sort: Sort::Other }
+fn slip(syntax: &Syntax, node: usize, replacement: &str, reason: String, sort: Sort) -> Slip {
+    Slip { bytes: syntax.nodes[node].bytes.clone(), replacement: replacement.to_owned(), reason, sort }
 }
 
 /// Comparisons flipped or off by one, and exchanged for or, plus for minus.
@@ -170,7 +192,7 @@ fn operator(syntax: &Syntax, binary: usize) -> Option<Slip> {
         "/" => ("*", "The values have to be divided."),
         _ => return None,
     };
-    Some(slip(syntax, operator, wrong, reason.to_owned()))
+    Some(slip(syntax, operator, wrong, reason.to_owned(), Sort::Operator(binary)))
 }
 
 /// Where a sum could be of texts, taking away would not even run.
@@ -188,7 +210,7 @@ fn number(syntax: &Syntax, node: usize, rng: &mut Rng) -> Option<Slip> {
     };
     let near = if wrong > value { "one too many" } else { "one too few" };
     let reason = format!("`{wrong}` is {near} here: it must be `{is}`.");
-    Some(Slip { sort: Sort::Number, ..slip(syntax, node, &wrong.to_string(), reason) })
+    Some(slip(syntax, node, &wrong.to_string(), reason, Sort::Number(node)))
 }
 
 /// A literal in a pattern, a case or a type, or the place of a tuple: another one there would not compile, or hide what
@@ -222,8 +244,7 @@ const SYMMETRIC: [&str; 16] = [
 /// Two neighbouring arguments exchanged.
 fn swapped(syntax: &Syntax, arguments: usize, rng: &mut Rng) -> Option<Slip> {
     let all: Vec<usize> = syntax.named_children(arguments).collect();
-    let called = words(&syntax.text[..syntax.nodes[arguments].bytes.start]).last().unwrap_or_default();
-    if SYMMETRIC.contains(&called.to_lowercase().as_str()) {
+    if SYMMETRIC.contains(&called(syntax, arguments).to_lowercase().as_str()) {
         return None;
     }
     if !(2..=6).contains(&all.len()) {
@@ -243,7 +264,8 @@ fn swapped(syntax: &Syntax, arguments: usize, rng: &mut Rng) -> Option<Slip> {
     let bytes = syntax.nodes[one].bytes.start..syntax.nodes[other].bytes.end;
     let between = &syntax.text[syntax.nodes[one].bytes.end..syntax.nodes[other].bytes.start];
     let reason = format!("The arguments are exchanged: `{one_text}` comes before `{other_text}`.");
-    Some(Slip { bytes, replacement: format!("{other_text}{between}{one_text}"), reason, sort: Sort::Other })
+    let replacement = format!("{other_text}{between}{one_text}");
+    Some(Slip { bytes, replacement, reason, sort: Sort::Order(arguments, first) })
 }
 
 /// A condition turned into its opposite.
@@ -261,11 +283,12 @@ fn negated(syntax: &Syntax, conditional: usize) -> Option<Slip> {
     }
     let (mark, is_python) = if syntax.language == Language::Python { ("not ", true) } else { ("!", false) };
     let reason = "The condition is the wrong way round.";
+    let reason = format!("{reason} It must be `{text}`.");
     if let Some(rest) = text.strip_prefix(mark) {
-        return Some(slip(syntax, condition, rest.trim_start(), format!("{reason} It must be `{text}`.")));
+        return Some(slip(syntax, condition, rest.trim_start(), reason, Sort::Condition(conditional)));
     }
     let is_simple = is_python || text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.()[]:&".contains(&byte));
-    is_simple.then(|| slip(syntax, condition, &format!("{mark}{text}"), format!("{reason} It must be `{text}`.")))
+    is_simple.then(|| slip(syntax, condition, &format!("{mark}{text}"), reason, Sort::Condition(conditional)))
 }
 
 /// A statement that is not there.
@@ -314,7 +337,7 @@ fn constant(syntax: &Syntax, node: usize) -> Option<Slip> {
         _ => return None,
     };
     let reason = format!("It must be `{}` here.", syntax.text_of(node));
-    (is_constant && !is_of_form(syntax, node)).then(|| slip(syntax, node, wrong, reason))
+    (is_constant && !is_of_form(syntax, node)).then(|| slip(syntax, node, wrong, reason, Sort::Constant(node)))
 }
 
 /// A range with its end, or without.
@@ -328,9 +351,12 @@ fn range(syntax: &Syntax, node: usize) -> Option<Slip> {
     let is_inside = syntax.nodes[node].bytes.end < syntax.nodes[syntax.nodes[node].parent].bytes.end;
     match syntax.text_of(node) {
         ".." if is_inside => {
-            Some(slip(syntax, node, "..=", "The end does not belong to the range: it must be `..`.".to_owned()))
+            let reason = "The end does not belong to the range: it must be `..`.";
+            Some(slip(syntax, node, "..=", reason.to_owned(), Sort::Range))
         }
-        "..=" => Some(slip(syntax, node, "..", "The end belongs to the range: it must be `..=`.".to_owned())),
+        "..=" => {
+            Some(slip(syntax, node, "..", "The end belongs to the range: it must be `..=`.".to_owned(), Sort::Range))
+        }
         _ => None,
     }
 }
@@ -357,7 +383,7 @@ mod tests {
             let syntax = Syntax::of(path, text).expect(path);
             assert!(!syntax.nodes[0].has_error, "{path}");
             let all = functions(&syntax);
-            let [function] = all.as_slice() else { panic!("{path}: {all:?}") };
+            let function = all.first().expect(path);
             let mut reasons = BTreeSet::new();
             for seed in 0..300 {
                 let mutant = mutant(path, &syntax, function, &mut Rng::new(seed)).expect(path);
@@ -404,7 +430,8 @@ mod tests {
         for no in ["`60`", "`warm(a);`", "must be `1`"] {
             assert!(!all.contains(no), "{all}");
         }
-        let text = "def f(a, b, c):\n    total = 0\n    total += max(a, b)\n    return join(total, b)\n";
+        let text = "def f(a, b, c):\n    total = 0\n    total += max(a, b)\n    return join(total, b)\n\n\n\
+                    def join(total, part):\n    return total\n";
         let all = drawn("a.py", text).into_iter().collect::<String>();
         assert!(all.contains("`total += max(a, b)`") && all.contains("`total` comes before `b`"), "{all}");
         assert!(!all.contains("`a` comes before `b`"), "the larger of two has no order: {all}");

@@ -1,5 +1,7 @@
 //! Which files people write: by their path, and by what stands in them.
 
+use super::message::has_phrase;
+
 /// What a path says about a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -140,6 +142,16 @@ pub(super) fn is_test(path: &str) -> bool {
         || path.split('/').next_back().is_some_and(|name| name.contains("Test.") || name.contains("Tests."))
         || name.contains(".test.")
         || name.contains(".spec.")
+}
+
+/// A shorter name of a file might be any word.
+const STEM_CHARACTERS_MIN: usize = 5;
+
+/// Whether a text in lower case names a file: `counting.rs`, or `counting` where that is long enough to be meant.
+pub(super) fn is_named_in(path: &str, lower: &str) -> bool {
+    let name = name_of(path).to_lowercase();
+    let stem = name.split('.').next().unwrap_or_default();
+    has_phrase(lower, &name) || stem.len() >= STEM_CHARACTERS_MIN && has_phrase(lower, stem)
 }
 
 /// The folder that a file is in, without a slash at the end; empty at the top.

@@ -5,7 +5,8 @@ use super::change::{FileChange, Work, is_document};
 use super::enact::{enact, plan};
 use super::episode::{Episode, MinedKind};
 use super::message::Words;
-use super::syntax::Language;
+use super::path::is_test;
+use super::syntax::{Language, Syntax};
 use crate::error::PrepareError;
 use numeric::Rng;
 use std::collections::BTreeSet;
@@ -89,7 +90,7 @@ const MORE_IMPERATIVES: [&str; 31] = [
     "test", "treat", "try", "update", "use", "validate", "write",
 ];
 
-/// Numbers in documents that a reader could still have guessed, or drawn from what is said.
+/// Numbers in documents and remarks that a reader could still have guessed, or drawn from what is said.
 const FIGURES_MAX: usize = 3;
 
 /// A commit as an episode of tools.
@@ -101,8 +102,12 @@ pub(super) fn replay(
     if work.files.iter().all(FileChange::is_of_form) {
         return Ok(Err("layout and comments only"));
     }
-    if figures(work) > FIGURES_MAX {
+    let (figures, citations) = unknown(work);
+    if figures > FIGURES_MAX {
         return Ok(Err("figures that nobody could know"));
+    }
+    if citations > 0 {
+        return Ok(Err("citations that nobody could know"));
     }
     let request = request(&work.words, rng);
     let enacted = enact(desk, work, &request, plan(work))?;
@@ -136,16 +141,74 @@ pub(super) fn is_imperative(words: &Words) -> bool {
     IMPERATIVES.contains(&first.as_str()) || MORE_IMPERATIVES.contains(&first.as_str())
 }
 
-/// How many numbers a change writes into documents that stand neither in the request nor in any file before, nor in the
-/// code that comes with them: what was measured elsewhere, which to learn is to learn to make up.
-fn figures(work: &Work) -> usize {
-    let mut known = numbers(&work.words.whole());
+/// How many numbers and citations a change writes into documents, and into the comments and texts of code that is no
+/// test, that stand neither in the request nor in any file before, nor (numbers) in the code that comes with them: what
+/// was measured or read elsewhere, which to learn is to learn to make up.
+fn unknown(work: &Work) -> (usize, usize) {
+    let whole = work.words.whole();
+    let (mut known, mut cited) = (numbers(&whole), citations(&whole));
+    let (mut told, mut citing) = (BTreeSet::new(), BTreeSet::new());
     for file in &work.files {
         known.extend(file.old.iter().flat_map(|old| numbers(old)));
-        known.extend(file.new.iter().filter(|_| !is_document(&file.path)).flat_map(|new| numbers(new)));
+        cited.extend(file.old.iter().flat_map(|old| citations(old)));
+        let Some(new) = &file.new else { continue };
+        let (said, rest) = match Syntax::of(&file.path, new) {
+            Some(syntax) => parted(&syntax),
+            None if is_document(&file.path) => (new.clone(), String::new()),
+            None => (String::new(), new.clone()),
+        };
+        known.extend(numbers(&rest));
+        // Tests are full of examples, for which any number will do.
+        if !is_test(&file.path) {
+            told.extend(numbers(&said));
+            citing.extend(citations(&said));
+        }
     }
-    let told = work.files.iter().filter(|file| is_document(&file.path)).filter_map(|file| file.new.as_ref());
-    told.flat_map(|new| numbers(new)).collect::<BTreeSet<_>>().difference(&known).count()
+    (told.difference(&known).count(), citing.difference(&cited).count())
+}
+
+/// Comments and texts of code, and what else there is.
+fn parted(syntax: &Syntax) -> (String, String) {
+    let (mut said, mut rest, mut at) = (String::new(), String::new(), 0);
+    for node in &syntax.nodes {
+        let is_said = node.kind.contains("comment") || node.kind.contains("string") && !node.kind.contains("template");
+        if is_said && node.bytes.start >= at {
+            rest.push_str(&syntax.text[at..node.bytes.start]);
+            rest.push('\n');
+            said.push_str(&syntax.text[node.bytes.clone()]);
+            said.push('\n');
+            at = node.bytes.end;
+        }
+    }
+    rest.push_str(&syntax.text[at..]);
+    (said, rest)
+}
+
+/// Papers that a text names: `2401.01234`, `Myers (1986)`, `Zeller et al., 2005`.
+fn citations(text: &str) -> BTreeSet<String> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let bare = |word: &str| word.trim_matches(|c: char| !c.is_alphanumeric()).to_owned();
+    let mut found = BTreeSet::new();
+    for (index, word) in words.iter().enumerate() {
+        let number = bare(word);
+        let number = number.rsplit(':').next().unwrap_or_default();
+        let digits = |text: &str, lengths: &[usize]| {
+            lengths.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        if number.split_once('.').is_some_and(|(month, count)| digits(month, &[4]) && digits(count, &[5])) {
+            found.insert(number.to_owned());
+        }
+        let is_year = digits(number, &[4]) && (number.starts_with("19") || number.starts_with("20"));
+        let Some(before) = index.checked_sub(1).map(|before| words[before]).filter(|_| is_year) else { continue };
+        let name = bare(before);
+        let is_name = name.chars().count() >= 3 && name.starts_with(char::is_uppercase);
+        // In brackets, after a comma or after what stands for the other authors: other years are dates.
+        let is_cited = (word.starts_with('(') || before.ends_with(',')) && is_name || name == "al";
+        if is_cited {
+            found.insert(format!("{name} {number}"));
+        }
+    }
+    found
 }
 
 /// Numbers of two digits or more, with what parts their digits.
@@ -158,6 +221,7 @@ fn numbers(text: &str) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mine::git::Commit;
     use crate::mine::message::words;
 
     #[test]
@@ -167,5 +231,48 @@ mod tests {
         assert_eq!(request(&words("parser: skip empty lines"), &mut rng), "parser: skip empty lines");
         let framed = request(&words("Long prompts show a bar"), &mut rng);
         assert!(framed.ends_with("Long prompts show a bar") && framed.len() > 30, "{framed}");
+    }
+
+    #[test]
+    fn papers_are_known() {
+        for (text, wanted) in [
+            ("as Myers (1986) does", "Myers 1986"),
+            ("(Mockus and Votta, 2000)", "Votta 2000"),
+            ("Zeller et al. 2005 trace lines", "al 2005"),
+            ("see arXiv:2401.01234.", "2401.01234"),
+            ("since March 2024, 1024 rows in 3.14159 s", ""),
+        ] {
+            assert_eq!(citations(text).into_iter().collect::<Vec<_>>().join(" "), wanted, "{text}");
+        }
+    }
+
+    fn work(path: &str, old: &str, new: &str) -> Work {
+        let change = FileChange {
+            path: path.to_owned(),
+            old: Some(old.to_owned()),
+            new: Some(new.to_owned()),
+            changed_lines: 2,
+        };
+        Work {
+            commit: Commit::default(),
+            tree: String::new(),
+            words: words("Rows in blocks of 48"),
+            files: vec![change],
+        }
+    }
+
+    #[test]
+    fn what_was_measured_elsewhere_is_not_known() {
+        let code = "const ROWS: usize = 64;\n";
+        for (path, new, wanted) in [
+            ("a.rs", "// 412 ms of 12.5 s, 480 rows, 33 %\n", (4, 0)),
+            ("a.rs", "// 48 rows of 64, as Myers (1986) has it\n", (1, 1)),
+            ("a.rs", "const WIDTH: usize = 4096;\n// 4096 is a page\n", (0, 0)),
+            ("a.rs", "const NAME: &str = \"12 of 55\";\n", (2, 0)),
+            ("tests/a.rs", "const NAME: &str = \"12 of 55\";\n", (0, 0)),
+            ("a.md", "12 of 55\n", (2, 0)),
+        ] {
+            assert_eq!(unknown(&work(path, code, &format!("{code}{new}"))), wanted, "{path}: {new}");
+        }
     }
 }

@@ -1,8 +1,7 @@
 //! Review: a change, and what a reviewer should have said of it. The ground is the history itself: a later commit that
 //! rewrites lines which the change brought in shows where it was wrong and what would have been right. Lines are traced
-//! back from fixes to where they came from as Śliwerski, Zimmermann and Zeller (2005) do; besides, a small change to
-//! what is only a few commits old says what was wanting there. Changes that nothing corrected for long are approved, at
-//! a limited share.
+//! back from fixes to where they came from as Śliwerski, Zimmermann and Zeller (2005) do. What later commits changed for
+//! any other reason was no fault when it came. Changes that nothing corrected for long are approved, at a limited share.
 
 use super::Desk;
 use super::change::{FileChange, Work, part, work};
@@ -12,24 +11,23 @@ use super::episode::{Episode, MinedKind, conversation};
 use super::excerpt::excerpt;
 use super::history::{Change, Changed};
 use super::lines::{Hunk, hunks, is_code, is_import, lines, unified};
-use super::path::is_test;
+use super::message::has_phrase;
+use super::path::is_named_in;
 use super::replay::is_imperative;
 use super::syntax::Language;
 use super::yields::Yield;
 use crate::error::PrepareError;
 use numeric::Rng;
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// A fix this many commits later still says something about a change.
 const WINDOW: usize = 200;
-/// A small change that does not say that it is a fix speaks of what is at most so many commits old.
-const FOLLOWING: usize = 40;
 /// A change that nothing corrected is good once this many commits came after it.
 const SETTLED: usize = 30;
 /// Lines of a diff that are shown, and of the fix.
 const SHOWN_LINES_MAX: usize = 120;
 const FIX_LINES_MAX: usize = 24;
-const FIX_FILES_MAX: usize = 3;
 /// Changes that one fix is a review of.
 const ORIGINS_MAX: usize = 2;
 const CONTEXT_LINES: usize = 3;
@@ -64,10 +62,11 @@ impl Reviewer {
         rng: &mut Rng,
     ) -> Result<Vec<Episode>, PrepareError> {
         let mut episodes = Vec::new();
-        let ground = work.and_then(|work| Some((work, Ground::of(work)?)));
-        if let Some((fix, ground)) = ground {
+        // Its words tell of a fault, or a test that it brings does.
+        let fix = work.filter(|work| work.words.is_fix() || debugging::is_fix(work));
+        if let Some(fix) = fix {
             tally.candidates += 1;
-            match self.criticised(desk, changed, (fix, ground), rng)? {
+            match self.criticised(desk, changed, fix, rng)? {
                 Ok(found) => {
                     // One candidate may be a review of two changes.
                     tally.candidates += found.len() - 1;
@@ -81,15 +80,12 @@ impl Reviewer {
             let touches = |recent: &Recent| {
                 recent.changed.changes.iter().any(|one| changed.changes.iter().any(|other| one.path == other.path))
             };
-            if ground == Ground::Fix {
-                self.recent.iter_mut().filter(|recent| touches(recent)).for_each(|recent| recent.is_suspect = true);
-            }
+            self.recent.iter_mut().filter(|recent| touches(recent)).for_each(|recent| recent.is_suspect = true);
         }
         self.requests += episodes.len();
         self.recent.iter_mut().for_each(|recent| recent.age += 1);
         if changed.changes.len() == changed.files {
-            let is_suspect = ground.is_some_and(|(_, ground)| ground == Ground::Fix);
-            self.recent.push_back(Recent { changed: changed.clone(), age: 0, is_suspect });
+            self.recent.push_back(Recent { changed: changed.clone(), age: 0, is_suspect: fix.is_some() });
         }
         while self.recent.front().is_some_and(|recent| recent.age >= WINDOW) {
             let recent = self.recent.pop_front().expect("it was seen");
@@ -117,39 +113,38 @@ impl Reviewer {
         &self,
         desk: &mut Desk,
         changed: &Changed,
-        (fix, ground): (&Work, Ground),
+        fix: &Work,
         rng: &mut Rng,
     ) -> Result<Result<Found, &'static str>, PrepareError> {
-        if fix.words.poor().is_some() {
-            return Ok(Err("poor message"));
+        if let Some(why) = fix.words.poor() {
+            return Ok(Err(why));
         }
+        let code: Vec<&FileChange> = fix.code().filter(|file| !file.is_of_form()).collect();
+        // A part of what mended a fault would be offered for the whole.
+        let [file] = code.as_slice() else { return Ok(Err("the fix is in no file of code, or in several")) };
+        let (Some(old), Some(new)) = (&file.old, &file.new) else { return Ok(Err("the fix adds or deletes a file")) };
+        if file.changed_lines > FIX_LINES_MAX || Language::of_path(&file.path).is_none() {
+            return Ok(Err("the fix is too large"));
+        }
+        let change = changed.changes.iter().find(|change| change.path == file.path);
+        let Some(id) = change.and_then(|change| change.old.clone()) else { return Ok(Err("adds lines only")) };
+        let (old, new) = (lines(old), lines(new));
+        let patch = Patch { path: &file.path, hunks: hunks(&old, &new), old, new };
         let mut why = "adds lines only";
         let mut found = Found::new();
-        for file in fix.code().filter(|file| !file.is_of_form()) {
-            let (Some(old), Some(new)) = (&file.old, &file.new) else { continue };
-            let (old, new) = (lines(old), lines(new));
-            if file.changed_lines > FIX_LINES_MAX || Language::of_path(&file.path).is_none() {
-                why = "the fix is too large";
+        for hunk in &patch.hunks {
+            let is_telling = |&line: &usize| is_code(patch.old[line]) && !is_import(patch.old[line]);
+            let Some(line) = hunk.old.clone().find(is_telling) else { continue };
+            let Some(origin) = self.origin(desk, patch.path, &id, line)? else {
+                why = "older than the window";
+                continue;
+            };
+            if found.len() == ORIGINS_MAX || found.iter().any(|&(index, _)| index == origin.0) {
                 continue;
             }
-            let change = changed.changes.iter().find(|change| change.path == file.path);
-            let Some(id) = change.and_then(|change| change.old.clone()) else { continue };
-            for hunk in hunks(&old, &new).iter().filter(|hunk| !hunk.old.is_empty()) {
-                let is_telling = |&line: &usize| is_code(old[line]) && !is_import(old[line]);
-                let Some(line) = hunk.old.clone().find(is_telling) else { continue };
-                let origin = self.origin(desk, &file.path, &id, line)?;
-                let Some(origin) = origin.filter(|&(index, _)| self.recent[index].age < ground.window()) else {
-                    why = "older than the window";
-                    continue;
-                };
-                if found.len() == ORIGINS_MAX || found.iter().any(|&(index, _)| index == origin.0) {
-                    continue;
-                }
-                let patch = Patch { path: &file.path, old: &old[hunk.old.clone()], new: &new[hunk.new.clone()] };
-                match self.review(desk, origin, (fix, ground), &patch, rng)? {
-                    Ok(episode) => found.push((origin.0, episode)),
-                    Err(reason) => why = reason,
-                }
+            match self.review(desk, origin, fix, &patch, rng)? {
+                Ok(episode) => found.push((origin.0, episode)),
+                Err(reason) => why = reason,
             }
         }
         Ok(if found.is_empty() { Err(why) } else { Ok(found) })
@@ -187,7 +182,7 @@ impl Reviewer {
         &self,
         desk: &mut Desk,
         (index, line): (usize, usize),
-        (fix, ground): (&Work, Ground),
+        fix: &Work,
         patch: &Patch,
         rng: &mut Rng,
     ) -> Result<Result<Episode, &'static str>, PrepareError> {
@@ -208,7 +203,7 @@ impl Reviewer {
         let after = lines(file.new.as_deref().unwrap_or(""));
         let Some(faulty) = after.get(line).map(|line| line.trim()) else { return Ok(Err("not in the diff")) };
         // What later commits did to the same lines is no part of what this reviewer sees.
-        if !patch.old.iter().all(|old| after.contains(old)) {
+        if !patch.stands_on().all(|old| after.contains(&old)) {
             return Ok(Err("other commits in between"));
         }
         let diff = match is_part && file.changed_lines > SHOWN_LINES_MAX {
@@ -222,7 +217,7 @@ impl Reviewer {
             comment.push_str(&format!("\n\n{}", fix.words.body));
         }
         let answer = format!("request changes\n\n{comment}\n\n```diff\n{}```", patch.shown());
-        Ok(Ok(episode(&reviewed, ground.form(), &request, &answer, patch.path)))
+        Ok(Ok(episode(&reviewed, "fixed_later", &request, &answer, patch.path)))
     }
 
     /// A change that stayed as it was, if approvals are not too many already and there is a reason to give.
@@ -248,8 +243,9 @@ impl Reviewer {
             tally.leave_out("no reason to give");
             return Ok(None);
         };
-        if work.changed_lines() > SHOWN_LINES_MAX || work.words.poor().is_some() {
-            tally.leave_out(if work.words.poor().is_some() { "poor message" } else { "diff too long" });
+        let is_long = work.changed_lines() > SHOWN_LINES_MAX;
+        if let Some(why) = work.words.poor().or(is_long.then_some("diff too long")) {
+            tally.leave_out(why);
             return Ok(None);
         }
         let diff: String = work.files.iter().map(diff_of).collect();
@@ -260,56 +256,33 @@ impl Reviewer {
     }
 }
 
-/// Why a change says something about those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ground {
-    /// Its words tell of a fault, or a test that it brings does.
-    Fix,
-    /// It is small, does one thing, and replaces code.
-    Following,
-}
-
-impl Ground {
-    fn of(work: &Work) -> Option<Self> {
-        if work.words.is_fix() || debugging::is_fix(work) {
-            return Some(Self::Fix);
-        }
-        let does_one_thing = !work.words.is_constructive() && work.words.says_one_thing();
-        let is_other = work.words.is_of_form() || work.words.poor().is_some();
-        let code: Vec<&FileChange> = work.code().collect();
-        let is_small = (1..=FIX_FILES_MAX).contains(&code.len())
-            && code.iter().map(|file| file.changed_lines).sum::<usize>() <= FIX_LINES_MAX
-            && code.iter().all(|file| file.old.is_some() && file.new.is_some());
-        (does_one_thing && !is_other && is_small).then_some(Self::Following)
-    }
-
-    /// How many commits old the lines may be.
-    fn window(self) -> usize {
-        match self {
-            Self::Fix => WINDOW,
-            Self::Following => FOLLOWING,
-        }
-    }
-
-    fn form(self) -> &'static str {
-        match self {
-            Self::Fix => "fixed_later",
-            Self::Following => "changed_soon",
-        }
-    }
-}
-
-/// One replacement of a fix.
+/// What a fix did to its file: all of it.
 struct Patch<'a> {
     path: &'a str,
-    old: &'a [&'a str],
-    new: &'a [&'a str],
+    hunks: Vec<Hunk>,
+    old: Vec<&'a str>,
+    new: Vec<&'a str>,
 }
 
 impl Patch<'_> {
+    /// The lines that a hunk shows of the old text: what it replaces, or, where it only adds, the line above.
+    fn shown_old(&self, hunk: &Hunk) -> Range<usize> {
+        if hunk.old.is_empty() { hunk.old.start.saturating_sub(1)..hunk.old.start } else { hunk.old.clone() }
+    }
+
+    /// Lines that must be there for this to be what is to be done.
+    fn stands_on(&self) -> impl Iterator<Item = &str> {
+        self.hunks.iter().flat_map(|hunk| &self.old[self.shown_old(hunk)]).copied()
+    }
+
     fn shown(&self) -> String {
         let marked = |mark: char, line: &&str| format!("{mark}{}\n", line.trim_end_matches('\n'));
-        self.old.iter().map(|line| marked('-', line)).chain(self.new.iter().map(|line| marked('+', line))).collect()
+        let parts = self.hunks.iter().map(|hunk| {
+            let mark = if hunk.old.is_empty() { ' ' } else { '-' };
+            let old = self.old[self.shown_old(hunk)].iter().map(|line| marked(mark, line));
+            old.chain(self.new[hunk.new.clone()].iter().map(|line| marked('+', line))).collect::<String>()
+        });
+        parts.collect::<Vec<_>>().join("@@\n")
     }
 }
 
@@ -356,33 +329,47 @@ fn remark(fix: &Work) -> String {
     }
 }
 
-/// Why a change can be taken: only what the diff itself shows.
+/// Why a change can be taken: only what the diff itself shows. That it keeps to what it says is said only where the
+/// message names all that it touches.
 fn reason(work: &Work) -> Option<String> {
     let tests: Vec<String> = work
         .files
         .iter()
-        .filter(|file| is_test(&file.path) && file.new.is_some())
-        .map(|file| format!("`{}`", file.path))
+        .filter_map(|file| Some(format!("`{}` in `{}`", file.new_tests().first()?, file.path)))
         .collect();
-    let code: Vec<String> = work
-        .code()
-        .map(|file| match touched_functions(file).as_slice() {
-            [] => format!("`{}`", file.path),
-            [one] => format!("`{one}` in `{}`", file.path),
-            [one, .., last] => format!("`{one}` to `{last}` in `{}`", file.path),
-        })
-        .collect();
-    if code.is_empty() || code.len() > 3 || (tests.is_empty() && !work.words.explains()) {
+    let code: Vec<&FileChange> = work.code().collect();
+    let told = work.words.whole().to_lowercase();
+    let keeps = code.iter().all(|file| is_told(&told, file));
+    if code.is_empty() || code.len() > 3 || !keeps && tests.is_empty() {
         return None;
     }
-    let mut reason = format!("The change keeps to what it says: it touches {}.", code.join(", "));
+    let mut reasons = Vec::new();
+    if keeps {
+        let named: Vec<String> = code.iter().map(|file| touched(file)).collect();
+        reasons.push(format!("The change keeps to what it says: it touches {}.", named.join(", ")));
+    }
     if !tests.is_empty() {
-        reason.push_str(&format!(" Tests come with it, in {}.", tests.join(", ")));
+        reasons.push(format!("Tests come with it: {}.", tests.join(", ")));
     }
     if work.words.explains() {
-        reason.push_str(" The message gives the reason.");
+        reasons.push("The message gives the reason.".to_owned());
     }
-    Some(reason)
+    Some(reasons.join(" "))
+}
+
+/// Whether a message, in lower case, names a file, or every function that is touched in it.
+fn is_told(told: &str, file: &FileChange) -> bool {
+    let functions = touched_functions(file);
+    is_named_in(&file.path, told)
+        || !functions.is_empty() && functions.iter().all(|function| has_phrase(told, &function.to_lowercase()))
+}
+
+fn touched(file: &FileChange) -> String {
+    match touched_functions(file).as_slice() {
+        [] => format!("`{}`", file.path),
+        [one] => format!("`{one}` in `{}`", file.path),
+        [one, .., last] => format!("`{one}` to `{last}` in `{}`", file.path),
+    }
 }
 
 fn episode(work: &Work, form: &'static str, request: &str, answer: &str, path: &str) -> Episode {
@@ -400,6 +387,35 @@ fn episode(work: &Work, form: &'static str, request: &str, answer: &str, path: &
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn change(path: &str, old: &str, new: &str) -> FileChange {
+        let (old, new) = (Some(old.to_owned()), Some(new.to_owned()));
+        FileChange { path: path.to_owned(), old, new, changed_lines: 2 }
+    }
+
+    #[test]
+    fn a_mend_is_shown_whole() {
+        let old = lines("a\nb\nc\nd\n");
+        let new = lines("a\nB\nc\nd\nnew\n");
+        let patch = Patch { path: "a.py", hunks: hunks(&old, &new), old, new };
+        assert_eq!(patch.shown(), "-b\n+B\n@@\n d\n+new\n");
+        assert_eq!(patch.stands_on().collect::<Vec<_>>(), ["b\n", "d\n"]);
+    }
+
+    #[test]
+    fn a_change_keeps_to_what_it_says_where_that_names_what_it_touches() {
+        let text = "fn count_all() {\n    f(1);\n}\n";
+        let file = change("src/lib.rs", text, &text.replace('1', "2"));
+        for (told, wanted) in [
+            ("`count_all` begins at two", true),
+            ("changes in lib.rs", true),
+            ("the lib begins at two", false),
+            ("counts begin at two", false),
+        ] {
+            assert_eq!(is_told(told, &file), wanted, "{told}");
+        }
+        assert!(is_told("counting is right", &change("src/counting.rs", text, "")));
+    }
 
     #[test]
     fn lines_are_followed_back_through_changes() {

@@ -313,8 +313,8 @@ impl<'a> Syntax<'a> {
         self.nodes[node].kind.contains("comment")
     }
 
-    /// The code without comments and, where it means nothing, without white space.
-    pub(super) fn bare(&self) -> String {
+    /// The code, with line ends in the place of its comments.
+    pub(super) fn without_comments(&self) -> String {
         let (mut out, mut at, mut index) = (String::with_capacity(self.text.len()), 0, 0);
         while index < self.nodes.len() {
             if !self.is_comment(index) {
@@ -329,15 +329,24 @@ impl<'a> Syntax<'a> {
             index = self.nodes[index].end_index;
         }
         out.push_str(&self.text[at..]);
+        out
+    }
+
+    /// The code without comments and, where it means nothing, without white space.
+    pub(super) fn bare(&self) -> String {
+        let out = self.without_comments();
         match self.language {
             Language::Python => {
                 let lines = out.lines().map(str::trim_end).filter(|line| !line.is_empty());
                 lines.collect::<Vec<_>>().join("\n")
             }
-            // What a formatter puts at the end of a list that it breaks into lines says nothing.
+            // What a formatter puts at the end of a list that it breaks into lines says nothing, nor does a backslash
+            // that lets a text go on in the next line.
             _ => [",)", ",]", ",}"]
                 .into_iter()
-                .fold(out.split_whitespace().collect(), |code: String, end| code.replace(end, &end[1..])),
+                .fold(out.replace("\\\n", "").split_whitespace().collect(), |code: String, end| {
+                    code.replace(end, &end[1..])
+                }),
         }
     }
 

@@ -1,0 +1,382 @@
+//! What gives a fault in a function away to somebody who sees the file it is in: a parallel place, the names of
+//! parameters, what the two ways of a condition do. A fault that nothing gives away could only be guessed.
+
+use super::function::Function;
+use super::lines::names_in;
+use super::message::has_phrase;
+use super::syntax::{Language, Syntax, wanted};
+use std::ops::Range;
+
+/// Calls and lines that are quoted.
+const QUOTED_CHARACTERS_MAX: usize = 100;
+/// Names that are asked for a value where there is none: any number will do there.
+const DEFAULTS: [&str; 7] = ["map_or", "unwrap_or", "or_insert", "getattr", "setdefault", "getOrDefault", "value_or"];
+/// Beginnings of statements that leave a function, a loop or a block.
+const LEAVING: [&str; 11] =
+    ["return", "continue", "break", "raise", "throw", "panic!", "bail!", "Err(", "None", "Ok(None)", "exit("];
+
+/// Why a place is wrong, as far as the file shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Evidence {
+    /// In sentences; empty where the place itself is all that there is to see.
+    pub(super) words: String,
+    /// The line (from zero) of what the words tell, and what finds it, if it may lie outside of the function.
+    pub(super) elsewhere: Option<(usize, String)>,
+    /// Whether faulty code compiles; none where the file does not show it.
+    pub(super) compiles: Option<bool>,
+}
+
+impl Evidence {
+    /// Inside of the function, by a fault that compiles.
+    fn inside(words: String) -> Self {
+        Self { words, elsewhere: None, compiles: Some(true) }
+    }
+}
+
+/// Of a number: any might be any other, unless it is a small one that is no choice, or stands there once more.
+pub(super) fn of_number(syntax: &Syntax, function: &Function, node: usize) -> Option<Evidence> {
+    let is = syntax.text_of(node);
+    let parent = syntax.nodes[node].parent;
+    let is_given = syntax.is(parent, syntax.names().arguments);
+    if is_given && DEFAULTS.contains(&called(syntax, parent)) {
+        return None;
+    }
+    if let Some(line) = once_more(syntax, function, &syntax.nodes[node].bytes, |line| has_phrase(line, is)) {
+        return Some(Evidence::inside(line));
+    }
+    // What is counted begins at nothing; that something is given one or two is a choice.
+    let is_chosen =
+        is_given || ["field_initializer", "keyword_argument", "pair"].contains(&&*syntax.nodes[parent].kind);
+    let is_small = matches!(is, "0" | "1" | "2") && (!is_chosen || is == "0");
+    let is_twice = names_in(&syntax.text[function.own.clone()]).filter(|word| *word == is).count() > 1;
+    (is_small || is_twice).then(|| Evidence::inside(String::new()))
+}
+
+/// Of a constant: where its opposite is given as well, somebody can tell which belongs where.
+pub(super) fn of_constant(syntax: &Syntax, function: &Function, node: usize) -> Option<Evidence> {
+    let opposite = match syntax.text_of(node) {
+        "true" => "false",
+        "false" => "true",
+        "True" => "False",
+        _ => "True",
+    };
+    once_more(syntax, function, &syntax.nodes[node].bytes, |line| has_phrase(line, opposite)).map(Evidence::inside)
+}
+
+/// Of a comparison or a sum: the same beside one of its sides elsewhere, a bound that says by its name which it is, or
+/// a place that is read by the number compared. There need be none.
+pub(super) fn of_operator(syntax: &Syntax, function: &Function, binary: usize) -> Evidence {
+    let sides: Vec<usize> = syntax.named_children(binary).collect();
+    let [left, right] = sides.as_slice() else { return Evidence::inside(String::new()) };
+    let bytes = syntax.nodes[*left].bytes.end..syntax.nodes[*right].bytes.start;
+    let (operator, left, right) = (&syntax.text[bytes], syntax.text_of(*left), syntax.text_of(*right));
+    let own = &syntax.text[function.own.clone()];
+    let bound = right.to_lowercase();
+    let is_bound = |names: &[&str]| names_in(&bound).flat_map(|word| word.split('_')).any(|part| names.contains(&part));
+    let words = match operator.trim() {
+        ">" | "<=" if is_bound(&["max", "maximum", "most", "limit"]) => {
+            format!("`{right}` is by its name the most that is let through.")
+        }
+        "<" | ">=" if is_bound(&["min", "minimum", "least"]) => {
+            format!("`{right}` is by its name the least that is let through.")
+        }
+        "<" if is_bound(&["len", "length", "size"]) && own.contains(&format!("[{left}]")) => {
+            format!("`[{left}]` is read, and the last place is one before `{right}`.")
+        }
+        _ if !names_in(right).any(|name| name.len() >= 4) => String::new(),
+        _ => {
+            let parallel = format!("{operator}{right}");
+            let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '(' | '[');
+            let has = |line: &str| line.split_once(&parallel).is_some_and(|(_, rest)| !rest.starts_with(is_part));
+            once_more(syntax, function, &syntax.nodes[binary].bytes, has).unwrap_or_default()
+        }
+    };
+    Evidence::inside(words)
+}
+
+/// A line of the function, other than that of `bytes`, of which something holds: quoted.
+fn once_more(
+    syntax: &Syntax,
+    function: &Function,
+    bytes: &Range<usize>,
+    holds: impl Fn(&str) -> bool,
+) -> Option<String> {
+    let own = syntax.line_of(bytes.start);
+    let first = syntax.line_of(function.own.start);
+    let mut lines = syntax.text[function.own.clone()].lines().enumerate().map(|(at, line)| (first + at, line.trim()));
+    let (at, line) = lines.find(|&(at, line)| at != own && holds(line) && is_quotable(line))?;
+    Some(format!("Line {} has `{line}`.", at + 1))
+}
+
+fn is_quotable(text: &str) -> bool {
+    !text.contains(['\n', '`']) && text.chars().count() <= QUOTED_CHARACTERS_MAX
+}
+
+/// The name of what is called with some arguments.
+pub(super) fn called<'a>(syntax: &Syntax<'a>, arguments: usize) -> &'a str {
+    names_in(&syntax.text[..syntax.nodes[arguments].bytes.start]).last().unwrap_or_default()
+}
+
+/// Of the order of two neighbouring arguments, the first of them at `first`: the names of the parameters, or another
+/// call of the same function with one of them at its place.
+pub(super) fn of_order(syntax: &Syntax, arguments: usize, first: usize) -> Option<Evidence> {
+    let given: Vec<&str> = syntax.named_children(arguments).map(|at| syntax.text_of(at)).collect();
+    let parameters = parameters(syntax, called(syntax, arguments)).filter(|(_, all)| all.len() == given.len());
+    let compiles = match (&parameters, syntax.language) {
+        (_, Language::Python | Language::JavaScript) => Some(true),
+        (Some((_, all)), _) => is_of_one_type(&all[first].1, &all[first + 1].1),
+        (None, _) => None,
+    };
+    let by_name = parameters.and_then(|(line, all)| by_parameters(syntax, arguments, (first, &given), (line, &all)));
+    let (words, elsewhere) = by_name.or_else(|| by_call(syntax, arguments, (first, &given)))?;
+    Some(Evidence { words, elsewhere: Some(elsewhere), compiles })
+}
+
+/// Words, and the line that they are about with what finds it.
+type Told = (String, (usize, String));
+
+fn by_parameters(
+    syntax: &Syntax,
+    arguments: usize,
+    (first, given): (usize, &[&str]),
+    (line, all): (usize, &[(String, String)]),
+) -> Option<Told> {
+    let name = called(syntax, arguments);
+    let [one, other] = [first, first + 1].map(|at| names_in(given[at]).last().unwrap_or_default());
+    let (one_name, other_name) = (all[first].0.as_str(), all[first + 1].0.as_str());
+    // `of_rows` is told by `rows`, too.
+    let is = |word: &str, name: &str| word == name || word.strip_suffix(name).is_some_and(|rest| rest.ends_with('_'));
+    let told = is(one, one_name) || is(other, other_name);
+    let against = is(one, other_name) || is(other, one_name);
+    let shown = syntax.text.lines().nth(line).unwrap_or_default();
+    let is_shown = has_phrase(shown, name) && has_phrase(shown, one_name) && has_phrase(shown, other_name);
+    (told && !against && is_shown).then(|| {
+        let words = format!("`{name}` (line {}) takes `{one_name}` before `{other_name}`.", line + 1);
+        (words, (line, wanted(syntax.names(), syntax.text, name)))
+    })
+}
+
+fn by_call(syntax: &Syntax, arguments: usize, (first, given): (usize, &[&str])) -> Option<Told> {
+    let name = called(syntax, arguments);
+    let own = syntax.line_of(syntax.nodes[arguments].bytes.start);
+    let mut told = None;
+    for at in (0..syntax.nodes.len()).filter(|&at| at != arguments && syntax.is(at, syntax.names().arguments)) {
+        if called(syntax, at) != name {
+            continue;
+        }
+        let all: Vec<&str> = syntax.named_children(at).map(|at| syntax.text_of(at)).collect();
+        if all.len() != given.len() {
+            continue;
+        }
+        let (one, other) = (all[first], all[first + 1]);
+        // A call the other way round says that both are right.
+        if one == given[first + 1] || other == given[first] {
+            return None;
+        }
+        let line = syntax.line_of(syntax.nodes[at].bytes.start);
+        let call = format!("{name}{}", syntax.text_of(at));
+        if (one == given[first] || other == given[first + 1]) && line != own && is_quotable(&call) && told.is_none() {
+            told = Some((format!("Line {} calls `{call}`.", line + 1), (line, format!("{name}("))));
+        }
+    }
+    told
+}
+
+/// Where the only function of a name begins to be defined (a line, from zero), and its parameters with their types.
+fn parameters(syntax: &Syntax, name: &str) -> Option<(usize, Vec<(String, String)>)> {
+    let functions = syntax.names().functions;
+    let mut named = (0..syntax.nodes.len()).filter(|&at| syntax.is(at, functions) && syntax.name_of(at) == Some(name));
+    let (function, None) = (named.next()?, named.next()) else { return None };
+    // The receiver of a method of Go stands before its name.
+    let after = syntax.child(function, "name").map_or(0, |name| syntax.nodes[name].bytes.end);
+    let is_list = |&at: &usize| {
+        syntax.is(at, &["parameters", "formal_parameters", "parameter_list"]) && syntax.nodes[at].bytes.start >= after
+    };
+    let list = syntax.below(function).find(is_list)?;
+    let all: Vec<&str> = syntax
+        .named_children(list)
+        .filter(|&at| !syntax.is(at, &["self_parameter"]))
+        .map(|at| syntax.text_of(at))
+        .filter(|text| !["self", "cls"].contains(text))
+        .collect();
+    let line = syntax.line_of(syntax.nodes[list].bytes.start);
+    Some((line, all.into_iter().map(|text| parameter(syntax.language, text)).collect()))
+}
+
+/// The name and the type of a parameter; the type is empty where it is not said.
+fn parameter(language: Language, text: &str) -> (String, String) {
+    let text = text.split('=').next().unwrap_or_default().trim();
+    let (name, of_type) = match (text.split_once(':'), language) {
+        (Some((name, of_type)), Language::Rust | Language::Python | Language::TypeScript) => (name, of_type),
+        (_, Language::Go) => text.split_once(' ').unwrap_or((text, "")),
+        (_, Language::C | Language::Cpp | Language::Java) => {
+            let at = text.rfind(|c: char| !c.is_alphanumeric() && c != '_').map_or(0, |at| at + 1);
+            (&text[at..], &text[..at])
+        }
+        _ => (text, ""),
+    };
+    let name = names_in(name).last().unwrap_or_default();
+    (name.to_owned(), of_type.split_whitespace().collect())
+}
+
+/// None where a type is not said, or may stand for several.
+fn is_of_one_type(one: &str, other: &str) -> Option<bool> {
+    let is_known = |of_type: &str| {
+        !of_type.is_empty()
+            && !of_type.contains("impl")
+            && !names_in(of_type).any(|word| word.len() == 1 || word == "any" || word == "auto" || word == "Object")
+    };
+    (is_known(one) && is_known(other)).then_some(one == other)
+}
+
+/// Of the sense of a condition: what its two ways do. Where both do things of one sort, none. `right` is the condition
+/// as it should be.
+pub(super) fn of_condition(syntax: &Syntax, function: &Function, conditional: usize, right: &str) -> Option<Evidence> {
+    // Chances fall either way.
+    if ["rng", "random", "chance"].iter().any(|word| right.contains(word)) {
+        return None;
+    }
+    let body = syntax.children(conditional).find(|&at| syntax.is(at, syntax.names().blocks))?;
+    let end = syntax.nodes[body].bytes.end;
+    let other = &syntax.text[end..syntax.nodes[conditional].bytes.end.max(end)];
+    let is_loop = syntax.nodes[conditional].kind.contains("while") || syntax.nodes[conditional].kind.contains("for");
+    // Without another way the function goes on.
+    let rest = if other.trim().is_empty() { &syntax.text[end..function.own.end.max(end)] } else { other };
+    let body = syntax.text_of(body);
+    if let Some(words) = of_emptiness(right, body, rest) {
+        return Some(Evidence::inside(words));
+    }
+    let (leaves, other_leaves) = (leaving(body), leaving(other));
+    let leaving = match (leaves, other_leaves) {
+        (Some(line), None) => format!("As it stands, `{line}` is what comes of the one case that has to go on."),
+        (None, Some(line)) => format!("As it stands, `{line}` is what comes of the one case that has something to do."),
+        _ => return None,
+    };
+    (!is_loop).then(|| Evidence::inside(leaving))
+}
+
+/// What a condition asks to be there or not, where only one of its ways uses it: `!rows.is_empty()` before `rows[0]`.
+fn of_emptiness(right: &str, body: &str, rest: &str) -> Option<String> {
+    let (positive, is_negated) = match right.strip_prefix('!').or_else(|| right.strip_prefix("not ")) {
+        Some(positive) => (positive, true),
+        None => (right, false),
+    };
+    let ends = [
+        (".is_empty()", false),
+        (".isEmpty()", false),
+        (".empty()", false),
+        (".is_none()", false),
+        (".is_err()", false),
+        (".is_some()", true),
+        (".is_ok()", true),
+    ];
+    let (base, is_there) = ends.iter().find_map(|&(end, is_there)| Some((positive.strip_suffix(end)?, is_there)))?;
+    let name = names_in(base).last()?;
+    let (with, without) = if is_there != is_negated { (body, rest) } else { (rest, body) };
+    (has_phrase(with, name) && !has_phrase(without, name))
+        .then(|| format!("`{name}` is used only where, as it stands, there is none."))
+}
+
+/// The line with which a block leaves, if that is how it ends.
+fn leaving(block: &str) -> Option<&str> {
+    let is_words = |line: &&str| line.chars().any(char::is_alphanumeric);
+    let last = block.lines().map(|line| line.trim().trim_matches(['{', '}', ' '])).rfind(is_words)?;
+    let last = last.trim().trim_start_matches("else {").trim();
+    (LEAVING.iter().any(|start| last.starts_with(start)) && is_quotable(last)).then_some(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mine::function::functions;
+
+    /// What shows of the order of the first two arguments of the first call of `name`, and whether the fault compiles.
+    fn order(path: &str, text: &str, name: &str) -> Option<(String, Option<bool>)> {
+        let syntax = Syntax::of(path, text).expect(path);
+        let at = (0..syntax.nodes.len())
+            .find(|&at| syntax.is(at, syntax.names().arguments) && called(&syntax, at) == name)
+            .expect("a call");
+        of_order(&syntax, at, 0).map(|evidence| (evidence.words, evidence.compiles))
+    }
+
+    #[test]
+    fn an_order_is_told_by_names_or_by_another_call() {
+        let caller = "fn f(rows: usize, q: &Q) {\n    take(rows, q.width);\n}\n";
+        for (more, wanted) in [
+            ("", None),
+            (
+                "fn take(rows: usize, width: usize) {}\n",
+                Some(("`take` (line 4) takes `rows` before `width`.", Some(true))),
+            ),
+            (
+                "fn take(rows: u8, width: usize) {}\n",
+                Some(("`take` (line 4) takes `rows` before `width`.", Some(false))),
+            ),
+            ("fn take(a: usize, b: usize) {}\n", None),
+            ("fn take(width: usize, rows: usize) {}\n", None),
+            ("fn g() {\n    take(rows, 4);\n}\n", Some(("Line 5 calls `take(rows, 4)`.", None))),
+            ("fn g() {\n    take(rows, 4);\n    take(4, rows);\n}\n", None),
+        ] {
+            let wanted = wanted.map(|(words, compiles)| (words.to_owned(), compiles));
+            assert_eq!(order("a.rs", &format!("{caller}{more}"), "take"), wanted, "{more}");
+        }
+        let python = "def f(rows, width):\n    take(rows, width)\n\n\ndef take(rows, width):\n    pass\n";
+        let told = "`take` (line 5) takes `rows` before `width`.".to_owned();
+        assert_eq!(order("a.py", python, "take"), Some((told, Some(true))));
+        let go = "package a\n\nfunc f(rows int) {\n\ttake(rows, 2)\n}\n\nfunc (r R) take(rows int, width string) {}\n";
+        let told = "`take` (line 7) takes `rows` before `width`.".to_owned();
+        assert_eq!(order("a.go", go, "take"), Some((told, Some(false))));
+    }
+
+    #[test]
+    fn a_condition_shows_where_its_ways_differ() {
+        for (right, code, wanted) in [
+            ("ok", "if ok { one(); } else { two(); }", false),
+            ("ok", "if ok { one(); }", false),
+            ("ok", "if ok { return None; }", true),
+            ("ok", "if ok { one(); } else { return None; }", true),
+            ("rng.chance(p)", "if rng.chance(p) { return None; }", false),
+            ("!rows.is_empty()", "if !rows.is_empty() { one(rows); }", true),
+            ("rows.is_empty()", "if rows.is_empty() { one(); } else { two(rows); }", true),
+            ("rows.is_empty()", "if rows.is_empty() { one(); } else { two(); }", false),
+        ] {
+            let text = format!("fn f() {{\n    {code}\n    more();\n}}\n");
+            let syntax = Syntax::of("a.rs", &text).expect("it parses");
+            let conditional =
+                (0..syntax.nodes.len()).find(|&at| syntax.is(at, &["if_expression"])).expect("a condition");
+            let found = of_condition(&syntax, &functions(&syntax)[0], conditional, right);
+            assert_eq!(found.is_some(), wanted, "{code}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_and_constants_need_a_second_place() {
+        let text = "fn f(a: &A) -> bool {\n    let b = a.get(0).map_or(1, |b| b.c);\n    let d = e(37);\n    \
+                    let g = H { rows: 1, at: 0 };\n    let i = 48;\n    let j = 48 + b - 1;\n    true\n}\n";
+        let syntax = Syntax::of("a.rs", text).expect("it parses");
+        let function = &functions(&syntax)[0];
+        let numbers = (0..syntax.nodes.len()).filter(|&at| syntax.is(at, &["integer_literal"]));
+        let shown: Vec<(&str, bool)> =
+            numbers.map(|at| (syntax.text_of(at), of_number(&syntax, function, at).is_some())).collect();
+        let wanted = [("0", true), ("1", false), ("37", false), ("1", true), ("0", true), ("48", true)];
+        assert_eq!(shown[..6], wanted);
+        let constant = (0..syntax.nodes.len()).find(|&at| syntax.text_of(at) == "true").expect("a constant");
+        assert_eq!(of_constant(&syntax, function, constant), None);
+    }
+
+    #[test]
+    fn bounds_say_what_they_are() {
+        let text = "fn f(n: usize, of: &[u8]) -> bool {\n    n > ROWS_MAX || n < of.len() && of[n] > 1 || n > 7\n}\n";
+        let syntax = Syntax::of("a.rs", text).expect("it parses");
+        let function = &functions(&syntax)[0];
+        let said = |comparison: &str| {
+            let at = (0..syntax.nodes.len())
+                .find(|&at| syntax.is(at, &["binary_expression"]) && syntax.text_of(at) == comparison)
+                .expect(comparison);
+            of_operator(&syntax, function, at).words
+        };
+        assert_eq!(said("n > ROWS_MAX"), "`ROWS_MAX` is by its name the most that is let through.");
+        assert_eq!(said("n < of.len()"), "`[n]` is read, and the last place is one before `of.len()`.");
+        assert_eq!(said("n > 7"), "");
+    }
+}
