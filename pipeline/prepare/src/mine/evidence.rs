@@ -41,7 +41,9 @@ pub(super) fn of_number(syntax: &Syntax, function: &Function, node: usize) -> Op
     if is_given && DEFAULTS.contains(&called(syntax, parent)) {
         return None;
     }
-    if let Some(line) = once_more(syntax, function, &syntax.nodes[node].bytes, |line| has_phrase(line, is)) {
+    // That a digit stands elsewhere says nothing that is worth a quotation.
+    let again = once_more(syntax, function, &syntax.nodes[node].bytes, |line| has_phrase(line, is));
+    if let Some(line) = again.filter(|_| is.len() > 1) {
         return Some(Evidence::inside(line));
     }
     // What is counted begins at nothing; that something is given one or two is a choice.

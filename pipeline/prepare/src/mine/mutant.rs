@@ -83,9 +83,9 @@ fn of_statement(syntax: &Syntax, function: &Function, slip: &Slip) -> Option<Evi
         let count = |text: &str| names_in(text).filter(|word| *word == name).count();
         // Made, and named nowhere else; or made to be changed, and changed nowhere else.
         if count(before) == 1 && count(after) == 0 && changes(before, name) == 1 {
-            Some(format!("`{name}` is made before and used nowhere."))
+            Some(format!("`{name}` is made before, and nothing uses it."))
         } else if changes(is, name) > 0 && changes(before, name) == 1 && changes(after, name) == 0 {
-            Some(format!("`{name}` is made before and changed nowhere."))
+            Some(format!("`{name}` is made before, and nothing else is done with it."))
         } else {
             None
         }
@@ -241,10 +241,14 @@ const SYMMETRIC: [&str; 16] = [
     "assert_eq",
 ];
 
+/// Parts of the names of such functions: `_mm256_and_si256`.
+const COMMUTATIVE: [&str; 7] = ["and", "or", "xor", "add", "mul", "min", "max"];
+
 /// Two neighbouring arguments exchanged.
 fn swapped(syntax: &Syntax, arguments: usize, rng: &mut Rng) -> Option<Slip> {
     let all: Vec<usize> = syntax.named_children(arguments).collect();
-    if SYMMETRIC.contains(&called(syntax, arguments).to_lowercase().as_str()) {
+    let called = called(syntax, arguments).to_lowercase();
+    if SYMMETRIC.contains(&called.as_str()) || called.split('_').any(|part| COMMUTATIVE.contains(&part)) {
         return None;
     }
     if !(2..=6).contains(&all.len()) {
