@@ -231,28 +231,24 @@ fn a_history_without_the_word_fix_is_debugged_and_reviewed() {
     // What was changed without a fault, or a test that shows one, is no ground.
     let faults: Vec<&Value> = lines["review"].iter().filter(|one| one["form"] != "settled").collect();
     assert_eq!(faults.len(), 1, "{faults:?}");
-    for (form, faulty, mended, said) in
-        [("fixed_later", "return self.items.pop()", "return self.items.pop(0)", "What should hold here: Items leave")]
-    {
-        let review = faults[0];
-        assert_eq!(review["form"], form);
-        let [request, answer] = [0usize, 1].map(|index| text_of(&review["messages"][index], "content"));
-        assert!(
-            request.contains("This is the part in `src/queues/queue.py`") && request.contains("Queues of every sort")
-        );
-        assert!(request.contains(&format!("+        {faulty}\n")) && !request.contains(mended), "{request}");
-        assert!(request.lines().count() < 150, "a part of the file: {request}");
-        assert!(
-            answer.contains(&format!("-        {faulty}\n+        {mended}\n")) && answer.contains(said),
-            "{answer}"
-        );
-        let commit = text_of(review, "source").rsplit('@').next().expect("a commit").to_owned();
-        assert_eq!(folder.subject(&repository, &commit), "Queues of every sort");
-        let at = answer.lines().nth(2).and_then(|line| line.split([':', '`']).nth(2)).expect("a line");
-        let at: usize = at.parse().expect("a number");
-        let text = folder.files_at(&repository, &commit)["src/queues/queue.py"].clone();
-        assert_eq!(text.lines().nth(at - 1).map(str::trim), Some(faulty));
-    }
+    let (faulty, mended) = ("return self.items.pop()", "return self.items.pop(0)");
+    let review = faults[0];
+    assert_eq!(review["form"], "fixed_later");
+    let [request, answer] = [0usize, 1].map(|index| text_of(&review["messages"][index], "content"));
+    assert!(request.contains("This is the part in `src/queues/queue.py`") && request.contains("Queues of every sort"));
+    assert!(request.contains(&format!("+        {faulty}\n")) && !request.contains(mended), "{request}");
+    assert!(request.lines().count() < 150, "a part of the file: {request}");
+    assert!(
+        answer.contains(&format!("-        {faulty}\n+        {mended}\n"))
+            && answer.contains("What should hold here: Items leave"),
+        "{answer}"
+    );
+    let commit = text_of(review, "source").rsplit('@').next().expect("a commit").to_owned();
+    assert_eq!(folder.subject(&repository, &commit), "Queues of every sort");
+    let at = answer.lines().nth(2).and_then(|line| line.split([':', '`']).nth(2)).expect("a line");
+    let at: usize = at.parse().expect("a number");
+    let text = folder.files_at(&repository, &commit)["src/queues/queue.py"].clone();
+    assert_eq!(text.lines().nth(at - 1).map(str::trim), Some(faulty));
 }
 
 #[test]

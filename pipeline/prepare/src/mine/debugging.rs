@@ -11,7 +11,7 @@ use super::message::Words;
 use super::mutant::{Mutant, mutant};
 use super::replay::is_imperative;
 use super::syntax::{Language, Syntax, wanted};
-use super::workspace::Action;
+use super::workspace::{Action, Workspace};
 use crate::error::PrepareError;
 use numeric::Rng;
 
@@ -152,20 +152,8 @@ pub(super) fn from_mutant(
     if !trajectory.step(&mut workspace, None, &read)? {
         return Ok(Err("not readable"));
     }
-    if let Some((line, looked_for)) = &fault.evidence.elsewhere {
-        // What tells is looked for where it has not been shown yet, and must be among what is found.
-        let is_shown = match &read {
-            Action::Read { range: Some((first, last)), .. } => (*first..=*last).contains(&(line + 1)),
-            _ => true,
-        };
-        let search = Action::Search { text: looked_for.clone(), path: path.to_owned() };
-        let place = format!("{path}:{}: ", line + 1);
-        let is_found = is_shown
-            || trajectory.step(&mut workspace, None, &search)?
-                && trajectory.shown().last().is_some_and(|shown| shown.lines().any(|line| line.starts_with(&place)));
-        if !is_found {
-            return Ok(Err("not found again"));
-        }
+    if !tells(&mut trajectory, &mut workspace, path, (&fault, &read))? {
+        return Ok(Err("not found again"));
     }
     let mut thought = Some(found(path, &fault));
     for edit in edits {
@@ -188,6 +176,23 @@ pub(super) fn from_mutant(
         path: path.to_owned(),
         language: Some(syntax.language.name()),
     }))
+}
+
+/// Whether what gives the fault away is seen: looked for where it was not read, it must be among what is found.
+fn tells(
+    trajectory: &mut Trajectory,
+    workspace: &mut Workspace,
+    path: &str,
+    (fault, read): (&Mutant, &Action),
+) -> Result<bool, PrepareError> {
+    let Some((line, looked_for)) = &fault.evidence.elsewhere else { return Ok(true) };
+    if !matches!(read, Action::Read { range: Some((first, last)), .. } if !(*first..=*last).contains(&(line + 1))) {
+        return Ok(true);
+    }
+    let search = Action::Search { text: looked_for.clone(), path: path.to_owned() };
+    let place = format!("{path}:{}: ", line + 1);
+    Ok(trajectory.step(workspace, None, &search)?
+        && trajectory.shown().last().is_some_and(|shown| shown.lines().any(|line| line.starts_with(&place))))
 }
 
 /// A fault as it is told. What does not compile gives no results, and where that is not known nothing is said of it.

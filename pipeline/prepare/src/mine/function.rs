@@ -290,7 +290,8 @@ mod tests {
         for (path, text, wanted) in [
             (
                 "a.rs",
-                "/// Says why.\n#[test]\nfn counts() {\n    one();\n}\n\n#[cfg(test)]\nfn test_folder() {}\n\nfn help() {}\n",
+                "/// Says why.\n#[test]\nfn counts() {\n    one();\n}\n\n\
+                 #[cfg(test)]\nfn test_folder() {}\n\nfn help() {}\n",
                 "counts",
             ),
             ("a.py", "def folder(x):\n    return x\n\n\ndef test_counts():\n    assert folder(1)\n", "test_counts"),

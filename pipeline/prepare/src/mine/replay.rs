@@ -145,9 +145,9 @@ pub(super) fn is_imperative(words: &Words) -> bool {
     IMPERATIVES.contains(&first.as_str()) || MORE_IMPERATIVES.contains(&first.as_str())
 }
 
-/// How many numbers and citations a change writes into documents and settings, and into the comments and texts of code that is no
-/// test, that stand neither in the request nor in any file before, nor (numbers) in the code that comes with them: what
-/// was measured or read elsewhere, which to learn is to learn to make up.
+/// How many numbers and citations a change writes into documents and settings, and into the comments and texts of
+/// code that is no test, that stand neither in the request nor in any file before, nor (numbers) in the code that
+/// comes with them: what was measured or read elsewhere, which to learn is to learn to make up.
 fn unknown(work: &Work) -> (usize, usize) {
     let whole = work.words.whole();
     let (mut known, mut cited) = (numbers(&whole), citations(&whole));

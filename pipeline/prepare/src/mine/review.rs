@@ -1,7 +1,8 @@
 //! Review: a change, and what a reviewer should have said of it. The ground is the history itself: a later commit that
-//! rewrites lines which the change brought in shows where it was wrong and what would have been right. Lines are traced
-//! back from fixes to where they came from as Śliwerski, Zimmermann and Zeller (2005) do. What later commits changed for
-//! any other reason was no fault when it came. Changes that nothing corrected for long are approved, at a limited share.
+//! rewrites lines which the change brought in shows where it was wrong and what would have been right. Lines are
+//! traced back from fixes to where they came from as Śliwerski, Zimmermann and Zeller (2005) do. What later commits
+//! changed for any other reason was no fault when it came. Changes that nothing corrected for long are approved, at a
+//! limited share.
 
 use super::Desk;
 use super::change::{FileChange, Work, part, work};
