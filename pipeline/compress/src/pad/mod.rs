@@ -177,8 +177,8 @@ fn fit_layer(
     })
 }
 
-/// Of so many held-out tokens one may go to an added expert: it loses the last of its experts, and has the weights of the
-/// busiest one in its place.
+/// Of so many held-out tokens one may go to an added expert: it loses the last of its experts, and has the weights of
+/// the busiest one in its place.
 const TOKENS_OF_ONE_MISROUTED: usize = 10_000;
 
 /// Refuses what misroutes more than that of the held-out tokens.
