@@ -51,7 +51,8 @@ pub(crate) struct Job<'a> {
     pub(crate) build: &'a Build<'a>,
     pub(crate) stage: &'a Stage,
     pub(crate) directory: PathBuf,
-    /// The model that it starts from; a pretraining has none.
+    /// The model that it starts from, as a recipe names it, and its folder; a pretraining has none.
+    from_name: Option<String>,
     pub(crate) from: Option<PathBuf>,
     /// Models of stages before, by name.
     pub(crate) earlier: Vec<(String, PathBuf)>,
@@ -85,19 +86,17 @@ impl<'a> Build<'a> {
     pub(crate) fn job(&'a self, index: usize) -> Result<Job<'a>> {
         let stage = &self.recipe.stages[index];
         let earlier = self.earlier(index);
-        let from = match (&stage.work, &stage.from) {
+        let from_name = match (&stage.work, &stage.from) {
             (Work::Pretrain(_) | Work::Evaluate(_), None) => None,
-            (_, Some(name)) => Some(find_model(name, &earlier)?),
-            (_, None) => match earlier.last() {
-                Some((_, directory)) => Some(directory.clone()),
-                None => Some(place::model_directory(BASE)?),
-            },
+            (_, Some(name)) => Some(name.clone()),
+            (_, None) => Some(earlier.last().map_or_else(|| BASE.to_owned(), |(name, _)| name.clone())),
         };
+        let from = from_name.as_deref().map(|name| find_model(name, &earlier)).transpose()?;
         if let Some(from) = from.as_ref().filter(|from| !from.join("config.json").is_file()) {
             let hint = format!("lateen build {}", self.recipe.path.display());
             return Err(Problem::new(format!("{} holds no model yet", from.display()), hint).into());
         }
-        Ok(Job { build: self, stage, directory: self.directory(index), from, earlier })
+        Ok(Job { build: self, stage, directory: self.directory(index), from_name, from, earlier })
     }
 
     /// Removes what earlier builds made, and nothing else.
@@ -200,13 +199,6 @@ impl Job<'_> {
         Ok(self.from.as_deref().ok_or_else(missing)?)
     }
 
-    /// The name of that model.
-    fn source_name(&self) -> Option<String> {
-        self.from.as_ref()?;
-        let before = || self.earlier.last().map_or_else(|| BASE.to_owned(), |(name, _)| name.clone());
-        Some(self.stage.from.clone().unwrap_or_else(before))
-    }
-
     /// Ends the stage early if Ctrl-C was pressed.
     pub(crate) fn check_interrupt(&self) -> Result<()> {
         match self.build.cancelled.load(Ordering::Relaxed) {
@@ -258,7 +250,7 @@ impl Job<'_> {
             stage: self.stage.work.kind().to_owned(),
             recipe_hash: hash_bytes(&serde_json::to_vec(&recipe)?),
             recipe,
-            from: self.source_name(),
+            from: self.from_name.clone(),
             inputs,
             commit: option_env!("LATEEN_COMMIT").unwrap_or(env!("CARGO_PKG_VERSION")).to_owned(),
             seed: self.stage.work.seed(),

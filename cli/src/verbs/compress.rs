@@ -114,6 +114,15 @@ impl From<FormatName> for StoredFormat {
 
 const GOES_ON: &str = "run the same command again, and it goes on";
 
+/// Fails where a model stands already.
+pub(super) fn refuse_a_model(out: &Path) -> Result<()> {
+    if out.join("config.json").exists() {
+        let message = format!("{} holds a model already", out.display());
+        return Err(Problem::new(message, "give another --out, or remove it first").into());
+    }
+    Ok(())
+}
+
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     match &arguments.what {
         Some(What::Pad(pad)) => return super::compress_pad::run(pad),
@@ -125,10 +134,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         let hint = "say --keep N to drop experts, --quantize FORMAT for fewer bits, or both";
         return Err(Problem::new("nothing is to be done", hint).into());
     }
-    if arguments.out().join("config.json").exists() {
-        let message = format!("{} holds a model already", arguments.out().display());
-        return Err(Problem::new(message, "give another --out, or remove it first").into());
-    }
+    refuse_a_model(arguments.out())?;
     let from = model_directory(arguments.model.as_deref().expect("only subcommands go without"))?;
     let planned = match (&arguments.plan, arguments.keep) {
         (Some(path), _) => Some(Planned::Given(Plan::load(path)?)),

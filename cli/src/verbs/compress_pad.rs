@@ -3,7 +3,7 @@
 //! Rows of the routers are fitted on some tokens and measured on others, layer by layer; where they are not good enough
 //! nothing is written. What was written is compared with what it was made from.
 
-use super::compress::{Bar, calibration_data, check_memory, save_text, stopped};
+use super::compress::{Bar, calibration_data, check_memory, refuse_a_model, save_text, stopped};
 use crate::failure::Problem;
 use crate::interrupt;
 use crate::memory::{Machine, bytes_from_words};
@@ -58,10 +58,7 @@ const APART_MAX: f64 = 1e-4;
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let out = &arguments.out;
-    if out.join("config.json").exists() {
-        let message = format!("{} holds a model already", out.display());
-        return Err(Problem::new(message, "give another folder, or remove it first").into());
-    }
+    refuse_a_model(out)?;
     let from = model_directory(&arguments.model)?;
     let opening = || format!("cannot open the model in {}", from.display());
     let stream = LayerStream::open(&from, Loading::Stored).with_context(opening)?;

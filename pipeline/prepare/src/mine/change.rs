@@ -170,10 +170,11 @@ fn file_change(path: &str, old: Option<String>, new: Option<String>) -> Option<F
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn change(path: &str, old: Option<&str>, new: &str) -> FileChange {
+    /// Of a file from one text to another.
+    pub(in crate::mine) fn change(path: &str, old: Option<&str>, new: &str) -> FileChange {
         let (old, new) = (old.map(str::to_owned), Some(new.to_owned()));
         FileChange { path: path.to_owned(), old, new, changed_lines: 1 }
     }

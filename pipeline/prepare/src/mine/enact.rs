@@ -372,12 +372,8 @@ fn closing(work: &Work, testing: Option<&Testing>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mine::change::tests::change;
     use crate::mine::message::words;
-
-    fn change(path: &str, old: Option<&str>, new: &str) -> FileChange {
-        let (old, new) = (old.map(str::to_owned), Some(new.to_owned()));
-        FileChange { path: path.to_owned(), old, new, changed_lines: 2 }
-    }
 
     #[test]
     fn a_new_file_stands_on_what_was_read() {

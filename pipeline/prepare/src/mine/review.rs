@@ -388,11 +388,7 @@ fn episode(work: &Work, form: &'static str, request: &str, answer: &str, path: &
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn change(path: &str, old: &str, new: &str) -> FileChange {
-        let (old, new) = (Some(old.to_owned()), Some(new.to_owned()));
-        FileChange { path: path.to_owned(), old, new, changed_lines: 2 }
-    }
+    use crate::mine::change::tests::change;
 
     #[test]
     fn a_mend_is_shown_whole() {
@@ -406,7 +402,7 @@ mod tests {
     #[test]
     fn a_change_keeps_to_what_it_says_where_that_names_what_it_touches() {
         let text = "fn count_all() {\n    f(1);\n}\n";
-        let file = change("src/lib.rs", text, &text.replace('1', "2"));
+        let file = change("src/lib.rs", Some(text), &text.replace('1', "2"));
         for (told, wanted) in [
             ("`count_all` begins at two", true),
             ("changes in lib.rs", true),
@@ -415,7 +411,7 @@ mod tests {
         ] {
             assert_eq!(is_told(told, &file), wanted, "{told}");
         }
-        assert!(is_told("counting is right", &change("src/counting.rs", text, "")));
+        assert!(is_told("counting is right", &change("src/counting.rs", Some(text), "")));
     }
 
     #[test]
