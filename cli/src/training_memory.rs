@@ -14,7 +14,17 @@ pub(crate) struct PlannedTraining<'a> {
     pub(crate) machine: Machine,
     /// Whether the teacher's layers stay on disk.
     pub(crate) is_streamed: bool,
-    teacher: Option<&'a BesideTeacher<'a>>,
+    pupil: Pupil<'a>,
+}
+
+/// What is to be trained.
+#[derive(Clone, Copy)]
+pub(crate) struct Pupil<'a> {
+    /// Gives the model's outline as a recipe wants it loaded.
+    pub(crate) outline: &'a dyn Fn(&TrainRecipe) -> Result<Model>,
+    pub(crate) teacher: Option<&'a BesideTeacher<'a>>,
+    /// Processes that share each micro-batch.
+    pub(crate) sequence_ranks: usize,
 }
 
 /// A stage's teacher.
@@ -51,32 +61,25 @@ impl BesideTeacher<'_> {
     }
 }
 
-/// The plan of a recipe, with its teacher if it has one.
-fn planned(
-    recipe: &TrainRecipe,
-    outline: &dyn Fn(&TrainRecipe) -> Result<Model>,
-    teacher: Option<&BesideTeacher<'_>>,
-    is_streamed: bool,
-) -> Result<TrainingPlan> {
-    let plan = train::plan(recipe, outline(recipe)?, None, kernels::pool::threads())?;
-    teacher.map_or(Ok(plan), |teacher| teacher.beside(plan, recipe, &outline(recipe)?, is_streamed))
+impl Pupil<'_> {
+    /// The plan of a recipe, with its teacher if it has one.
+    fn planned(&self, recipe: &TrainRecipe, is_streamed: bool) -> Result<TrainingPlan> {
+        let Self { outline, teacher, sequence_ranks } = *self;
+        let plan = train::plan(recipe, outline(recipe)?, None, (kernels::pool::threads(), sequence_ranks))?;
+        teacher.map_or(Ok(plan), |teacher| teacher.beside(plan, recipe, &outline(recipe)?, is_streamed))
+    }
 }
 
 impl<'a> PlannedTraining<'a> {
-    /// `outline` gives the model's outline as a recipe wants it loaded. A teacher whose recipe does not say where it is
-    /// stays on disk if only that fits.
-    pub(crate) fn of(
-        recipe: &TrainRecipe,
-        outline: &dyn Fn(&TrainRecipe) -> Result<Model>,
-        teacher: Option<&'a BesideTeacher<'a>>,
-    ) -> Result<Self> {
-        let wanted = teacher.and_then(|teacher| teacher.distill.teacher_memory);
+    /// A teacher whose recipe does not say where it is stays on disk if only that fits.
+    pub(crate) fn of(recipe: &TrainRecipe, pupil: Pupil<'a>) -> Result<Self> {
+        let wanted = pupil.teacher.and_then(|teacher| teacher.distill.teacher_memory);
         let plan = |is_streamed| -> Result<Self> {
-            let plan = planned(recipe, outline, teacher, is_streamed)?;
-            Ok(Self { plan, machine: Machine::here(), is_streamed, teacher })
+            let plan = pupil.planned(recipe, is_streamed)?;
+            Ok(Self { plan, machine: Machine::here(), is_streamed, pupil })
         };
         let first = plan(wanted == Some(TeacherMemory::Streamed))?;
-        if first.fits() || teacher.is_none() || wanted.is_some() {
+        if first.fits() || pupil.teacher.is_none() || wanted.is_some() {
             return Ok(first);
         }
         let streamed = plan(true)?;
@@ -88,12 +91,7 @@ impl<'a> PlannedTraining<'a> {
     }
 
     /// Refuses what does not fit, with the numbers and with what would take less.
-    pub(crate) fn check(
-        &self,
-        name: &str,
-        recipe: &TrainRecipe,
-        outline: &dyn Fn(&TrainRecipe) -> Result<Model>,
-    ) -> Result<()> {
+    pub(crate) fn check(&self, name: &str, recipe: &TrainRecipe) -> Result<()> {
         if self.fits() {
             return Ok(());
         }
@@ -112,15 +110,15 @@ impl<'a> PlannedTraining<'a> {
             words(activations),
             self.machine.in_words(),
         );
-        Err(Problem::new(message, self.ways(recipe, outline)?).into())
+        Err(Problem::new(message, self.ways(recipe)?).into())
     }
 
     /// What would take less, each change beside those before it.
-    pub(crate) fn ways(&self, recipe: &TrainRecipe, outline: &dyn Fn(&TrainRecipe) -> Result<Model>) -> Result<String> {
+    pub(crate) fn ways(&self, recipe: &TrainRecipe) -> Result<String> {
         let mut ways = Vec::new();
         let mut is_streamed = self.is_streamed;
-        if self.teacher.is_some() && !is_streamed {
-            let total = planned(recipe, outline, self.teacher, true)?.total();
+        if self.pupil.teacher.is_some() && !is_streamed {
+            let total = self.pupil.planned(recipe, true)?.total();
             if total < self.plan.total() {
                 is_streamed = true;
                 let total = bytes_in_words(total as u64);
@@ -128,7 +126,7 @@ impl<'a> PlannedTraining<'a> {
             }
         }
         for (way, changed) in less(recipe) {
-            let total = planned(&changed, outline, self.teacher, is_streamed)?.total();
+            let total = self.pupil.planned(&changed, is_streamed)?.total();
             if total < self.plan.total() {
                 ways.push(format!("{way} takes {}", bytes_in_words(total as u64)));
             }

@@ -32,6 +32,11 @@ fn a_plan_says_memory_time_and_cost() {
     let of = |plan: &Value, part: &str| plan["plan"][part].as_u64().expect("a number");
     assert!(of(&longer, "checkpoints") > 3 * of(&shorter, "checkpoints") / 2, "{longer}");
     assert_eq!(of(&longer, "moments"), of(&shorter, "moments"));
+    let shared = plan(&folder, &["model", "--sequence-length", "100000", "--sequence-ranks", "4", "--price", "3.6"]);
+    assert!(of(&shared, "checkpoints") < of(&longer, "checkpoints") / 3, "{shared} of {longer}");
+    assert!((shared["cost"].as_f64().expect("a number") - 4.0 * 0.2).abs() < 1e-9, "four machines: {shared}");
+    let said = bad(&folder, 1, &["plan", "train", "model", "--sequence-length", "7", "--sequence-ranks", "4"]);
+    assert!(said.contains("7 tokens of a micro-batch cannot be shared by 4 ranks"), "{said}");
     let frozen = plan(&folder, &["model", "--lora", "4", "--quantize", "mxfp4"]);
     assert!(of(&frozen, "gradients") < of(&longer, "gradients") && of(&frozen, "weights") < of(&longer, "weights"));
     let said = bad(&folder, 1, &["plan", "train", "model", "--quantize", "mxfp4", "--tokens-per-second", "1"]);

@@ -7,7 +7,7 @@ use crate::failure::Problem;
 use crate::place::{open_model, open_text, outline_model};
 use crate::recipe::Distill;
 use crate::terminal::{Meter, say};
-use crate::training_memory::{BesideTeacher, PlannedTraining};
+use crate::training_memory::{BesideTeacher, PlannedTraining, Pupil};
 use anyhow::{Context, Result};
 use models::{LayerStream, Layers, Lineage, Loading, Model};
 use numeric::wire::{Message, Reading};
@@ -68,8 +68,9 @@ impl<'a> Guided<'a> {
         let outline = |recipe: &TrainRecipe| outline_model(from, recipe.loading());
         let of_teacher = |loading| outline_model(&teacher, loading);
         let beside = BesideTeacher { distill: &work.distill, outline: &of_teacher };
-        let planned = PlannedTraining::of(&work.train, &outline, Some(&beside))?;
-        planned.check(&job.stage.name, &work.train, &outline)?;
+        let pupil = Pupil { outline: &outline, teacher: Some(&beside), sequence_ranks: 1 };
+        let planned = PlannedTraining::of(&work.train, pupil)?;
+        planned.check(&job.stage.name, &work.train)?;
         let is_streamed = planned.is_streamed;
         Ok(Self { work, teacher, is_streamed })
     }

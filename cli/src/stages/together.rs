@@ -15,7 +15,7 @@ use train::{Objective, Supervised, TrainError, TrainRecipe};
 pub(crate) struct Together {
     ranks: Mpi,
     /// How many of them share a micro-batch.
-    sequence_ranks: usize,
+    pub(super) sequence_ranks: usize,
 }
 
 impl Together {

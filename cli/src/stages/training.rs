@@ -7,7 +7,7 @@ use crate::failure::Problem;
 use crate::place::{open_model, open_text, outline_model};
 use crate::recipe::{Distill, Pretrain, SaveFormat, Training, Work};
 use crate::terminal::say;
-use crate::training_memory::PlannedTraining;
+use crate::training_memory::{PlannedTraining, Pupil};
 use anyhow::{Context, Result};
 use evaluate::table::count_in_words;
 use formats::SHARD_BYTES_MAX;
@@ -58,10 +58,18 @@ pub(super) fn pretrain(job: &Job<'_>, work: &Pretrain) -> Result<Value> {
         return Err(Problem::new(message, "remove quantize from its method").into());
     }
     let outline = |recipe: &TrainRecipe| Ok(Model::imagined(config.clone(), recipe.loading(), Format::F32));
-    PlannedTraining::of(&work.train, &outline, None)?.check(&job.stage.name, &work.train, &outline)?;
+    check(job, &work.train, &outline)?;
     let model = Model::random(config, work.train.seed);
     Lesson { job, data: &work.data, recipe: &work.train, save: work.save, guided: None }
         .teach(model, &tokenizer, &template)
+}
+
+/// Refuses what these processes cannot share, and what does not fit.
+fn check(job: &Job<'_>, recipe: &TrainRecipe, outline: &dyn Fn(&TrainRecipe) -> Result<Model>) -> Result<()> {
+    job.build.together.map_or(Ok(()), |together| together.check(recipe, false))?;
+    let sequence_ranks = job.build.together.map_or(1, |together| together.sequence_ranks);
+    let pupil = Pupil { outline, teacher: None, sequence_ranks };
+    PlannedTraining::of(recipe, pupil)?.check(&job.stage.name, recipe)
 }
 
 /// The tokenizer of a new model: another model's, the one that an interrupted run made, or a new one.
@@ -86,7 +94,7 @@ fn new_text(job: &Job<'_>, work: &Pretrain, size: usize) -> Result<(Tokenizer, T
 pub(super) fn continue_training(job: &Job<'_>, work: &Training) -> Result<Value> {
     let from = job.source()?;
     let outline = |recipe: &TrainRecipe| outline_model(from, recipe.loading());
-    PlannedTraining::of(&work.train, &outline, None)?.check(&job.stage.name, &work.train, &outline)?;
+    check(job, &work.train, &outline)?;
     let model = open_model(from, work.train.loading())?;
     let (tokenizer, template) = open_text(from)?;
     Lesson { job, data: &work.data, recipe: &work.train, save: work.save, guided: None }
@@ -198,10 +206,7 @@ impl Lesson<'_> {
     /// The run itself, without a teacher.
     fn train_alone(&self, run: &Run<'_>, model: &mut Model, watched: &mut Watched<'_>) -> Result<Summary> {
         Ok(match self.job.build.together {
-            Some(together) => {
-                together.check(self.recipe, false)?;
-                train::train(run, model, &mut together.objective(&mut Supervised), watched)?
-            }
+            Some(together) => train::train(run, model, &mut together.objective(&mut Supervised), watched)?,
             None => train::train(run, model, &mut Supervised, watched)?,
         })
     }

@@ -8,7 +8,7 @@ use crate::place::{model_place, outline_model};
 use crate::recipe::{Recipe, Work};
 use crate::stages::{BASE, stage_directory};
 use crate::terminal::{put, put_json, say};
-use crate::training_memory::{BesideTeacher, PlannedTraining};
+use crate::training_memory::{BesideTeacher, PlannedTraining, Pupil};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use evaluate::Table;
@@ -19,6 +19,7 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use train::parallel::{Sharing, check};
 use train::{DistillRecipe, FrozenFormat, LoraConfig, Method, TrainPrecision, TrainRecipe, estimate};
 
 /// Say what training will take of memory, time and money, without loading anything
@@ -40,6 +41,10 @@ pub(crate) struct Arguments {
     /// Tokens that go through a layer at a time
     #[arg(long, value_name = "TOKENS")]
     chunk_tokens: Option<usize>,
+    /// Processes that share each micro-batch, as `lateen train` has them, each on a machine like this one: memory is of
+    /// the first of them, time and cost of all
+    #[arg(long, value_name = "RANKS", default_value_t = 1)]
+    sequence_ranks: usize,
     /// What products compute in
     #[arg(long)]
     precision: Option<Precision>,
@@ -164,20 +169,22 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let names = origin.module_names()?;
     arguments.change(&mut recipe, &|name| names.iter().any(|known| known == name))?;
     recipe.check()?;
+    arguments.check_sharing(&recipe, guided.is_some())?;
     let outline = |recipe: &TrainRecipe| origin.outline(recipe);
     let of_teacher = |loading| match &guided {
         Some((teacher, _)) => teacher.outlined(loading),
         None => unreachable!("without a teacher none is outlined"),
     };
     let teacher = guided.as_ref().map(|(_, distill)| BesideTeacher { distill, outline: &of_teacher });
-    let planned = PlannedTraining::of(&recipe, &outline, teacher.as_ref())?;
+    let pupil = Pupil { outline: &outline, teacher: teacher.as_ref(), sequence_ranks: arguments.sequence_ranks };
+    let planned = PlannedTraining::of(&recipe, pupil)?;
     let findings = arguments.findings(&origin, &recipe, &planned)?;
     if arguments.json {
         return put_json(&findings);
     }
     let verdict = match findings.fits {
         true => "it fits".to_owned(),
-        false => format!("it does not fit; {}", planned.ways(&recipe, &outline)?),
+        false => format!("it does not fit; {}", planned.ways(&recipe)?),
     };
     Ok(put(&in_words(&findings, &verdict))?)
 }
@@ -303,6 +310,14 @@ impl Arguments {
         Ok(())
     }
 
+    /// Refuses what so many processes could not share.
+    fn check_sharing(&self, recipe: &TrainRecipe, has_teacher: bool) -> Result<()> {
+        let (size, sequence_ranks) = (self.sequence_ranks, self.sequence_ranks);
+        let tokens = recipe.batch_tokens / recipe.accumulation.max(1);
+        let sharing = Sharing { size, sequence_ranks, micro_batches: recipe.accumulation, tokens, has_teacher };
+        check(sharing).map_err(|why| Problem::new(why, "see docs/training.md, \"Several processes\"").into())
+    }
+
     fn findings(&self, origin: &Origin, recipe: &TrainRecipe, planned: &PlannedTraining) -> Result<Findings> {
         let lengths = vec![recipe.sequence_length; recipe.loader_settings().sequences];
         let trained_numbers = planned.plan.gradients / size_of::<f32>();
@@ -311,11 +326,13 @@ impl Arguments {
             Some(_) => return Err(Problem::new("--tokens-per-second wants a number above 0", "1000, say").into()),
             None => {
                 say("training layers of this shape for a moment, to see how fast they are");
-                estimate::measure(&origin.config()?, recipe).step(&lengths, recipe.accumulation, trained_numbers)
+                let speed = estimate::measure(&origin.config()?, recipe).shared(self.sequence_ranks);
+                speed.step(&lengths, recipe.accumulation, trained_numbers)
             }
         };
         let steps = recipe.steps.filter(|_| self.steps.is_some() || self.what.ends_with(".toml"));
         let seconds = steps.map(|steps| steps as f64 * step_seconds);
+        let machines = self.sequence_ranks as f64;
         Ok(Findings {
             what: self.what.clone(),
             sequence_length: recipe.sequence_length,
@@ -330,7 +347,7 @@ impl Arguments {
             step_seconds,
             steps,
             seconds,
-            cost: self.price.map(|price| price * seconds.unwrap_or(step_seconds) / 3600.0),
+            cost: self.price.map(|price| machines * price * seconds.unwrap_or(step_seconds) / 3600.0),
         })
     }
 }

@@ -1,67 +1,64 @@
 //! A batch in chunks: so many tokens at a time go through a layer, whatever the lengths of the sequences. Between two
 //! chunks at most one sequence goes on.
 
-use ops::Spans;
+use ops::{Round, Spans, TokenNumbers};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Tokens that go through a layer together.
 #[derive(Debug, Clone)]
 pub(crate) struct Chunk {
-    /// Of the batch.
+    /// Of the batch; of those tokens of it that are this rank's, where several share it.
     pub(crate) rows: Range<usize>,
+    /// Which tokens of the batch they are.
+    pub(crate) tokens: TokenNumbers,
     /// The parts of sequences that lie in it.
     pub(crate) spans: Spans,
+    /// Whether the first sequence began in the chunk before.
+    pub(crate) continues: bool,
     /// Whether the last of them goes on in the chunk after it.
     pub(crate) goes_on: bool,
+    /// What it is this rank's part of.
+    pub(crate) round: Option<Arc<Round>>,
 }
 
 impl Chunk {
-    /// Whether the first sequence began in the chunk before.
-    pub(crate) fn continues(&self) -> bool {
-        self.spans.starts.first().is_some_and(|&start| start > 0)
-    }
-
     /// Sequences of these lengths, one after the other, at most `tokens` at a time.
     pub(crate) fn cut(lengths: &[usize], tokens: usize) -> Vec<Self> {
-        Self::cut_part(lengths, tokens, (0, false))
+        let total: usize = lengths.iter().sum();
+        let chunk = |start: usize| {
+            let rows = start..(start + tokens).min(total);
+            let (spans, goes_on) = Spans::within(lengths, &rows);
+            let continues = spans.starts.first().is_some_and(|&start| start > 0);
+            Self { tokens: TokenNumbers::from(start), rows, spans, continues, goes_on, round: None }
+        };
+        (0..total).step_by(tokens.max(1)).map(chunk).collect()
     }
 
-    /// The same of a part of a batch: of the first sequence `start` tokens lie before it, and the last one may go on
-    /// after it.
-    pub(crate) fn cut_part(lengths: &[usize], tokens: usize, (start, goes_on): (usize, bool)) -> Vec<Self> {
-        let mut chunks = Self::cut_whole(lengths, tokens);
-        let first = lengths.iter().find(|&&length| length > 0).copied().unwrap_or(0);
-        for chunk in chunks.iter_mut().filter(|chunk| chunk.rows.start < first) {
-            chunk.spans.starts[0] += start;
-        }
-        if let Some(last) = chunks.last_mut() {
-            last.goes_on = goes_on;
+    /// One rank's part of the same, at most `tokens` at a time on each rank: rounds that are as long as each other.
+    pub(crate) fn cut_shared(lengths: &[usize], tokens: usize, (rank, size): (usize, usize)) -> Vec<Self> {
+        let total: usize = lengths.iter().sum();
+        let count = total.div_ceil(tokens.max(1) * size).min(total / Round::tokens_min(size)).max(1);
+        let mut chunks: Vec<Self> = Vec::with_capacity(count);
+        for index in 0..count {
+            let rows = index * total / count..(index + 1) * total / count;
+            let round = Round::cut(lengths, &rows, (rank, size));
+            let first = chunks.last().map_or(0, |before| before.rows.end);
+            chunks.push(Self {
+                rows: first..first + round.rows().map(|rows| rows.len()).iter().sum::<usize>(),
+                tokens: round.token_numbers(),
+                spans: round.spans(),
+                continues: round.continues(),
+                goes_on: round.goes_on(),
+                round: Some(Arc::new(round)),
+            });
         }
         chunks
     }
 
-    fn cut_whole(lengths: &[usize], tokens: usize) -> Vec<Self> {
-        let total: usize = lengths.iter().sum();
-        let mut sequences = Vec::with_capacity(lengths.len());
-        let mut first = 0;
-        for &length in lengths.iter().filter(|&&length| length > 0) {
-            sequences.push(first..first + length);
-            first += length;
-        }
-        let chunk = |start: usize| {
-            let rows = start..(start + tokens).min(total);
-            let mut spans = Spans { lengths: Vec::new(), starts: Vec::new() };
-            let mut goes_on = false;
-            let touches = |sequence: &&Range<usize>| sequence.start < rows.end && sequence.end > rows.start;
-            for sequence in sequences.iter().filter(touches) {
-                let from = sequence.start.max(rows.start);
-                spans.lengths.push(sequence.end.min(rows.end) - from);
-                spans.starts.push(from - sequence.start);
-                goes_on = sequence.end > rows.end;
-            }
-            Self { rows, spans, goes_on }
-        };
-        (0..total).step_by(tokens.max(1)).map(chunk).collect()
+    /// Sequences that have a memory of their own here; those of a round have one together.
+    pub(crate) fn memories(&self) -> usize {
+        if self.round.is_some() { 1 } else { self.spans.lengths.len() }
     }
 }
 
@@ -78,11 +75,11 @@ mod tests {
             let wanted: Vec<u32> = lengths.iter().flat_map(|&length| 0..length as u32).collect();
             assert_eq!(found, wanted, "{tokens} at a time");
             for pair in chunks.windows(2) {
-                assert_eq!(pair[0].goes_on, pair[1].continues(), "{tokens} at a time");
+                assert_eq!(pair[0].goes_on, pair[1].continues, "{tokens} at a time");
                 assert_eq!(pair[0].rows.end, pair[1].rows.start);
                 assert_eq!(pair[0].rows.len(), tokens);
             }
-            assert!(!chunks[0].continues() && !chunks[chunks.len() - 1].goes_on);
+            assert!(!chunks[0].continues && !chunks[chunks.len() - 1].goes_on);
         }
     }
 

@@ -4,16 +4,18 @@
 //! time: what a delta layer remembers, and an attention layer's keys and values. On the way back the chunks of a layer
 //! are taken from the last to the first, and what the later ones ask of the state is handed to the earlier ones. A
 //! chunk in a layer, a cell, either stays on the tape or is run again from its input; with one chunk and every cell on
-//! the tape this is the plain forward and backward pass.
+//! the tape this is the plain forward and backward pass. Where several ranks share a batch, a chunk is a rank's part of
+//! a round of tokens that all of them take through the layer together.
 
 use crate::chunk::Chunk;
 use crate::forward::{embed, finish, layer_with};
 use crate::guidance::{self, StreamSums};
 use crate::kept::Kept;
 use crate::weights::LayerWeights;
-use crate::{Alone, Beside, Config, Guidance, Guided, KvFormat, LayerState, Model};
-use ops::{Buffer, Carried, Execute, Gradients, Infer, Mark, Precision, RouterTarget, Segment, Tape, Var};
+use crate::{Config, Guidance, Guided, KvFormat, LayerState, Model};
+use ops::{Buffer, Carried, Execute, Gradients, Infer, Mark, Precision, Ring, RouterTarget, Segment, Tape, Var};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Tokens that usually go through a layer at a time: enough for products to be fast.
 pub const CHUNK_TOKENS: usize = 4096;
@@ -73,8 +75,7 @@ pub fn loss_and_gradients(
     options: &GradientOptions,
     gradients: &mut Gradients,
 ) -> Record {
-    let beside = Beside { start: 0, first_token: 0, goes_on: false, neighbours: &mut Alone };
-    loss_and_gradients_beside(model, examples, options, gradients, beside)
+    guided_gradients(model, examples, &Guidance::NONE, options, gradients)
 }
 
 /// The same, and of all that a teacher asks, each with its weight.
@@ -85,19 +86,47 @@ pub fn guided_gradients(
     options: &GradientOptions,
     gradients: &mut Gradients,
 ) -> Record {
-    let beside = Beside { start: 0, first_token: 0, goes_on: false, neighbours: &mut Alone };
-    Pass::new(model, (examples, guidance), options, gradients, beside).run_all()
+    let chunks = Chunk::cut(examples.lengths, options.chunk_tokens);
+    Pass::new(model, (examples, guidance), (chunks, options), gradients, None).run_all()
 }
 
-/// The gradients of a part of a batch, whose other parts are elsewhere. What is known of experts is of the whole batch.
-pub fn loss_and_gradients_beside(
+/// A rank's share of [`loss_and_gradients`], where all ranks of the ring take a part of the same batch, of two tokens
+/// to each at least. Gradients and losses are of this rank's tokens, 0 elsewhere, and of how undecided routers were it
+/// has its share of the mean, so that all ranks' add up to the whole; tokens per expert are of the whole batch. See
+/// `ops/src/ring` for what passes between the ranks.
+pub fn shared_gradients<'g>(
     model: &Model,
     examples: &Examples,
     options: &GradientOptions,
-    gradients: &mut Gradients,
-    beside: Beside,
+    gradients: &'g mut Gradients,
+    ring: &'g mut (dyn Ring + 'g),
 ) -> Record {
-    Pass::new(model, (examples, &Guidance::NONE), options, gradients, beside).run_all()
+    let chunks = Chunk::cut_shared(examples.lengths, options.chunk_tokens, (ring.rank(), ring.size()));
+    let places: Vec<Range<usize>> =
+        chunks.iter().flat_map(|chunk| &chunk.round).flat_map(|round| round.rows()).collect();
+    let own = Examples {
+        tokens: &picked(examples.tokens, &places),
+        targets: &picked(examples.targets, &places),
+        weights: &picked(examples.weights, &places),
+        lengths: &[],
+    };
+    let given = (&own, &Guidance::NONE);
+    let mut record = Pass::new(model, given, (chunks, options), gradients, Some(ring)).run_all();
+    let mut losses = vec![0.0; examples.tokens.len()];
+    let mut rest = record.losses.as_slice();
+    for place in places {
+        let (own, others) = rest.split_at(place.len());
+        losses[place].copy_from_slice(own);
+        rest = others;
+    }
+    record.losses = losses;
+    let part = own.tokens.len() as f32 / examples.tokens.len() as f32;
+    record.router_entropies.iter_mut().for_each(|entropy| *entropy *= part);
+    record
+}
+
+fn picked<T: Copy>(all: &[T], places: &[Range<usize>]) -> Vec<T> {
+    places.iter().flat_map(|place| &all[place.clone()]).copied().collect()
 }
 
 /// Losses alone, in f32.
@@ -140,11 +169,11 @@ pub(crate) fn pass<R: ops::Record>(
 fn memories(config: &Config, index: usize, chunk: &Chunk, passed: Option<LayerState>, kv: KvFormat) -> Vec<LayerState> {
     let mixer = config.layers[index].mixer;
     let fresh = || LayerState::empty(config, mixer, kv);
-    let first = match chunk.continues() {
+    let first = match chunk.continues {
         true => passed.expect("the chunk before has passed on what it knew of a sequence that goes on"),
         false => fresh(),
     };
-    std::iter::once(first).chain(std::iter::repeat_with(fresh)).take(chunk.spans.lengths.len()).collect()
+    std::iter::once(first).chain(std::iter::repeat_with(fresh)).take(chunk.memories()).collect()
 }
 
 /// A chunk in a layer, between the way there and the way back.
@@ -168,7 +197,7 @@ fn layer_of(name: &str) -> Option<usize> {
 }
 
 /// One forward and backward pass.
-struct Pass<'a, 'g, 'n> {
+struct Pass<'a, 'g> {
     model: &'a Model,
     examples: &'a Examples<'a>,
     guidance: &'a Guidance<'a>,
@@ -176,20 +205,19 @@ struct Pass<'a, 'g, 'n> {
     asked: BTreeMap<usize, Buffer>,
     options: &'a GradientOptions,
     chunks: Vec<Chunk>,
-    beside: Beside<'n>,
     tape: Tape<'a, 'g>,
     /// The lowest layer below which nothing is trained; the number of layers if that is all of them.
     lowest: usize,
     embedding_trained: bool,
 }
 
-impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
+impl<'a, 'g> Pass<'a, 'g> {
     fn new(
         model: &'a Model,
         (examples, guidance): (&'a Examples<'a>, &'a Guidance<'a>),
-        options: &'a GradientOptions,
+        (chunks, options): (Vec<Chunk>, &'a GradientOptions),
         gradients: &'g mut Gradients,
-        beside: Beside<'n>,
+        ring: Option<&'g mut (dyn Ring + 'g)>,
     ) -> Self {
         let n_layers = model.weights.layers.len();
         let (mut embedding_trained, mut lowest) = (false, n_layers);
@@ -205,9 +233,10 @@ impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
             guidance,
             asked: BTreeMap::new(),
             options,
-            chunks: Chunk::cut_part(examples.lengths, options.chunk_tokens, (beside.start, beside.goes_on)),
-            beside,
-            tape: Tape::new(options.precision, options.auxiliary_coefficient, gradients).dropping(options.dropout_seed),
+            chunks,
+            tape: Tape::new(options.precision, options.auxiliary_coefficient, gradients)
+                .dropping(options.dropout_seed)
+                .sharing(ring),
             lowest: if embedding_trained { 0 } else { lowest },
             embedding_trained,
         }
@@ -223,7 +252,7 @@ impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
                 self.asked.insert(index, asked);
             }
         }
-        self.tape.turn(self.examples.tokens.len(), |numbers| self.beside.neighbours.sum(numbers));
+        self.tape.turn(self.examples.tokens.len());
         let expert_counts = self.tape.batch_counts().map(<[u64]>::to_vec).collect();
         let router_entropies = self.tape.router_entropies();
         let routers = self.tape.router_divergence();
@@ -285,23 +314,21 @@ impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
         choices: Vec<Vec<u32>>,
     ) -> (Taped, Option<LayerState>) {
         let router_targets = self.router_targets(index, chunk);
-        let Chunk { rows, spans, goes_on } = &self.chunks[chunk];
-        let first_token = self.beside.first_token + rows.start;
-        let mark =
-            self.tape.begin(Segment { first_token, goes_on: *goes_on, choices, router_targets, masks: Vec::new() });
+        let Chunk { tokens, spans, goes_on, round, .. } = &self.chunks[chunk];
+        let (tokens, goes_on, round) = (*tokens, *goes_on, round.clone());
+        let mark = self.tape.begin(Segment { tokens, goes_on, choices, router_targets, masks: Vec::new(), round });
         let mut memories = memories(&self.model.config, index, &self.chunks[chunk], found, self.options.kv());
         let x = match self.input_wanted(index) {
             true => self.tape.input(input),
             false => self.tape.fixed_input(input),
         };
         let y = layer_with(&mut self.tape, &self.model.weights.layers[index], memories.iter_mut(), spans, x);
-        (Taped { mark, x, y }, memories.pop().filter(|_| *goes_on))
+        (Taped { mark, x, y }, memories.pop().filter(|_| goes_on))
     }
 
     /// All chunks through one layer, which turns their streams into those after it.
     fn forward(&mut self, index: usize, streams: &mut [Buffer]) -> Vec<Cell> {
-        let begun = self.chunks.first().is_some_and(Chunk::continues);
-        let mut passed: Option<LayerState> = begun.then(|| self.beside.neighbours.found(index));
+        let mut passed: Option<LayerState> = None;
         let mut cells = Vec::with_capacity(streams.len());
         // What lies below all that is trained is never walked back.
         let (again, walked) = (self.options.checkpoint_layers, index >= self.lowest);
@@ -322,9 +349,6 @@ impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
             if again || !walked {
                 self.tape.forget(taped.mark);
             }
-        }
-        if let Some(left) = passed {
-            self.beside.neighbours.leave(index, left);
         }
         cells
     }
@@ -374,16 +398,16 @@ impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
 
     /// All chunks back through one layer, from the last to the first.
     fn backward(&mut self, index: usize, cells: Vec<Cell>, dstreams: &mut [Option<Buffer>]) {
-        let goes_on = self.beside.goes_on && !cells.is_empty();
-        let mut carried = if goes_on { self.beside.neighbours.asked(index) } else { Carried::default() };
-        let begun = self.chunks.first().is_some_and(Chunk::continues) && !cells.is_empty();
+        let mut carried = Carried::default();
         let taught = self.guidance.routers.iter().any(|guide| guide.layer == index);
         for (chunk, cell) in cells.into_iter().enumerate().rev() {
             let dy = dstreams[chunk].take();
             let (rows, width) = (self.chunks[chunk].rows.len(), self.model.config.hidden_size);
-            // Nobody asks anything of these tokens: neither a loss, nor later tokens, nor the routers' own losses.
+            // Nobody asks anything of these tokens: neither a loss, nor later tokens, nor the routers' own losses. Of
+            // tokens that ranks share one rank cannot tell.
             let asks_routers = self.options.auxiliary_coefficient != 0.0 || taught;
-            if dy.is_none() && carried.is_empty() && !asks_routers {
+            let is_shared = self.chunks[chunk].round.is_some();
+            if dy.is_none() && carried.is_empty() && !asks_routers && !is_shared {
                 if let Cell::Taped(taped) = cell {
                     self.tape.forget(taped.mark);
                 }
@@ -398,9 +422,6 @@ impl<'a, 'g, 'n> Pass<'a, 'g, 'n> {
             let dy = dy.unwrap_or_else(|| Buffer::zeros(rows, width));
             let dx = self.tape.unwind(taped.mark, vec![(taped.y, dy)], Some(taped.x), &mut carried);
             dstreams[chunk] = dx.filter(|_| self.input_wanted(index));
-        }
-        if begun {
-            self.beside.neighbours.ask(index, carried);
         }
     }
 

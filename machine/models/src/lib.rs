@@ -21,7 +21,6 @@ mod kept;
 mod layerwise;
 mod lineage;
 mod model;
-mod neighbours;
 mod plan;
 mod plan_layerwise;
 mod plan_training;
@@ -42,14 +41,12 @@ pub use error::ModelError;
 pub use feed_forward::dense;
 pub use forward::{embed, finish, hidden, layer, logits};
 pub use gradient::{
-    CHUNK_TOKENS, Examples, GradientOptions, Record, guided_gradients, loss_and_gradients, loss_and_gradients_beside,
-    losses,
+    CHUNK_TOKENS, Examples, GradientOptions, Record, guided_gradients, loss_and_gradients, losses, shared_gradients,
 };
 pub use guidance::{Guidance, Guided, OutputGuide, RouterGuide, StreamGuide};
 pub use layerwise::{Ending, Layers, layer_from_empty};
 pub use lineage::{LINEAGE, Lineage};
 pub use model::{Loading, Model};
-pub use neighbours::{Alone, Beside, Neighbours};
 pub use ops::KvFormat;
 pub use plan::{Plan, PlanSettings};
 pub use plan_layerwise::{LayerwisePlan, LayerwiseSettings};

@@ -19,6 +19,8 @@ pub struct TrainingSettings {
     pub lengths: Vec<usize>,
     pub options: GradientOptions,
     pub threads: usize,
+    /// Processes that share each micro-batch; the plan is of one of them.
+    pub sequence_ranks: usize,
 }
 
 /// Bytes, by what they are for.
@@ -32,7 +34,8 @@ pub struct TrainingPlan {
     pub moments: usize,
     /// The input of every chunk in every layer, where layers are run again, and the states between chunks.
     pub checkpoints: usize,
-    /// Keys and values of sequences that are cut, of all attention layers, and their gradients in one.
+    /// Keys and values of sequences that are cut, of all attention layers, and their gradients in one; of a process
+    /// that shares them its own, beside those that come by.
     pub cache: usize,
     /// The residual streams and all that one chunk in a layer has on the tape; of every layer where none is run again.
     pub activations: usize,
@@ -73,7 +76,8 @@ impl TrainingPlan {
         let trained: usize = trained.map(|parameter| size_of::<f32>() * numbers(parameter)).sum();
         let mut rehearsal = Rehearsal::new(outline, settings);
         rehearsal.run();
-        let (checkpoints, cache) = (rehearsal.checkpoints, rehearsal.pages + rehearsal.key_gradients);
+        let checkpoints = rehearsal.checkpoints;
+        let cache = rehearsal.pages + rehearsal.key_gradients + rehearsal.passing;
         let held = rehearsal.tape.room().bytes_at_most();
         let largest = largest_beside(&parameters, loading);
         Self {
@@ -175,23 +179,58 @@ struct Rehearsal<'a> {
     /// Bytes of keys and values of all layers, and of their gradients in one.
     pages: usize,
     key_gradients: usize,
-    /// The longest sequence that is cut, and the tokens of all of them, in whole pages.
+    /// Bytes of what other ranks keep of a sequence, on their way.
+    passing: usize,
+    /// The longest sequence that is cut, and the tokens of all of them, in whole pages: this rank's.
     cut_longest: usize,
     cut_pages: usize,
+    /// Tokens of one sequence that a rank shows the others, at most; 0 where nobody shares it.
+    shown: usize,
 }
 
 impl<'a> Rehearsal<'a> {
     fn new(outline: &'a Model, settings: &'a TrainingSettings) -> Self {
-        let options = &settings.options;
-        let chunks = Chunk::cut(&settings.lengths, options.chunk_tokens);
+        let (options, ranks) = (&settings.options, settings.sequence_ranks);
+        let whole = Chunk::cut(&settings.lengths, options.chunk_tokens * ranks);
         // A sequence that was cut ends where it began before and does not go on.
-        let ends = chunks.iter().filter(|chunk| chunk.continues());
+        let ends = whole.iter().filter(|chunk| chunk.continues);
         let ends = ends.filter(|chunk| !(chunk.goes_on && chunk.spans.lengths.len() == 1));
         let cut: Vec<usize> = ends.map(|chunk| chunk.spans.starts[0] + chunk.spans.lengths[0]).collect();
-        let cut_pages = cut.iter().map(|tokens| tokens.div_ceil(PAGE_TOKENS)).sum();
-        let cut_longest = cut.into_iter().max().unwrap_or(0);
-        let tape = RehearseTape::default();
-        Self { outline, options, chunks, tape, checkpoints: 0, pages: 0, key_gradients: 0, cut_longest, cut_pages }
+        let cut_pages = cut.iter().map(|tokens| tokens.div_ceil(ranks).div_ceil(PAGE_TOKENS)).sum();
+        let cut_longest = cut.into_iter().max().unwrap_or(0).div_ceil(ranks);
+        let chunks = match ranks {
+            1 => whole,
+            _ => Chunk::cut_shared(&settings.lengths, options.chunk_tokens, (0, ranks)),
+        };
+        let shown = chunks.iter().filter(|chunk| chunk.round.is_some()).map(|chunk| chunk.rows.len()).max();
+        Self {
+            outline,
+            options,
+            tape: RehearseTape::default(),
+            checkpoints: 0,
+            pages: 0,
+            key_gradients: 0,
+            passing: 0,
+            cut_longest,
+            cut_pages,
+            shown: shown.map_or(0, |shown| shown.max(cut_longest)),
+            chunks,
+        }
+    }
+
+    /// Holds what a layer's keys and values take while they go round: those that are looked at, and a message that
+    /// comes or goes, twice.
+    fn pass_on(&mut self, index: usize, with_gradients: bool) -> Option<Held> {
+        let attention = &self.outline.config.attention;
+        let row = 2 * attention.kv_heads * attention.head_dim * size_of::<f32>();
+        let pages = self.page_bytes() * self.shown.div_ceil(PAGE_TOKENS);
+        let gradients = if with_gradients { row * self.shown } else { 0 };
+        let bytes = 3 * (pages + gradients);
+        let shows = self.mixer(index) == MixerKind::Attention && self.shown > 0;
+        shows.then(|| {
+            self.passing = self.passing.max(bytes);
+            self.tape.room().hold(bytes)
+        })
     }
 
     fn run(&mut self) {
@@ -235,8 +274,8 @@ impl<'a> Rehearsal<'a> {
     }
 
     fn run_cell(&mut self, index: usize, chunk: usize, input: Rehearsed) -> Taped {
-        let Chunk { spans, goes_on, .. } = &self.chunks[chunk];
-        let mark = self.tape.begin(Segment { goes_on: *goes_on, ..Segment::default() });
+        let Chunk { spans, goes_on, round, .. } = &self.chunks[chunk];
+        let mark = self.tape.begin(Segment { goes_on: *goes_on, round: round.clone(), ..Segment::default() });
         let x = self.tape.input(input, true);
         let w = &self.outline.weights.layers[index];
         let y = layer_with(&mut self.tape, w, std::iter::empty::<&mut LayerState>(), spans, x);
@@ -247,7 +286,9 @@ impl<'a> Rehearsal<'a> {
         let mut cells = Vec::with_capacity(streams.len());
         for (chunk, stream) in streams.iter_mut().enumerate() {
             let input = std::mem::replace(stream, self.tape.value(0, 1));
+            let passing = self.pass_on(index, false);
             let taped = self.run_cell(index, chunk, input);
+            drop(passing);
             *stream = self.tape.take(taped.y);
             if !self.options.checkpoint_layers {
                 cells.push(Cell::Taped(taped));
@@ -271,7 +312,7 @@ impl<'a> Rehearsal<'a> {
     fn found(&self, index: usize, chunk: usize) -> usize {
         let config = &self.outline.config;
         match (self.mixer(index), &config.delta) {
-            (MixerKind::Delta, Some(_)) if self.chunks[chunk].continues() => {
+            (MixerKind::Delta, Some(_)) if self.chunks[chunk].continues => {
                 LayerState::empty(config, MixerKind::Delta, self.options.kv()).bytes()
             }
             _ => 0,
@@ -299,6 +340,7 @@ impl<'a> Rehearsal<'a> {
         };
         self.key_gradients = self.key_gradients.max(gradients);
         let _gradients = self.tape.room().hold(gradients);
+        let _passing = self.pass_on(index, true);
         for (chunk, cell) in cells.into_iter().enumerate().rev() {
             let rows = self.chunks[chunk].rows.len();
             let again = if self.cut_pages > 0 { pages * rows.div_ceil(PAGE_TOKENS) } else { 0 };

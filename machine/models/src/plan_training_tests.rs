@@ -41,7 +41,11 @@ fn a_teacher_counts_with_its_weights_and_what_it_says() {
     let student = Model::outline(&fixture("oracle/qwen3_moe"), Loading::F32).expect("it outlines");
     let teacher = Model::outline(&fixture("base"), Loading::Packed).expect("it outlines");
     let options = options(128, true, Precision::F32);
-    let alone = TrainingPlan::of(&student, Loading::F32, &TrainingSettings { lengths: vec![256], options, threads: 2 });
+    let alone = TrainingPlan::of(
+        &student,
+        Loading::F32,
+        &TrainingSettings { lengths: vec![256], options, threads: 2, sequence_ranks: 1 },
+    );
     let settings = TeacherSettings {
         outline: &teacher,
         loading: Loading::Packed,
@@ -72,11 +76,36 @@ fn a_rehearsal_takes_what_the_pass_takes() {
         ("oracle/qwen3_moe", Loading::F32, vec![300, 41, 150], options(128, true, Precision::F32)),
         ("oracle/qwen2", Loading::F32, vec![300, 41, 150], options(128, false, Precision::F32)),
     ] {
-        let (held, rehearsed) = pools(path, loading, TrainingSettings { lengths, options, threads: 1 });
+        let (held, rehearsed) =
+            pools(path, loading, TrainingSettings { lengths, options, threads: 1, sequence_ranks: 1 });
         let off = (held as f64 - rehearsed as f64).abs() / held as f64;
         assert!(off < 0.05, "{path} as {loading:?}, {options:?}: {held} numbers held, {rehearsed} rehearsed");
         assert!(held > 100_000, "{path}: the pool was used");
     }
+}
+
+/// Of one of four processes: its keys and values are a quarter, its streams too, and what goes by is no more than some
+/// of a layer's.
+#[test]
+fn a_process_that_shares_a_sequence_holds_its_part() {
+    let outline = Model::outline(&fixture("base"), Loading::F32).expect("it is a model");
+    let plan = |tokens, chunk_tokens, sequence_ranks| {
+        let options = options(chunk_tokens, true, Precision::Bf16);
+        let settings = TrainingSettings { lengths: vec![tokens], options, threads: 2, sequence_ranks };
+        TrainingPlan::of(&outline, Loading::F32, &settings)
+    };
+    let (alone, shared) = (plan(128 << 10, 1024, 1), plan(128 << 10, 1024, 4));
+    let share = |of: fn(&TrainingPlan) -> usize| of(&shared) as f64 / of(&alone) as f64;
+    assert!((share(|plan| plan.checkpoints) - 0.25).abs() < 0.01, "{shared:?} of {alone:?}");
+    let own = alone.cache as f64 / 4.0;
+    // Two layers' keys and values in two bytes and one's gradients in four; what goes by are one layer's of both,
+    // thrice.
+    let passing = 3.0 * (256.0 * 2.0 + 256.0 * 4.0) / (2.0 * 256.0 * 2.0 + 256.0 * 4.0) * own;
+    assert!((shared.cache as f64 - own - passing).abs() < 0.02 * alone.cache as f64, "{shared:?} of {alone:?}");
+    assert!(share(|plan| plan.activations) < 0.6, "{shared:?} of {alone:?}");
+    assert_eq!((shared.weights, shared.moments), (alone.weights, alone.moments));
+    // Within one round nothing waits for another, and keys and values go by all the same.
+    assert!(plan(4096, 1024, 4).cache > 0 && plan(4096, 4096, 1).cache == 0);
 }
 
 #[test]
@@ -95,7 +124,7 @@ fn a_sequence_costs_its_checkpoints_and_its_keys_and_nothing_else() {
     let outline = Model::outline(&fixture("base"), Loading::F32).expect("it is a model");
     let options = options(1024, true, Precision::Bf16);
     let plan = |tokens| {
-        let settings = TrainingSettings { lengths: vec![tokens], options, threads: 2 };
+        let settings = TrainingSettings { lengths: vec![tokens], options, threads: 2, sequence_ranks: 1 };
         TrainingPlan::of(&outline, Loading::F32, &settings)
     };
     let (short, long) = (plan(16 << 10), plan(128 << 10));
@@ -122,7 +151,7 @@ fn adapters_on_a_frozen_base_need_no_gradients_of_it() {
     assert_eq!(attached, adapter::attach(&mut real, &lora(), 1).expect("it attaches"));
     assert_eq!(outline.bytes(), real.bytes());
     let options = options(512, true, Precision::Bf16);
-    let settings = TrainingSettings { lengths: vec![512], options, threads: 2 };
+    let settings = TrainingSettings { lengths: vec![512], options, threads: 2, sequence_ranks: 1 };
     let plan = TrainingPlan::of(&outline, frozen, &settings);
     let trained: usize = real.parameters().iter().filter(|p| p.trained).map(|p| 4 * numbers(p)).sum();
     assert_eq!((plan.gradients, plan.moments), (trained, 2 * trained));
@@ -134,7 +163,11 @@ fn a_teacher_on_disk_is_its_head_and_a_layer_at_a_time() {
     let student = Model::outline(&fixture("base"), Loading::F32).expect("it is a model");
     let outline = Model::outline(&fixture("base"), Loading::Packed).expect("it is a model");
     let options = options(1024, true, Precision::Bf16);
-    let plan = TrainingPlan::of(&student, Loading::F32, &TrainingSettings { lengths: vec![1024], options, threads: 2 });
+    let plan = TrainingPlan::of(
+        &student,
+        Loading::F32,
+        &TrainingSettings { lengths: vec![1024], options, threads: 2, sequence_ranks: 1 },
+    );
     let beside = |is_streamed, at_a_time| {
         let settings = TeacherSettings {
             outline: &outline,

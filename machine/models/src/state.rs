@@ -2,7 +2,6 @@
 
 use crate::{Config, MixerKind};
 use numeric::Rng;
-use numeric::wire::{Message, Reading};
 use ops::{DeltaShape, DeltaState, KvCache, KvFormat, PageShape};
 
 /// One layer's memory.
@@ -67,25 +66,6 @@ impl State {
 }
 
 impl LayerState {
-    /// For another process.
-    pub fn put(&self, message: &mut Message) {
-        match self {
-            Self::Attention(cache) => cache.put(message),
-            Self::Delta(state) => {
-                message.put_f32s(&state.tail);
-                message.put_f32s(&state.matrix);
-            }
-        }
-    }
-
-    /// What another process put of a layer with this mixer.
-    pub fn take(reading: &mut Reading, config: &Config, mixer: MixerKind) -> Self {
-        match mixer {
-            MixerKind::Attention => Self::Attention(KvCache::take(reading, page_shape(config))),
-            MixerKind::Delta => Self::Delta(DeltaState { tail: reading.take_f32s(), matrix: reading.take_f32s() }),
-        }
-    }
-
     pub(crate) fn empty(config: &Config, mixer: MixerKind, kv: KvFormat) -> Self {
         match mixer {
             MixerKind::Attention => Self::Attention(KvCache::empty(kv)),

@@ -1,13 +1,11 @@
 //! Training in chunks against training whole: many packed sequences, prompts without losses, the balance of routers,
 //! adapters on a frozen base, rounded checkpoints.
 
-use models::{
-    Beside, CHUNK_TOKENS, Examples, GradientOptions, LayerState, Loading, Model, Neighbours, Record, adapter,
-};
-use ops::{Carried, Gradients, Precision};
+use models::{CHUNK_TOKENS, Examples, GradientOptions, Loading, Model, Record, adapter};
+use numeric::wire::Message;
+use ops::{Gradients, Precision, Ring};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Barrier, Mutex};
 
 const CASES: [&str; 5] = ["qwen2", "qwen3", "qwen3_moe", "qwen3_next", "qwen3_next_odd"];
 
@@ -165,98 +163,88 @@ fn adapters_on_some_layers_are_walked_back_to_no_further() {
     }
 }
 
-/// What goes from one part to the next, and back.
-struct Ends {
-    states: (Option<Receiver<LayerState>>, Option<Sender<LayerState>>),
-    asked: (Option<Receiver<Carried>>, Option<Sender<Carried>>),
-    sums: Arc<(Mutex<Vec<u64>>, Barrier)>,
+/// Ranks that are threads, in a circle.
+struct Circle {
+    rank: usize,
+    size: usize,
+    to_next: Sender<Vec<u8>>,
+    from_before: Receiver<Vec<u8>>,
 }
 
-impl Neighbours for Ends {
-    fn found(&mut self, _: usize) -> LayerState {
-        self.states.0.as_ref().expect("somebody is before").recv().expect("it is still there")
+impl Ring for Circle {
+    fn rank(&self) -> usize {
+        self.rank
     }
 
-    fn leave(&mut self, _: usize, state: LayerState) {
-        self.states.1.as_ref().expect("somebody is after").send(state).expect("it is still there");
+    fn size(&self) -> usize {
+        self.size
     }
 
-    fn asked(&mut self, _: usize) -> Carried {
-        self.asked.0.as_ref().expect("somebody is after").recv().expect("it is still there")
-    }
-
-    fn ask(&mut self, _: usize, carried: Carried) {
-        self.asked.1.as_ref().expect("somebody is before").send(carried).expect("it is still there");
-    }
-
-    fn sum(&mut self, numbers: &mut [u64]) {
-        let (sums, barrier) = &*self.sums;
-        {
-            let mut sums = sums.lock().expect("nobody failed");
-            sums.resize(numbers.len(), 0);
-            sums.iter_mut().zip(&*numbers).for_each(|(sum, number)| *sum += number);
-        }
-        barrier.wait();
-        numbers.copy_from_slice(&sums.lock().expect("nobody failed"));
+    fn pass(&mut self, message: Message) -> Vec<u8> {
+        self.to_next.send(message.into_bytes()).expect("the next rank is there");
+        self.from_before.recv().expect("the rank before is there")
     }
 }
 
-/// Parts of one batch in threads that hear of each other through [`Neighbours`] alone: two cuts, one in the middle of a
-/// sequence that goes through a whole part.
+fn circle(size: usize) -> Vec<Circle> {
+    let (senders, mut receivers): (Vec<_>, Vec<_>) = (0..size).map(|_| channel()).unzip();
+    receivers.rotate_right(1);
+    let ends = senders.into_iter().zip(receivers).enumerate();
+    ends.map(|(rank, (to_next, from_before))| Circle { rank, size, to_next, from_before }).collect()
+}
+
+/// One batch on several ranks that are threads, in one round and in many: sequences through many strips, strips shorter
+/// than the convolution.
 #[test]
-fn parts_that_pass_states_on_are_the_whole() {
+fn ranks_that_share_a_batch_are_the_whole() {
     for case in CASES {
         let model = open(case);
-        let batch = Batch::new(&[31, 203, 20], model.config.vocab_size);
-        let (record, wanted) = run(&model, &batch, &options(CHUNK_TOKENS, false, Precision::F32));
-        // Rows, sequences in them, tokens of the first that lie before, and whether the last goes on.
-        let parts =
-            [(0..90, vec![31, 59], 0, true), (90..150, vec![60], 59, true), (150..254, vec![84, 20], 119, false)];
-        let sums = Arc::new((Mutex::new(Vec::new()), Barrier::new(parts.len())));
-        let mut ends: Vec<Ends> = (0..parts.len())
-            .map(|_| Ends { states: (None, None), asked: (None, None), sums: Arc::clone(&sums) })
-            .collect();
-        for before in 0..parts.len() - 1 {
-            let (to_after, from_before) = channel();
-            let (to_before, from_after) = channel();
-            (ends[before].states.1, ends[before + 1].states.0) = (Some(to_after), Some(from_before));
-            (ends[before + 1].asked.1, ends[before].asked.0) = (Some(to_before), Some(from_after));
-        }
-        let found: Vec<(Record, Gradients)> = std::thread::scope(|scope| {
-            let work = |((rows, lengths, start, goes_on), mut neighbours): (_, Ends)| {
-                let rows: std::ops::Range<usize> = rows;
-                let (model, batch) = (&model, &batch);
-                scope.spawn(move || {
-                    let lengths: Vec<usize> = lengths;
-                    let first_token = rows.start;
-                    let examples = Examples {
-                        tokens: &batch.tokens[rows.clone()],
-                        lengths: &lengths,
-                        targets: &batch.targets[rows.clone()],
-                        weights: &batch.weights[rows],
-                    };
-                    let beside = Beside { start, first_token, goes_on, neighbours: &mut neighbours };
-                    let mut gradients = Gradients::default();
-                    let options = options(37, true, Precision::F32);
-                    let record = models::loss_and_gradients_beside(model, &examples, &options, &mut gradients, beside);
-                    (record, gradients)
-                })
+        for (lengths, size, chunk_tokens) in [
+            (&[31, 203, 20][..], 2, CHUNK_TOKENS),
+            (&[31, 203, 20], 3, 17),
+            (&[254], 4, 9),
+            (&LENGTHS, 3, 40),
+            (&[3, 0, 5, 1, 4], 4, CHUNK_TOKENS),
+        ] {
+            let what = format!("{case}, {lengths:?} on {size} by {chunk_tokens}");
+            let batch = Batch::new(lengths, model.config.vocab_size);
+            let options = options(chunk_tokens, true, Precision::F32);
+            let (record, wanted) = run(&model, &batch, &options);
+            let found: Vec<(Record, Gradients)> = std::thread::scope(|scope| {
+                let work = |mut ring: Circle| {
+                    let (model, batch, options) = (&model, &batch, &options);
+                    scope.spawn(move || {
+                        let mut gradients = Gradients::default();
+                        let record =
+                            models::shared_gradients(model, &batch.examples(), options, &mut gradients, &mut ring);
+                        (record, gradients)
+                    })
+                };
+                let threads: Vec<_> = circle(size).into_iter().map(work).collect();
+                threads.into_iter().map(|thread| thread.join().expect("no rank fails")).collect()
+            });
+            let sum = |of: fn(&Record) -> &[f32]| {
+                let mut sum = vec![0.0; of(&found[0].0).len()];
+                for (record, _) in &found {
+                    sum.iter_mut().zip(of(record)).for_each(|(sum, part)| *sum += part);
+                }
+                sum
             };
-            let threads: Vec<_> = parts.into_iter().zip(ends).map(work).collect();
-            threads.into_iter().map(|thread| thread.join().expect("no part fails")).collect()
-        });
-        let losses: Vec<f32> = found.iter().flat_map(|(record, _)| record.losses.clone()).collect();
-        let far = losses.iter().zip(&record.losses).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(losses.len() == record.losses.len() && far < 2e-4, "{case}: losses differ by {far}");
-        let mut sum = Gradients::default();
-        for (part, gradients) in &found {
-            assert_eq!(part.expert_counts, record.expert_counts, "{case}: every part knows of all tokens");
-            for parameter in model.parameters() {
-                let Some(gradient) = gradients.get(parameter.id) else { continue };
-                sum.entry(parameter).iter_mut().zip(gradient).for_each(|(sum, part)| *sum += part);
+            let far = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let losses = far(&sum(|record| &record.losses), &record.losses);
+            assert!(losses < 2e-4, "{what}: losses differ by {losses}");
+            let entropies = far(&sum(|record| &record.router_entropies), &record.router_entropies);
+            assert!(entropies < 1e-4, "{what}: routers differ by {entropies}");
+            let mut gradients = Gradients::default();
+            for (part, own) in &found {
+                assert_eq!(part.expert_counts, record.expert_counts, "{what}: every rank knows of all tokens");
+                for parameter in model.parameters() {
+                    let Some(own) = own.get(parameter.id) else { continue };
+                    gradients.entry(parameter).iter_mut().zip(own).for_each(|(sum, part)| *sum += part);
+                }
             }
+            let (off, name) = worst(&model, &gradients, &wanted);
+            assert!(off < 1e-3, "{what}: gradient of {name} is off by {off}");
         }
-        let (off, name) = worst(&model, &sum, &wanted);
-        assert!(off < 1e-3, "{case}: gradient of {name} is off by {off}");
     }
 }

@@ -117,6 +117,6 @@ fn extend(cache: &mut KvCache, [_, k, v]: [&Buffer; 3], rows: Range<usize>, star
 }
 
 /// Where these rows of x lie.
-fn of(x: &Buffer, rows: &Range<usize>) -> Range<usize> {
+pub(crate) fn of(x: &Buffer, rows: &Range<usize>) -> Range<usize> {
     rows.start * x.width..rows.end * x.width
 }

@@ -7,22 +7,30 @@ use crate::{Buffer, Columns, Conv, DeltaGates, DeltaShape, DeltaState, Gradients
 use kernels::conv1d::Heads;
 use kernels::gated_delta::{self as kernel, Inputs};
 use kernels::{delta_gate, delta_step, l2_norm};
+use std::ops::Range;
 
 /// What the rule reads, and what backward needs.
 pub(crate) struct Saved {
     q: Buffer,
     k: Buffer,
-    v: Buffer,
+    pub(crate) v: Buffer,
     /// Log-decay and write strength, `[T, Hv]` each.
     g: Buffer,
     beta: Buffer,
     /// The state at the start of each chunk.
-    chunk_states: Vec<f32>,
+    pub(crate) chunk_states: Vec<f32>,
 }
 
 impl Saved {
     fn read(&self) -> Inputs<'_> {
-        Inputs { q: &self.q, k: &self.k, v: &self.v, g: &self.g, beta: &self.beta }
+        self.rows(&(0..self.v.rows))
+    }
+
+    /// What the rule reads of some tokens.
+    pub(crate) fn rows(&self, rows: &Range<usize>) -> Inputs<'_> {
+        let of = |x: &'_ Buffer| rows.start * x.width..rows.end * x.width;
+        let Self { q, k, v, g, beta, .. } = self;
+        Inputs { q: &q[of(q)], k: &k[of(k)], v: &v[of(v)], g: &g[of(g)], beta: &beta[of(beta)] }
     }
 }
 
@@ -57,7 +65,7 @@ fn heads(shape: &DeltaShape) -> [Heads; 2] {
 }
 
 /// Normalised q and k, v, and the gates.
-fn inputs(qkv: &Buffer, b: &Buffer, a: &Buffer, gates: &DeltaGates) -> Saved {
+pub(crate) fn inputs(qkv: &Buffer, b: &Buffer, a: &Buffer, gates: &DeltaGates) -> Saved {
     split(qkv, b, a, gates, |raw, scale| {
         let mut y = Buffer::unwritten(raw.rows, raw.width);
         l2_norm::forward(&mut y, &raw, gates.shape.key_dim, scale);
@@ -107,14 +115,10 @@ pub(crate) fn prefill(
 }
 
 fn continued(inputs: &Saved, shape: &DeltaShape, spans: &Spans, states: &mut [&mut DeltaState]) -> Buffer {
-    let Saved { q, k, v, g, beta, .. } = inputs;
-    let mut output = Buffer::unwritten(v.rows, v.width);
+    let mut output = Buffer::unwritten(inputs.v.rows, inputs.v.width);
     for (rows, state) in spans.rows().zip(states) {
-        let of = |x: &Buffer| rows.start * x.width..rows.end * x.width;
-        let out = of(v);
-        let (out, state) = (&mut output[out], &mut state.matrix);
-        let part = Inputs { q: &q[of(q)], k: &k[of(k)], v: &v[of(v)], g: &g[of(g)], beta: &beta[of(beta)] };
-        kernel::prefill(out, part, state, shape);
+        let out = rows.start * output.width..rows.end * output.width;
+        kernel::prefill(&mut output[out], inputs.rows(&rows), &mut state.matrix, shape);
     }
     output
 }
@@ -159,24 +163,56 @@ pub(crate) fn forward_saved(
     let mut output = Buffer::unwritten(saved.v.rows, saved.v.width);
     let mut matrices = Vec::with_capacity(states.len() * shape.state_len());
     states.iter().for_each(|state| matrices.extend_from_slice(&state.matrix));
-    let mut chunk_states = Vec::new();
-    kernel::chunked_packed(&mut output, saved.read(), &mut matrices, &mut chunk_states, &spans.lengths, shape);
+    saved.chunk_states = run(&mut output, saved.read(), &mut matrices, &spans.lengths, shape);
     for (state, matrix) in states.iter_mut().zip(matrices.chunks_exact(shape.state_len())) {
         state.matrix.copy_from_slice(matrix);
     }
-    saved.chunk_states = chunk_states;
     (output, saved)
+}
+
+/// Sequences of these lengths from their states, which become those after them; gives the states before each chunk.
+pub(crate) fn run(
+    output: &mut [f32],
+    inputs: Inputs,
+    states: &mut [f32],
+    lengths: &[usize],
+    shape: &DeltaShape,
+) -> Vec<f32> {
+    let mut chunk_states = Vec::new();
+    kernel::chunked_packed(output, inputs, states, &mut chunk_states, lengths, shape);
+    chunk_states
 }
 
 /// Adds to the gradients of qkv, b, a and of the gates' parameters. `carried` comes with what later tokens ask of the
 /// last span's state, and is left with what these tokens ask of the one that the first span found; empty for nothing.
 pub(crate) fn backward(
+    adjoints: [&mut Buffer; 3],
+    doutput: &Buffer,
+    values: (&Buffer, &Buffer, &Buffer),
+    saved: &Saved,
+    (gates, spans): (&DeltaGates, &Spans),
+    carried: &mut Vec<f32>,
+    gradients: &mut Gradients,
+) {
+    let mut dstates = vec![0.0; spans.lengths.len() * gates.shape.state_len()];
+    let last = dstates.len() - carried.len();
+    dstates[last..].copy_from_slice(carried);
+    backward_from(adjoints, doutput, values, saved, (gates, spans), &mut dstates, gradients);
+    carried.clear();
+    if spans.starts.first().is_some_and(|&start| start > 0) {
+        carried.extend_from_slice(&dstates[..gates.shape.state_len()]);
+    }
+}
+
+/// The same, where `dstates` `[S, Hv, K, V]` comes with what is asked of what each span leaves and is left with what it
+/// asks of what it found.
+pub(crate) fn backward_from(
     [dqkv, db, da]: [&mut Buffer; 3],
     doutput: &Buffer,
     (qkv, b, a): (&Buffer, &Buffer, &Buffer),
     saved: &Saved,
     (gates, spans): (&DeltaGates, &Spans),
-    carried: &mut Vec<f32>,
+    dstates: &mut [f32],
     gradients: &mut Gradients,
 ) {
     let shape = &gates.shape;
@@ -184,14 +220,7 @@ pub(crate) fn backward(
     let Saved { q, k, v, g, beta, chunk_states } = saved;
     let [mut dq, mut dk, mut dv, mut dg, mut dbeta] = [q, k, v, g, beta].map(|x| Buffer::zeros(x.rows, x.width));
     let adjoints = kernel::Gradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, dg: &mut dg, dbeta: &mut dbeta };
-    let mut dstates = vec![0.0; spans.lengths.len() * shape.state_len()];
-    let last = dstates.len() - carried.len();
-    dstates[last..].copy_from_slice(carried);
-    kernel::backward_packed(adjoints, doutput, saved.read(), chunk_states, &mut dstates, &spans.lengths, shape);
-    carried.clear();
-    if spans.starts.first().is_some_and(|&start| start > 0) {
-        carried.extend_from_slice(&dstates[..shape.state_len()]);
-    }
+    kernel::backward_packed(adjoints, doutput, saved.read(), chunk_states, dstates, &spans.lengths, shape);
     let backward_norm = |dy: &Buffer, from: usize, scale: f32| {
         let raw = columns::forward(qkv, &part(qkv, from, widths.keys));
         let mut dx = Buffer::zeros(raw.rows, raw.width);

@@ -4,7 +4,8 @@ use crate::cross_entropy::Target;
 use crate::linear::Pass;
 use crate::{
     AttentionShape, Buffer, Columns, Conv, DeltaGates, DeltaState, Execute, KvCache, Linear, Moe, Norm, Precision,
-    Rope, Routing, Spans, Teacher, attention, causal_conv, columns, cross_entropy, delta_rule, linear, moe,
+    Rope, Routing, Spans, Teacher, TokenNumbers, attention, causal_conv, columns, cross_entropy, delta_rule, linear,
+    moe,
 };
 use kernels::{rms_norm, rope, sigmoid_gate, swiglu};
 
@@ -52,7 +53,7 @@ impl<R> Infer<R> {
     }
 
     fn pass(&self) -> Pass {
-        Pass { precision: self.precision, dropout_seed: self.dropout_seed, first_token: 0 }
+        Pass { precision: self.precision, dropout_seed: self.dropout_seed, tokens: TokenNumbers::from(0) }
     }
 }
 

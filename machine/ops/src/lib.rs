@@ -22,6 +22,7 @@ pub mod moe;
 mod parameter;
 mod rehearse;
 mod rehearse_tape;
+mod ring;
 mod state;
 mod tape;
 mod timed;
@@ -40,6 +41,7 @@ pub use moe::{ExpertGradients, RecordBackward, RouterTarget, Routing, every_expe
 pub use parameter::{Adapter, Conv, DeltaGates, Expert, Gradients, Linear, Moe, Norm, Parameter};
 pub use rehearse::{Held, Rehearse, Rehearsed};
 pub use rehearse_tape::RehearseTape;
+pub use ring::{Ring, Round};
 pub use state::{DeltaState, KvCache, Spans};
-pub use tape::{Carried, Mark, Segment, Tape, Var};
+pub use tape::{Carried, Mark, Segment, Tape, TokenNumbers, Var};
 pub use timed::{OpTime, Timed};

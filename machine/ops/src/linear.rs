@@ -4,7 +4,7 @@
 //! is one group. What an adapter adds is in `low_rank.rs`.
 
 use crate::low_rank::{LowRank, Rows};
-use crate::{Adapter, Buffer, Gradients, Linear, Parameter, Precision};
+use crate::{Adapter, Buffer, Gradients, Linear, Parameter, Precision, TokenNumbers};
 use kernels::gemm;
 use numeric::MatrixView;
 use std::ops::Range;
@@ -16,13 +16,13 @@ pub(crate) struct Pass {
     pub(crate) precision: Precision,
     /// Decides which numbers dropout leaves out; without one it leaves out none.
     pub(crate) dropout_seed: Option<u64>,
-    /// Where in its batch the pass's first token stands.
-    pub(crate) first_token: usize,
+    /// Where in its batch the pass's rows stand.
+    pub(crate) tokens: TokenNumbers,
 }
 
 impl From<Precision> for Pass {
     fn from(precision: Precision) -> Self {
-        Self { precision, dropout_seed: None, first_token: 0 }
+        Self { precision, dropout_seed: None, tokens: TokenNumbers::from(0) }
     }
 }
 

@@ -6,7 +6,7 @@
 //! in memory a row lies, so backward, a recomputed layer and a resumed run make the same mask again.
 
 use crate::linear::Pass;
-use crate::{Adapter, Buffer, Gradients, Parameter};
+use crate::{Adapter, Buffer, Gradients, Parameter, TokenNumbers};
 use kernels::{dropout, gemm};
 use numeric::MatrixView;
 
@@ -25,11 +25,11 @@ impl Rows<'_> {
     }
 
     /// The keys of all rows for what dropout leaves out.
-    fn keys(&self, seed: u64, first_token: usize, adapter: &Adapter) -> Vec<u64> {
+    fn keys(&self, seed: u64, numbers: TokenNumbers, adapter: &Adapter) -> Vec<u64> {
         let mut keys = Vec::with_capacity(self.count());
         for (group, rows) in self.offsets.windows(2).enumerate() {
             for row in rows[0]..rows[1] {
-                let token = self.tokens.get(row).map_or(row as u64, |&token| u64::from(token)) + first_token as u64;
+                let token = numbers.of(self.tokens.get(row).map_or(row, |&token| token as usize)) as u64;
                 keys.push(dropout::key(&[seed, adapter.a.id as u64, group as u64, token]));
             }
         }
@@ -114,7 +114,7 @@ impl LowRank<'_> {
     /// Where this pass leaves numbers out.
     fn keys(&self) -> Option<Vec<u64>> {
         let seed = self.pass.dropout_seed.filter(|_| self.adapter.dropout > 0.0)?;
-        Some(self.rows.keys(seed, self.pass.first_token, self.adapter))
+        Some(self.rows.keys(seed, self.pass.tokens, self.adapter))
     }
 
     fn scale(&self, hidden: &mut Buffer) {

@@ -302,7 +302,7 @@ pub(crate) fn forward(x: &Buffer, moe: &Moe, pass: Pass, given: Given) -> Outcom
 /// What every expert makes of every row of x, unweighted and with what adapters add: `[E · T, H]`, expert by expert.
 /// That is E / top_k times the work of the mixture, so x is a sample.
 pub fn every_expert(x: &Buffer, moe: &Moe) -> Buffer {
-    let pass = Pass { precision: Precision::F32, dropout_seed: None, first_token: 0 };
+    let pass = Pass::from(Precision::F32);
     let experts = moe.experts.len();
     let offsets: Vec<usize> = (0..=experts).map(|expert| expert * x.rows).collect();
     let tokens: Vec<u32> = (0..experts).flat_map(|_| 0..x.rows as u32).collect();

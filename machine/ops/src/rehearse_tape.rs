@@ -8,7 +8,7 @@ use crate::cross_entropy::CHUNK_ROWS;
 use crate::rehearse::{Held, Rehearse, Rehearsed};
 use crate::{
     Adapter, AttentionShape, Columns, Conv, DeltaGates, DeltaState, Execute, KvCache, Linear, Mark, Moe, Norm, Rope,
-    Segment, Spans, Teacher, Var, tape,
+    Segment, Spans, Teacher, TokenNumbers, Var, ring, tape,
 };
 use kernels::gated_delta::CHUNK;
 
@@ -68,7 +68,7 @@ impl RehearseTape {
 
     pub fn begin(&mut self, segment: Segment) -> Mark {
         self.segment = segment;
-        Mark::at(self.nodes.len(), 0)
+        Mark::at(self.nodes.len(), TokenNumbers::default())
     }
 
     pub fn input(&mut self, value: Rehearsed, wanted: bool) -> Var {
@@ -295,7 +295,13 @@ impl<'w> Execute<'w> for RehearseTape {
         self.room.note(states);
         let kept = rates.into_iter().chain(normalised).chain([v]).collect();
         let back = Back::Delta { vars: [*qkv, *b, *a], gates: [keys, values, shape.value_heads, states] };
-        self.push(value, kept, vec![held], back, true)
+        let mut held = vec![held];
+        if let Some(round) = &self.segment.round {
+            let shared = ring::delta_rule::memory(round, shape);
+            held.push(self.room.hold(size_of::<f32>() * shared.kept));
+            self.room.note(shared.passing);
+        }
+        self.push(value, kept, held, back, true)
     }
 
     fn swiglu(&mut self, gate: &Var, up: &Var) -> Var {

@@ -4,6 +4,7 @@ use crate::DeltaShape;
 use kernels::attention::Cached;
 use kernels::kv_page::{KvFormat, PAGE_TOKENS, Page, PageShape};
 use numeric::wire::{Message, Reading};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Keys and values of every token so far. A copy shares the pages that both have; who writes to a shared one gets a
@@ -69,7 +70,18 @@ impl KvCache {
     }
 
     pub(crate) fn read(&self) -> Cached<'_> {
-        Cached { pages: &self.pages, tokens: self.tokens }
+        self.first(self.tokens)
+    }
+
+    /// The first so many tokens.
+    pub(crate) fn first(&self, tokens: usize) -> Cached<'_> {
+        assert!(tokens <= self.tokens, "the first {tokens} of {} tokens", self.tokens);
+        Cached { pages: &self.pages[..tokens.div_ceil(PAGE_TOKENS)], tokens }
+    }
+
+    /// An empty one that keeps keys and values in the same way.
+    pub(crate) fn emptied(&self) -> Self {
+        Self::empty(self.format)
     }
 }
 
@@ -99,6 +111,24 @@ pub struct Spans {
 }
 
 impl Spans {
+    /// What lies in `rows` of sequences of these lengths, one after the other; and whether the last of them goes on
+    /// behind it.
+    pub fn within(lengths: &[usize], rows: &Range<usize>) -> (Self, bool) {
+        let mut spans = Self { lengths: Vec::new(), starts: Vec::new() };
+        let (mut goes_on, mut end) = (false, 0);
+        for &length in lengths {
+            let start = end;
+            end += length;
+            let (from, to) = (start.max(rows.start), end.min(rows.end));
+            if from < to {
+                spans.lengths.push(to - from);
+                spans.starts.push(from - start);
+                goes_on = end > rows.end;
+            }
+        }
+        (spans, goes_on)
+    }
+
     pub fn tokens(&self) -> usize {
         self.lengths.iter().sum()
     }
@@ -110,7 +140,7 @@ impl Spans {
     }
 
     /// Row ranges of the spans.
-    pub fn rows(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
+    pub fn rows(&self) -> impl Iterator<Item = Range<usize>> {
         self.lengths.iter().scan(0, |at, &len| {
             *at += len;
             Some(*at - len..*at)

@@ -31,7 +31,7 @@ fn main() {
         ..TrainRecipe::default()
     };
     let outline = Model::outline(Path::new(path), recipe.loading()).expect("a model");
-    let plan = train::plan(&recipe, outline, None, kernels::pool::threads()).expect("a plan");
+    let plan = train::plan(&recipe, outline, None, (kernels::pool::threads(), 1)).expect("a plan");
     let began = std::time::Instant::now();
     let summary = train(Path::new(path), &recipe);
     let line = json!({

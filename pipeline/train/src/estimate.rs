@@ -31,6 +31,12 @@ pub struct Speed {
 }
 
 impl Speed {
+    /// Of so many machines together that share each micro-batch; the update is the first one's alone.
+    pub fn shared(self, machines: usize) -> Self {
+        let machines = machines as f64;
+        Self { token: self.token / machines, pair: self.pair / machines, ..self }
+    }
+
     /// One optimizer step over so many micro-batches with sequences of these lengths.
     pub fn step(&self, lengths: &[usize], accumulation: usize, trained_numbers: usize) -> f64 {
         let tokens: usize = lengths.iter().sum();

@@ -12,6 +12,8 @@ pub(super) struct Outputs<'a> {
     pub(super) out: Disjoint<'a>,
     /// Only who walks back wants it.
     pub(super) log_sum_exp: Option<Disjoint<'a>>,
+    /// Whether both come with what other keys gave.
+    pub(super) continues: bool,
 }
 
 /// Queries, and where their keys and values are.
@@ -45,6 +47,9 @@ fn forward<S: Simd>(s: S, outputs: &Outputs, given: Given, span: Span, columns: 
     columns.transpose(s, (&mut queries, QUERIES), given.q, span, shape);
     scale_in_place(s, &mut queries, shape.scale);
     let mut running = Running::<QUERIES>::start();
+    if outputs.continues {
+        resume(s, outputs, (&mut running, &mut sums), (span, columns), shape);
+    }
     let mut room = Vec::new();
     for tile in key_tiles(columns.keys_end(span), KEYS) {
         let place = (span, tile, columns.kv_head);
@@ -67,6 +72,29 @@ fn forward<S: Simd>(s: S, outputs: &Outputs, given: Given, span: Span, columns: 
 }
 variants! {
     fn forward_columns(outputs: &Outputs, given: Given, span: Span, columns: Columns, shape: &Shape) = forward
+}
+
+/// Takes up the softmax of other keys: the sums of probabilities that add up to one, and so their logarithm as the
+/// maximum. `sums` are `[D, queries]`.
+#[inline(always)]
+fn resume<S: Simd>(
+    s: S,
+    outputs: &Outputs,
+    (running, sums): (&mut Running<QUERIES>, &mut [f32]),
+    (span, columns): (Span, Columns),
+    shape: &Shape,
+) {
+    let width = shape.head_dim;
+    let log_sum_exp = outputs.log_sum_exp.as_ref().expect("a softmax that goes on has its logarithm");
+    let mut rows = vec![0.0; columns.count() * width];
+    for (c, to) in rows.chunks_exact_mut(width).enumerate() {
+        let row = columns.row(span, c, shape);
+        // SAFETY: no other task has these tokens' heads.
+        let (out_d, log) = unsafe { (outputs.out.part(row * width, width), log_sum_exp.part(row, 1)) };
+        to.copy_from_slice(out_d);
+        (running.most[c], running.sum[c]) = (log[0], 1.0);
+    }
+    s.transpose((sums, QUERIES), (&rows, width), [columns.count(), width]);
 }
 
 /// Writes the columns' outputs: `sums_cd` `[n, D]` over the sums of their probabilities.

@@ -72,22 +72,45 @@ pub struct Cached<'a> {
 
 /// One sequence, which continues what it has kept: out = softmax(scale·q kᵀ) v.
 pub fn cached(out: &mut [f32], q: &[f32], cache: Cached, shape: &Shape) {
-    let span = check_cache(q, &cache, shape);
+    let span = Span::causal(check_cache(q, &cache, shape), cache.tokens);
     assert_eq!(out.len(), q.len(), "out is shaped as q");
     if span.queries * shape.query_heads / shape.kv_heads <= narrow::MOST_QUERIES {
         forward_narrow(Level::best(), out, q, cache.pages, span, shape);
     } else {
         let given = Given { q, source: Source::Paged(cache.pages) };
-        forward_wide(Wide::over(cache.pages), out, None, given, &[span], shape);
+        forward_wide(Wide::over(cache.pages), out, Sums::Forgotten, given, &[span], shape);
     }
 }
 
 /// As [`cached`], exactly, and with what backward wants to know.
 pub fn cached_saved(out: &mut [f32], log_sum_exp: &mut [f32], q: &[f32], cache: Cached, shape: &Shape) {
-    let span = check_cache(q, &cache, shape);
+    let span = Span::causal(check_cache(q, &cache, shape), cache.tokens);
     assert!(out.len() == q.len() && log_sum_exp.len() * shape.head_dim == out.len(), "outputs do not fit q");
     let given = Given { q, source: Source::Paged(cache.pages) };
-    forward_wide(Wide::Exact(Level::best()), out, Some(log_sum_exp), given, &[span], shape);
+    forward_wide(Wide::Exact(Level::best()), out, Sums::Written(log_sum_exp), given, &[span], shape);
+}
+
+/// Takes keys and values of earlier tokens, which lie elsewhere and which every query sees, into a softmax that others
+/// began: `out` and `log_sum_exp` come with what those gave.
+pub fn cached_more(out: &mut [f32], log_sum_exp: &mut [f32], q: &[f32], cache: Cached, shape: &Shape) {
+    let span = Span::open(check_cache(q, &cache, shape), cache.tokens);
+    assert!(out.len() == q.len() && log_sum_exp.len() * shape.head_dim == out.len(), "outputs do not fit q");
+    let given = Given { q, source: Source::Paged(cache.pages) };
+    forward_wide(Wide::Exact(Level::best()), out, Sums::Continued(log_sum_exp), given, &[span], shape);
+}
+
+/// The adjoint of [`cached_more`], where `saved` is of the whole softmax.
+pub fn cached_more_backward(
+    (dq, into): (&mut [f32], &mut KeyGradients),
+    dout: &[f32],
+    saved: Saved,
+    q: &[f32],
+    cache: Cached,
+    shape: &Shape,
+) {
+    let span = Span::open(check_cache(q, &cache, shape), cache.tokens);
+    let walked = Walked { span, source: Source::Paged(cache.pages), into };
+    backward_spans(Level::best(), dq, dout, saved, q, vec![walked], shape);
 }
 
 /// The adjoint of [`cached_saved`]: adds to `dq`, and to the gradients of all that the sequence has kept.
@@ -99,7 +122,7 @@ pub fn cached_backward(
     cache: Cached,
     shape: &Shape,
 ) {
-    let span = check_cache(q, &cache, shape);
+    let span = Span::causal(check_cache(q, &cache, shape), cache.tokens);
     let walked = Walked { span, source: Source::Paged(cache.pages), into };
     backward_spans(Level::best(), dq, dout, saved, q, vec![walked], shape);
 }
@@ -107,8 +130,7 @@ pub fn cached_backward(
 /// One sequence, backwards.
 pub fn backward(gradients: Gradients, dout: &[f32], saved: Saved, inputs: Inputs, shape: &Shape) {
     let [queries, keys] = check(&inputs, shape);
-    assert!(keys >= queries, "{queries} queries with {keys} keys");
-    let span = Span { first_query: 0, queries, first_key: 0, keys };
+    let span = Span::causal(queries, keys);
     backward_flat(Level::best(), gradients, dout, saved, inputs, &[span], shape);
 }
 
@@ -118,7 +140,7 @@ pub fn forward_packed(out: &mut [f32], log_sum_exp: &mut [f32], inputs: Inputs, 
     assert_eq!([spans.iter().sum::<usize>(); 2], lengths, "the spans cover all tokens");
     assert!(out.len() == inputs.q.len() && log_sum_exp.len() * shape.head_dim == out.len(), "outputs do not fit q");
     let given = Given { q: inputs.q, source: Source::Flat { k: inputs.k, v: inputs.v } };
-    forward_wide(Wide::Exact(Level::best()), out, Some(log_sum_exp), given, &tile::packed(spans), shape);
+    forward_wide(Wide::Exact(Level::best()), out, Sums::Written(log_sum_exp), given, &tile::packed(spans), shape);
 }
 
 /// The adjoint of [`forward_packed`].
@@ -173,18 +195,24 @@ impl Wide {
     }
 }
 
+/// The logarithm of each query's sum.
+enum Sums<'a> {
+    Forgotten,
+    Written(&'a mut [f32]),
+    /// It comes with what other keys gave, as the output does.
+    Continued(&'a mut [f32]),
+}
+
 /// Tiles of queries, each over all the keys that it sees.
-fn forward_wide(
-    way: Wide,
-    out: &mut [f32],
-    log_sum_exp: Option<&mut [f32]>,
-    given: Given,
-    spans: &[Span],
-    shape: &Shape,
-) {
+fn forward_wide(way: Wide, out: &mut [f32], sums: Sums, given: Given, spans: &[Span], shape: &Shape) {
     let heads = shape.query_heads / shape.kv_heads;
     assert!(heads <= QUERIES, "{heads} query heads per key head, at most {QUERIES} are supported");
-    let outputs = forward::Outputs { out: Disjoint::new(out), log_sum_exp: log_sum_exp.map(Disjoint::new) };
+    let (log_sum_exp, continues) = match sums {
+        Sums::Forgotten => (None, false),
+        Sums::Written(sums) => (Some(Disjoint::new(sums)), false),
+        Sums::Continued(sums) => (Some(Disjoint::new(sums)), true),
+    };
+    let outputs = forward::Outputs { out: Disjoint::new(out), log_sum_exp, continues };
     let tile_tokens = way.queries() / heads;
     let mut tasks = Vec::new();
     for &span in spans {
@@ -277,15 +305,14 @@ fn check(inputs: &Inputs, shape: &Shape) -> [usize; 2] {
     [queries, keys]
 }
 
-/// Asserts that queries, cache and shape fit, and gives the span.
-fn check_cache(q: &[f32], cache: &Cached, shape: &Shape) -> Span {
+/// Asserts that queries, cache and shape fit, and gives the number of queries.
+fn check_cache(q: &[f32], cache: &Cached, shape: &Shape) -> usize {
     let &Shape { query_heads, kv_heads, head_dim, .. } = shape;
     assert!(kv_heads > 0 && query_heads > 0 && query_heads % kv_heads == 0, "{query_heads} over {kv_heads} heads");
     let queries = q.len() / (query_heads * head_dim);
     assert_eq!(q.len(), queries * query_heads * head_dim, "q is no whole tokens");
-    assert!(cache.tokens >= queries, "{queries} queries with {} keys", cache.tokens);
     assert_eq!(cache.pages.len(), cache.tokens.div_ceil(PAGE_TOKENS), "pages of {} tokens", cache.tokens);
     let wanted = PageShape { kv_heads, head_dim };
     assert!(cache.pages.iter().all(|page| page.shape() == wanted), "pages of other heads");
-    Span { first_query: 0, queries, first_key: 0, keys: cache.tokens }
+    queries
 }

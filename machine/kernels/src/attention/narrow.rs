@@ -122,7 +122,7 @@ fn add_tile<S: Simd, E: Element>(
         if let Some(scales) = keys.1 {
             scores.iter_mut().zip(scales).for_each(|(score, scale)| *score *= scale);
         }
-        let last_visible = span.past() + columns.first_token + c % columns.tokens;
+        let last_visible = span.past + columns.first_token + c % columns.tokens;
         let visible = (last_visible + 1).saturating_sub(tile.first).min(tile.count);
         let (seen, hidden) = scores.split_at_mut(visible);
         hidden.fill(0.0);

@@ -107,7 +107,7 @@ impl Walked<'_> {
         if queries.is_empty() {
             return (queries, Vec::new());
         }
-        let seen = self.span.past() + queries.end;
+        let seen = (self.span.past + queries.end).min(self.span.keys);
         let step = seen.div_ceil(PARTS_MAX).next_multiple_of(PAGE_TOKENS).max(PART_KEYS_MIN);
         (queries, (0..seen).step_by(step).map(|start| start..(start + step).min(seen)).collect())
     }

@@ -24,7 +24,7 @@ fn case([queries, keys, query_heads, kv_heads, head_dim]: [usize; 5]) -> (Shape,
 }
 
 fn whole(sizes: [usize; 5]) -> Span {
-    Span { first_query: 0, queries: sizes[0], first_key: 0, keys: sizes[1] }
+    Span::causal(sizes[0], sizes[1])
 }
 
 /// The keys and values in pages.
@@ -60,7 +60,7 @@ fn every_way_is_the_definition() {
             let [out_want, sum_want] = over_kept([&q, &k, &v], &shape, KvFormat::F32);
             let (mut out, mut sum) = (poisoned(q.len()), poisoned(q.len() / shape.head_dim));
             let flat = Given { q: &q, source: Source::Flat { k: &k, v: &v } };
-            forward_wide(Wide::Exact(level), &mut out, Some(&mut sum), flat, &[whole(sizes)], &shape);
+            forward_wide(Wide::Exact(level), &mut out, Sums::Written(&mut sum), flat, &[whole(sizes)], &shape);
             assert_close(&out, &out_want, 3e-6, "out");
             assert_close(&sum, &sum_want, 3e-6, "log_sum_exp");
             for format in FORMATS {
@@ -68,7 +68,7 @@ fn every_way_is_the_definition() {
                 let [out_want, _] = over_kept([&q, &k, &v], &shape, format);
                 let mut out = poisoned(q.len());
                 let paged = Given { q: &q, source: Source::Paged(&pages) };
-                forward_wide(Wide::Exact(level), &mut out, None, paged, &[whole(sizes)], &shape);
+                forward_wide(Wide::Exact(level), &mut out, Sums::Forgotten, paged, &[whole(sizes)], &shape);
                 assert_close(&out, &out_want, 3e-6, "paged out");
                 if sizes[0] * sizes[2] / sizes[3] <= narrow::MOST_QUERIES {
                     let mut out = poisoned(q.len());
@@ -95,7 +95,7 @@ fn products_of_bf16_are_near_the_definition() {
             let [want, _] = over_kept([&q, &k, &v], &shape, format);
             let mut out = poisoned(q.len());
             let paged = Given { q: &q, source: Source::Paged(&pages) };
-            forward_wide(Wide::Bf16, &mut out, None, paged, &[whole(sizes)], &shape);
+            forward_wide(Wide::Bf16, &mut out, Sums::Forgotten, paged, &[whole(sizes)], &shape);
             assert_close(&out, &want, 1e-2, "out");
             let rms = |x: &mut dyn Iterator<Item = f64>| (x.map(|x| x * x).sum::<f64>() / want.len() as f64).sqrt();
             let error = rms(&mut out.iter().zip(&want).map(|(&out, want)| f64::from(out) - want));
@@ -127,7 +127,7 @@ fn large_scores_neither_overflow_nor_vanish() {
         let [want, _] = over_kept([&q, &k, &v], &shape, KvFormat::F32);
         let (mut out, mut sum) = (poisoned(q.len()), poisoned(70));
         let flat = Given { q: &q, source: Source::Flat { k: &k, v: &v } };
-        forward_wide(Wide::Exact(level), &mut out, Some(&mut sum), flat, &[whole(sizes)], &shape);
+        forward_wide(Wide::Exact(level), &mut out, Sums::Written(&mut sum), flat, &[whole(sizes)], &shape);
         // Scores of hundreds carry an error of 1e-4 into the exponent.
         assert_close(&out, &want, 1e-3, "out");
     });
@@ -243,6 +243,54 @@ fn parts_over_a_cache_are_the_whole() {
         sums.add_to([&mut dk_1[..own], &mut dv_1[..own]], 0, &shape);
         for (name, part, whole) in [("dq", &dq_1, &dq), ("dk", &dk_1, &dk), ("dv", &dv_1, &dv)] {
             assert_close(part, &wide(whole), 2e-5, name);
+        }
+    }
+}
+
+/// The keys of earlier tokens come in pieces, in any order, after those that end with the queries' own.
+#[test]
+fn keys_in_pieces_are_the_whole() {
+    for sizes in SHAPES.into_iter().filter(|sizes| sizes[1] > 9) {
+        let (shape, q, k, v) = case(sizes);
+        let (own, row) = (sizes[1] - sizes[0].max(sizes[1] / 3), sizes[3] * sizes[4]);
+        let cuts = [own..sizes[1], own / 4..own, 0..own / 4];
+        let kept: Vec<_> = cuts
+            .iter()
+            .map(|keys| {
+                let rows = keys.start * row..keys.end * row;
+                (keys.len(), pages(&k[rows.clone()], &v[rows], &shape, KvFormat::F32))
+            })
+            .collect();
+        let caches = || kept.iter().map(|(tokens, pages)| Cached { pages, tokens: *tokens });
+        let (wide_q, wide_k, wide_v) = (wide(&q), wide(&k), wide(&v));
+        let (mut out_want, mut sum_want) = (vec![0.0; q.len()], vec![0.0; q.len() / shape.head_dim]);
+        scalar::forward(&mut out_want, &mut sum_want, [&wide_q, &wide_k, &wide_v], &shape);
+        let (mut out, mut sum) = (poisoned(q.len()), poisoned(q.len() / shape.head_dim));
+        for (index, cache) in caches().enumerate() {
+            match index {
+                0 => cached_saved(&mut out, &mut sum, &q, cache, &shape),
+                _ => cached_more(&mut out, &mut sum, &q, cache, &shape),
+            }
+        }
+        assert_close(&out, &out_want, 5e-6, "out");
+        assert_close(&sum, &sum_want, 5e-6, "log_sum_exp");
+
+        let (dout, saved) = (random(4, q.len()), Saved { out: &out, log_sum_exp: &sum });
+        let [mut dq, mut dk, mut dv] = [&q, &k, &v].map(|x| vec![0.0; x.len()]);
+        for (index, (cache, keys)) in caches().zip(&cuts).enumerate() {
+            let mut sums = KeyGradients::zeros(keys.len(), &shape);
+            match index {
+                0 => cached_backward((&mut dq, &mut sums), &dout, saved, &q, cache, &shape),
+                _ => cached_more_backward((&mut dq, &mut sums), &dout, saved, &q, cache, &shape),
+            }
+            let rows = keys.start * row..keys.end * row;
+            sums.add_to([&mut dk[rows.clone()], &mut dv[rows]], 0, &shape);
+        }
+        let [mut dq_want, mut dk_want, mut dv_want] = [&q, &k, &v].map(|x| vec![0.0; x.len()]);
+        let into = [&mut dq_want[..], &mut dk_want[..], &mut dv_want[..]];
+        scalar::backward(into, [&wide(&dout), &out_want, &sum_want], [&wide_q, &wide_k, &wide_v], &shape);
+        for (name, found, want) in [("dq", &dq, &dq_want), ("dk", &dk, &dk_want), ("dv", &dv, &dv_want)] {
+            assert_close(found, want, 2e-5, name);
         }
     }
 }

@@ -15,12 +15,21 @@ pub(super) struct Span {
     pub(super) queries: usize,
     pub(super) first_key: usize,
     pub(super) keys: usize,
+    /// Keys before the first query, all that there are where the queries are elsewhere in the sequence: query t sees
+    /// the keys 0..=past + t that are here.
+    pub(super) past: usize,
 }
 
 impl Span {
-    /// Keys before the first query.
-    pub(super) fn past(&self) -> usize {
-        self.keys - self.queries
+    /// Queries whose own keys are the last ones.
+    pub(super) fn causal(queries: usize, keys: usize) -> Self {
+        assert!(keys >= queries, "{queries} queries with {keys} keys");
+        Self { first_query: 0, queries, first_key: 0, keys, past: keys - queries }
+    }
+
+    /// Queries that see all of the keys.
+    pub(super) fn open(queries: usize, keys: usize) -> Self {
+        Self { first_query: 0, queries, first_key: 0, keys, past: keys }
     }
 }
 
@@ -29,7 +38,7 @@ pub(super) fn packed(spans: &[usize]) -> Vec<Span> {
     let mut first = 0;
     let span = |&tokens| {
         first += tokens;
-        Span { first_query: first - tokens, queries: tokens, first_key: first - tokens, keys: tokens }
+        Span { first_query: first - tokens, first_key: first - tokens, ..Span::causal(tokens, tokens) }
     };
     spans.iter().map(span).collect()
 }
@@ -60,7 +69,7 @@ impl Columns {
 
     /// One past the last key that any of the columns sees.
     pub(super) fn keys_end(&self, span: Span) -> usize {
-        span.past() + self.first_token + self.tokens
+        (span.past + self.first_token + self.tokens).min(span.keys)
     }
 
     /// to[d, c] = x[row(c), d], with rows of `to_row` in `to`.
@@ -119,7 +128,7 @@ pub(super) fn scores<S: Simd>(
 /// −∞ for the scores of keys that a query does not see; Q scores to a row.
 #[inline(always)]
 pub(super) fn hide<const Q: usize>(scores: &mut [f32], span: Span, columns: Columns, tile: KeyTile) {
-    let first_visible = span.past() + columns.first_token;
+    let first_visible = span.past + columns.first_token;
     for i in 0..tile.count {
         let hidden = (tile.first + i).saturating_sub(first_visible).min(columns.tokens);
         for first in (0..columns.count()).step_by(columns.tokens) {

@@ -12,12 +12,15 @@
 mod backward;
 mod chunk;
 mod chunked;
+mod passage;
 pub mod scalar;
 pub(crate) mod step;
 #[cfg(test)]
 mod tests;
 
 use crate::simd::{Disjoint, Level, for_each, for_each_worth, rows_per_task};
+
+pub use passage::{Passage, pass, pass_backward, passage, reach_backward};
 
 /// Tokens per chunk of the matrix form.
 pub const CHUNK: usize = 32;

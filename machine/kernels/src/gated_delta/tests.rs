@@ -289,3 +289,40 @@ fn a_short_value_is_refused() {
     let inputs = Inputs { v: &case.v[1..], ..case.inputs() };
     step(&mut [0.0; 10], inputs, &mut case.states.clone(), &case.shape);
 }
+
+/// Tokens that do not know what they find, and are told afterwards.
+#[test]
+fn a_passage_does_to_any_state_what_the_tokens_do() {
+    for (tokens, heads) in [1, 31, 67, 131].into_iter().zip(HEADS) {
+        let case = Case::new(tokens, 1, heads, 2.0);
+        let shape = &case.shape;
+        let (out_want, state_want) = case.want();
+        let mut reach = poisoned(tokens * shape.value_heads * shape.key_dim);
+        let passage = passage(&mut reach, case.inputs(), shape);
+        let mut state = case.states.clone();
+        pass(&mut state, &passage, shape);
+        assert_close(&state, &state_want, 1e-5, "state");
+        let (mut out, mut nothing) = (poisoned(case.v.len()), vec![0.0; shape.state_len()]);
+        chunked(&mut out, case.inputs(), &mut nothing, &mut Vec::new(), shape);
+        for (row, out) in out.chunks_exact_mut(shape.value_dim).enumerate() {
+            let state = &case.states[row % shape.value_heads * shape.key_dim * shape.value_dim..];
+            for (i, reach) in reach[row * shape.key_dim..][..shape.key_dim].iter().enumerate() {
+                let state = &state[i * shape.value_dim..];
+                out.iter_mut().zip(state).for_each(|(out, state)| *out += reach * state);
+            }
+        }
+        assert_close(&out, &out_want, 1e-5, "out");
+
+        let (dout, dafter) = (random(7, out.len()), random(8, shape.state_len()));
+        let mut dstate = dafter.clone();
+        pass_backward(&mut dstate, &passage, shape);
+        reach_backward(&mut dstate, &reach, &dout, shape);
+        let [q, k, v, g, beta] = case.wide();
+        let mut others = [&q, &k, &v, &g, &beta].map(|x| vec![0.0; x.len()]);
+        let mut want = wide(&dafter);
+        let inputs = [&q[..], &k, &v, &g, &beta];
+        let others = others.each_mut().map(|x| &mut x[..]);
+        scalar::backward(others, &mut want, &wide(&dout), inputs, &wide(&case.states), shape);
+        assert_close(&dstate, &want, 3e-5, "dstate");
+    }
+}

@@ -1,9 +1,9 @@
 //! The walk back: one match over what happened.
 
-use super::{Carried, Mark, Op, Tape, Var};
+use super::{Carried, Mark, Op, Tape, TokenNumbers, Var};
 use crate::linear::Pass;
 use crate::moe::{self, Asked, RecordBackward};
-use crate::{Buffer, Gradients, Linear, Norm, attention, causal_conv, columns, delta_rule, linear};
+use crate::{Buffer, Gradients, Linear, Norm, Ring, attention, causal_conv, columns, delta_rule, linear, ring};
 use kernels::rms_norm::{self, GatedGradients};
 use kernels::{rope, sigmoid_gate, swiglu};
 use std::collections::BTreeMap;
@@ -34,6 +34,7 @@ struct Walk<'g> {
     adjoints: Adjoints,
     gradients: &'g mut Gradients,
     recorder: Option<&'g mut (dyn RecordBackward + 'g)>,
+    ring: Option<&'g mut (dyn Ring + 'g)>,
     carried: &'g mut Carried,
     pass: Pass,
     auxiliary_coefficient: f32,
@@ -44,7 +45,7 @@ impl<'w> Tape<'w, '_> {
     /// Adds every trained parameter's gradient of all losses on the tape, plus, for each `(var, adjoint)` of `seeds`,
     /// of `⟨var, adjoint⟩`. Returns the gradient of `input` if one is named.
     pub fn backward(mut self, seeds: Vec<(Var, Buffer)>, input: Option<Var>) -> Option<Buffer> {
-        self.unwind(Mark::at(0, 0), seeds, input, &mut Carried::default())
+        self.unwind(Mark::at(0, TokenNumbers::from(0)), seeds, input, &mut Carried::default())
     }
 
     /// The same for the last segment alone, from its end to `mark`, which is gone then. `carried` comes with what the
@@ -57,12 +58,14 @@ impl<'w> Tape<'w, '_> {
         input: Option<Var>,
         carried: &mut Carried,
     ) -> Option<Buffer> {
-        let pass = Pass { first_token: mark.first_token(), ..self.pass() };
-        let Tape { auxiliary_coefficient, ref mut nodes, ref mut gradients, ref batch, ref mut recorder, .. } = *self;
+        let pass = Pass { tokens: mark.tokens(), ..self.pass() };
+        let Tape { auxiliary_coefficient, ref mut nodes, ref mut gradients, ref batch, .. } = *self;
+        let Tape { ref mut recorder, ref mut ring, .. } = *self;
         let recorder = recorder.as_mut().map(|recorder| &mut **recorder as &mut dyn RecordBackward);
         let adjoints = Adjoints((0..nodes.len()).map(|_| None).collect());
         let batch = batch.as_ref();
-        let mut walk = Walk { adjoints, gradients, recorder, carried, pass, auxiliary_coefficient, batch };
+        let ring = ring.as_mut().map(|ring| &mut **ring as &mut dyn Ring);
+        let mut walk = Walk { adjoints, gradients, recorder, ring, carried, pass, auxiliary_coefficient, batch };
         seeds.into_iter().for_each(|(var, adjoint)| walk.adjoints.add(var, adjoint));
         let mut found = None;
         while nodes.len() > mark.nodes() {
@@ -156,6 +159,9 @@ impl Walk<'_> {
                 delta_rule::backward(adjoints.each_mut(), dy, values, &saved, place, carried, self.gradients);
                 vars.into_iter().zip(adjoints).for_each(|(var, adjoint)| self.adjoints.put(var, adjoint));
             }
+            shared @ (Op::RingAttention { .. } | Op::RingConv { .. } | Op::RingDeltaRule { .. }) => {
+                self.shared(shared, y, dy, value);
+            }
             Op::SwiGlu { gate, up } => {
                 let [mut dgate, mut dup] = [gate, up].map(|var| self.adjoints.take(var, value(var)));
                 swiglu::backward(&mut dgate, &mut dup, dy, value(gate), value(up));
@@ -184,6 +190,35 @@ impl Walk<'_> {
                 self.adjoints.put(x, dx);
             }
             _ => unreachable!("the other operations are undone in step"),
+        }
+    }
+
+    /// What mixes tokens that several ranks share.
+    fn shared<'a>(&mut self, op: Op, y: &Buffer, dy: &Buffer, value: &impl Fn(Var) -> &'a Buffer) {
+        let Self { adjoints, gradients, carried, ring, .. } = self;
+        let ring: &mut dyn Ring = ring.as_deref_mut().expect("a round is shared with a ring");
+        match op {
+            Op::RingAttention { qkv, shape, round, saved } => {
+                let mut into = qkv.map(|var| adjoints.take(var, value(var)));
+                let (place, carried) = ((&*round, shape), &mut carried.keys);
+                ring::attention::backward(into.each_mut(), dy, (y, &saved), qkv.map(value), place, carried, ring);
+                qkv.into_iter().zip(into).for_each(|(var, adjoint)| adjoints.put(var, adjoint));
+            }
+            Op::RingConv { x, conv, round, saved } => {
+                let mut dx = adjoints.take(x, value(x));
+                let (place, carried) = ((conv, &*round), &mut carried.tail);
+                ring::causal_conv::backward(&mut dx, dy, (value(x), &saved), place, carried, gradients, ring);
+                adjoints.put(x, dx);
+            }
+            Op::RingDeltaRule { qkv, b, a, gates, round, saved } => {
+                let vars = [qkv, b, a];
+                let mut into = vars.map(|var| adjoints.take(var, value(var)));
+                let (values, place) = ((value(qkv), value(b), value(a)), (gates, &*round, ring));
+                let carried = &mut carried.matrix;
+                ring::delta_rule::backward(into.each_mut(), dy, values, &saved, place, carried, gradients);
+                vars.into_iter().zip(into).for_each(|(var, adjoint)| adjoints.put(var, adjoint));
+            }
+            _ => unreachable!("the other operations are this rank's alone"),
         }
     }
 

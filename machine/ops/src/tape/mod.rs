@@ -6,18 +6,19 @@
 mod backward;
 mod segment;
 
-pub use segment::{Carried, Mark, Segment};
+pub use segment::{Carried, Mark, Segment, TokenNumbers};
 
 use crate::cross_entropy::{Target, Wanted};
 use crate::linear::{Hidden, Pass};
 use crate::moe::RecordBackward;
 use crate::{
     AttentionShape, Buffer, Columns, Conv, DeltaGates, DeltaState, Execute, Gradients, KvCache, Linear, Moe, Norm,
-    Parameter, Precision, Rope, RouterTarget, Spans, Teacher, attention, causal_conv, columns, cross_entropy,
-    delta_rule, infer, linear, moe,
+    Parameter, Precision, Ring, Rope, Round, RouterTarget, Spans, Teacher, attention, causal_conv, columns,
+    cross_entropy, delta_rule, infer, linear, moe, ring,
 };
 use kernels::{rms_norm, rope, sigmoid_gate, swiglu};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A value on a tape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +85,27 @@ enum Op<'w> {
         spans: Spans,
         saved: Box<delta_rule::Saved>,
     },
+    /// As the three above, where several ranks share the tokens.
+    RingAttention {
+        qkv: [Var; 3],
+        shape: &'w AttentionShape,
+        round: Arc<Round>,
+        saved: ring::attention::Saved,
+    },
+    RingConv {
+        x: Var,
+        conv: &'w Conv,
+        round: Arc<Round>,
+        saved: ring::causal_conv::Saved,
+    },
+    RingDeltaRule {
+        qkv: Var,
+        b: Var,
+        a: Var,
+        gates: &'w DeltaGates,
+        round: Arc<Round>,
+        saved: Box<ring::delta_rule::Saved>,
+    },
     SwiGlu {
         gate: Var,
         up: Var,
@@ -125,6 +147,7 @@ pub struct Tape<'w, 'g> {
     nodes: Vec<Node<'w>>,
     gradients: &'g mut Gradients,
     recorder: Option<&'g mut (dyn RecordBackward + 'g)>,
+    ring: Option<&'g mut (dyn Ring + 'g)>,
     /// Tokens per expert of every mixture that was run, with its layer.
     expert_counts: Vec<(usize, Vec<u64>)>,
     /// Of the routers of those mixtures, with their layer and tokens.
@@ -148,6 +171,7 @@ impl<'w, 'g> Tape<'w, 'g> {
             nodes: Vec::new(),
             gradients,
             recorder: None,
+            ring: None,
             expert_counts: Vec::new(),
             router_entropies: Vec::new(),
             router_divergence: (0.0, 0),
@@ -167,8 +191,20 @@ impl<'w, 'g> Tape<'w, 'g> {
         Self { recorder: Some(recorder), ..self }
     }
 
+    /// Segments with a round are shared with these ranks.
+    pub fn sharing(self, ring: Option<&'g mut (dyn Ring + 'g)>) -> Self {
+        Self { ring, ..self }
+    }
+
     fn pass(&self) -> Pass {
-        Pass { precision: self.precision, dropout_seed: self.dropout_seed, first_token: self.segment.first_token }
+        Pass { precision: self.precision, dropout_seed: self.dropout_seed, tokens: self.segment.tokens }
+    }
+
+    /// The round that a segment is part of, what is on the tape, and who shares it.
+    fn shared(&mut self) -> Option<(Arc<Round>, &[Node<'w>], &mut dyn Ring)> {
+        let round = Arc::clone(self.segment.round.as_ref()?);
+        let ring = self.ring.as_mut().expect("a round is shared with a ring");
+        Some((round, &self.nodes, &mut **ring))
     }
 
     /// A value from outside; its gradient is what [`Tape::backward`] returns when asked for it.
@@ -282,17 +318,27 @@ impl<'w> Execute<'w> for Tape<'w, '_> {
         caches: &mut [&mut KvCache],
     ) -> Var {
         let qkv = qkv.map(|var| *var);
+        let wanted = qkv.iter().any(|&var| self.wanted(var));
+        if let Some((round, nodes, ring)) = self.shared() {
+            let values = qkv.map(|var| &nodes[var.0].value);
+            let (value, saved) = ring::attention::forward(values, shape, &round, &mut *caches[0], ring);
+            return self.push(value, Op::RingAttention { qkv, shape, round, saved }, wanted);
+        }
         let joined = (spans, self.segment.goes_on);
         let (value, saved) = attention::forward_saved(qkv.map(|var| self.value(var)), shape, joined, caches);
-        let wanted = qkv.iter().any(|&var| self.wanted(var));
         self.push(value, Op::Attention { qkv, shape, spans: spans.clone(), saved }, wanted)
     }
 
     fn causal_conv(&mut self, x: &Var, conv: &'w Conv, spans: &Spans, states: &mut [&mut DeltaState]) -> Var {
+        let wanted = self.wanted(*x) || conv.weight.trained;
+        if let Some((round, nodes, ring)) = self.shared() {
+            let tail = &mut states[0].tail;
+            let (value, saved) = ring::causal_conv::forward(&nodes[x.0].value, conv, &round, tail, ring);
+            return self.push(value, Op::RingConv { x: *x, conv, round, saved }, wanted);
+        }
         let tail = if spans.starts[0] > 0 { states[0].tail.clone() } else { Vec::new() };
         let (value, before_silu) = causal_conv::forward(self.value(*x), conv, spans, states);
         let saved = causal_conv::Saved { before_silu, tail };
-        let wanted = self.wanted(*x) || conv.weight.trained;
         self.push(value, Op::CausalConv { x: *x, conv, spans: spans.clone(), saved }, wanted)
     }
 
@@ -305,6 +351,13 @@ impl<'w> Execute<'w> for Tape<'w, '_> {
         spans: &Spans,
         states: &mut [&mut DeltaState],
     ) -> Var {
+        if let Some((round, nodes, ring)) = self.shared() {
+            let [qkv_value, b_value, a_value] = [qkv, b, a].map(|var| &nodes[var.0].value);
+            let (values, matrix) = ((qkv_value, b_value, a_value), &mut states[0].matrix);
+            let (value, saved) = ring::delta_rule::forward(values, gates, &round, matrix, ring);
+            let op = Op::RingDeltaRule { qkv: *qkv, b: *b, a: *a, gates, round, saved: Box::new(saved) };
+            return self.push(value, op, true);
+        }
         let values = (self.value(*b), self.value(*a));
         let (value, saved) = delta_rule::forward_saved(self.value(*qkv), values, gates, spans, states);
         let op = Op::DeltaRule { qkv: *qkv, b: *b, a: *a, gates, spans: spans.clone(), saved: Box::new(saved) };

@@ -6,16 +6,41 @@
 //! the states that operations are given; what the later ones ask of it passes back in [`Carried`].
 
 use super::{Buffer, Op, RouterTarget, Tape, Var};
+use crate::ring::{self, Round};
 use kernels::attention::KeyGradients;
-use numeric::wire::{Message, Reading};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Which tokens of the batch the rows of a segment are: what adapters leave out depends on the token, not on how a
+/// batch is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TokenNumbers {
+    first: usize,
+    /// From this row on they begin anew, with `then`.
+    turn: usize,
+    then: usize,
+}
+
+impl TokenNumbers {
+    /// The tokens from `first` on.
+    pub fn from(first: usize) -> Self {
+        Self { first, turn: usize::MAX, then: 0 }
+    }
+
+    /// The tokens from `first` on, and from some row on those from another.
+    pub fn broken(first: usize, (turn, then): (usize, usize)) -> Self {
+        Self { first, turn, then }
+    }
+
+    pub fn of(self, row: usize) -> usize {
+        if row < self.turn { self.first + row } else { self.then + row - self.turn }
+    }
+}
 
 /// How a segment stands among others. Of its spans only the first may continue a sequence that began before.
 #[derive(Debug, Clone, Default)]
 pub struct Segment {
-    /// Where in its batch the segment's first token stands: what adapters leave out depends on the token, not on how a
-    /// batch is cut.
-    pub first_token: usize,
+    pub tokens: TokenNumbers,
     /// The last span's sequence goes on after the segment: its keys and values are kept.
     pub goes_on: bool,
     /// The experts that its mixtures chose when they were first run, `[T, top_k]` each, in order. Choices are never
@@ -25,26 +50,29 @@ pub struct Segment {
     pub router_targets: Vec<RouterTarget>,
     /// What the gates of its mixtures are multiplied by, in order, `[E]` each; empty where they stay as they are.
     pub masks: Vec<Vec<f32>>,
+    /// The round whose tokens these are this rank's, where several share them. Spans may then continue sequences in two
+    /// places, and there is one state to all of them: what the round found, and what it leaves.
+    pub round: Option<Arc<Round>>,
 }
 
 /// Where a segment begins, on the tape and in its batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     nodes: usize,
-    first_token: usize,
+    tokens: TokenNumbers,
 }
 
 impl Mark {
-    pub(crate) fn at(nodes: usize, first_token: usize) -> Self {
-        Self { nodes, first_token }
+    pub(crate) fn at(nodes: usize, tokens: TokenNumbers) -> Self {
+        Self { nodes, tokens }
     }
 
     pub(crate) fn nodes(self) -> usize {
         self.nodes
     }
 
-    pub(crate) fn first_token(self) -> usize {
-        self.first_token
+    pub(crate) fn tokens(self) -> TokenNumbers {
+        self.tokens
     }
 }
 
@@ -66,18 +94,6 @@ impl Carried {
         self.tail.is_empty() && self.matrix.is_empty() && self.keys.is_empty()
     }
 
-    /// For another process.
-    pub fn put(&self, message: &mut Message) {
-        message.put_f32s(&self.tail);
-        message.put_f32s(&self.matrix);
-        self.keys.put(message);
-    }
-
-    /// What another process put.
-    pub fn take(reading: &mut Reading) -> Self {
-        Self { tail: reading.take_f32s(), matrix: reading.take_f32s(), keys: KeyGradients::take(reading) }
-    }
-
     pub fn bytes(&self) -> usize {
         size_of::<f32>() * (self.tail.len() + self.matrix.len()) + self.keys.bytes()
     }
@@ -88,7 +104,7 @@ impl Tape<'_, '_> {
     pub fn begin(&mut self, segment: Segment) -> Mark {
         self.segment = segment;
         self.mixtures = 0;
-        Mark::at(self.nodes.len(), self.segment.first_token)
+        Mark::at(self.nodes.len(), self.segment.tokens)
     }
 
     /// Takes a value off the tape, which keeps its shape alone: one that came from outside, or a sum that no operation
@@ -115,15 +131,17 @@ impl Tape<'_, '_> {
     }
 
     /// All of a batch of so many tokens was run: what is run from now on was run before. The balance of the routers is
-    /// that of the whole batch, not of each segment; `sum` may add what other parts of the batch counted.
-    pub fn turn(&mut self, tokens: usize, sum: impl FnOnce(&mut [u64])) {
+    /// that of the whole batch, not of each segment, nor of each rank.
+    pub fn turn(&mut self, tokens: usize) {
         let mut layers: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
         for (layer, counts) in &self.expert_counts {
             let sums = layers.entry(*layer).or_insert_with(|| vec![0; counts.len()]);
             sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
         let mut numbers: Vec<u64> = std::iter::once(tokens as u64).chain(layers.values().flatten().copied()).collect();
-        sum(&mut numbers);
+        if let Some(ring) = &mut self.ring {
+            ring::sum(*ring, &mut numbers);
+        }
         let mut numbers = numbers.into_iter();
         let tokens = numbers.next().expect("the tokens stand first") as usize;
         layers.values_mut().flatten().zip(numbers).for_each(|(count, sum)| *count = sum);

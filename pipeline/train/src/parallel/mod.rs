@@ -6,11 +6,10 @@
 //! micro-batches of its own, by whatever objective there is, and the ranks of a group share the tokens of each, a
 //! sequence too long for one of them included (`share.rs`).
 //!
-//! Within a group the tokens lie on a line. Layer by layer a rank waits for what the one before knows of a sequence
-//! that is cut between them, a delta layer's matrix or the keys and values so far, and hands on its own; while it works
-//! on one layer the next rank works on the layer below. The cuts are where the work is even, so that a rank whose
-//! tokens look back far has fewer of them. Only the data's own next tokens are learnt so: what a teacher says is of
-//! whole micro-batches, and a rank of a group has no whole one.
+//! Within a group a micro-batch goes through the model in rounds of so many tokens to each rank (`ops/src/ring`): a
+//! delta layer's state is scanned over the ranks, keys and values go round them. Every rank has an early and a late
+//! strip of each round, so that none has more to look back on. Only the data's own next tokens are learnt so: what a
+//! teacher says is of whole micro-batches, and a rank of a group has no whole one.
 
 mod collect;
 mod share;
@@ -20,7 +19,7 @@ use crate::error::TrainError;
 use crate::objective::{Companion, Measured, Objective, StepWork};
 use models::Model;
 use numeric::wire::Message;
-use ops::{Gradients, Parameter};
+use ops::{Gradients, Parameter, Round};
 use share::{Groups, Share};
 use work::Order;
 
@@ -67,7 +66,7 @@ pub fn check(sharing: Sharing) -> Result<(), String> {
              let more ranks share a sequence"
         ));
     }
-    if tokens < sequence_ranks {
+    if sequence_ranks > 1 && tokens < Round::tokens_min(sequence_ranks) {
         return Err(format!("{tokens} tokens of a micro-batch cannot be shared by {sequence_ranks} ranks"));
     }
     Ok(())

@@ -1,0 +1,140 @@
+//! The delta rule where the state before its tokens is another rank's: an exclusive scan over what strips do to any
+//! state. A strip's first sequence is run for any state before it is known which it finds, and once more with that.
+
+use super::{Ring, Round};
+use crate::attention::of;
+use crate::delta_rule::{Saved as Inner, backward_from, inputs, run};
+use crate::{Buffer, DeltaGates, Gradients};
+use kernels::gated_delta::{self as kernel, Passage};
+
+/// What backward needs.
+pub(crate) struct Saved {
+    inner: Inner,
+    /// What each strip of the round that lies within one sequence does to a state.
+    passages: Vec<Option<Passage>>,
+    /// What each of this rank's strips' outputs take of the state that it finds, `[T, Hv, K]`; empty for nothing.
+    reach: [Vec<f32>; 2],
+}
+
+/// `matrix` comes with the state of the sequence that goes on from the round before and is left with that of the one
+/// that goes on, on every rank.
+pub(crate) fn forward(
+    (qkv, b, a): (&Buffer, &Buffer, &Buffer),
+    gates: &DeltaGates,
+    round: &Round,
+    matrix: &mut Vec<f32>,
+    ring: &mut dyn Ring,
+) -> (Buffer, Saved) {
+    let shape = &gates.shape;
+    let (mut inner, spans) = (inputs(qkv, b, a, gates), round.spans());
+    let mut output = Buffer::unwritten(inner.v.rows, inner.v.width);
+    let mut reach = [Vec::new(), Vec::new()];
+    let (mut passages, mut ends) = ([None, None], [Vec::new(), Vec::new()]);
+    let mut fresh = [Vec::new(), Vec::new()];
+    for (side, (strip, _, _)) in round.own_strips().into_iter().enumerate() {
+        let (rows, lengths) = &round.fresh()[side];
+        let mut states = vec![0.0; lengths.len() * shape.state_len()];
+        let out = of(&output, rows);
+        fresh[side] = run(&mut output[out], inner.rows(rows), &mut states, lengths, shape);
+        if round.going_on()[side].is_some() {
+            ends[side] = states.split_off(states.len().saturating_sub(shape.state_len()));
+        }
+        if let Some(part) = &round.continued()[side] {
+            reach[side] = vec![0.0; part.rows.len() * shape.value_heads * shape.key_dim];
+            let passage = kernel::passage(&mut reach[side], inner.rows(&part.rows), shape);
+            passages[side] = Some(passage).filter(|_| round.is_inner(strip));
+        }
+    }
+    let said = round.gather(ring, said(&passages, &ends));
+    let passages: Vec<Option<Passage>> =
+        said.iter().enumerate().map(|(strip, said)| round.is_inner(strip).then(|| heard(said, shape))).collect();
+    let (found, left) = round.hand_on(Some(matrix.clone()), |strip, found| match (&passages[strip], found) {
+        (Some(passage), Some(mut state)) => {
+            kernel::pass(&mut state, passage, shape);
+            state
+        }
+        _ => said[strip].clone(),
+    });
+    if let Some(left) = left {
+        *matrix = left;
+    }
+    for (side, (part, found)) in round.continued().iter().zip(found).enumerate() {
+        if let (Some(part), Some(mut state)) = (part, found) {
+            let out = of(&output, &part.rows);
+            let lengths = [part.rows.len()];
+            inner.chunk_states.extend(run(&mut output[out], inner.rows(&part.rows), &mut state, &lengths, shape));
+        }
+        inner.chunk_states.append(&mut fresh[side]);
+    }
+    debug_assert_eq!(spans.tokens(), output.rows);
+    (output, Saved { inner, passages, reach })
+}
+
+/// Numbers that [`forward`] takes beside what one rank alone would.
+pub(crate) struct Memory {
+    /// For the way back.
+    pub(crate) kept: usize,
+    /// While strips are run for any state, or while it is said what they do.
+    pub(crate) passing: usize,
+}
+
+pub(crate) fn memory(round: &Round, shape: &crate::DeltaShape) -> Memory {
+    let passage = shape.state_len() + shape.value_heads * shape.key_dim * shape.key_dim;
+    let rows = round.continued().map(|part| part.map_or(0, |part| part.rows.len()));
+    let wide = 2 * rows[0].max(rows[1]) * shape.value_heads * (shape.key_dim + shape.value_dim);
+    let strips = 2 * round.size();
+    // As bytes of every rank, as numbers, and taken apart.
+    let said = 3 * strips * passage;
+    let inner = (0..strips).filter(|&strip| round.is_inner(strip)).count();
+    let reach = (rows[0] + rows[1]) * shape.value_heads * shape.key_dim;
+    Memory { kept: inner * passage + reach, passing: wide.max(said) }
+}
+
+/// What this rank's strips say: of one within a sequence what it does to a state, of others what they leave.
+fn said(passages: &[Option<Passage>; 2], ends: &[Vec<f32>; 2]) -> [Vec<f32>; 2] {
+    std::array::from_fn(|side| match &passages[side] {
+        Some(passage) => [&passage.transition[..], &passage.end].concat(),
+        None => ends[side].clone(),
+    })
+}
+
+/// What a strip within one sequence does to a state, as its rank says it.
+fn heard(said: &[f32], shape: &crate::DeltaShape) -> Passage {
+    let (transition, end) = said.split_at(said.len() - shape.state_len());
+    Passage { transition: transition.to_vec(), end: end.to_vec() }
+}
+
+/// Adds to the gradients of qkv, b, a and of the gates' parameters. `carried` comes with what the next round asks of
+/// the state and is left with what is asked of the round before, on every rank; empty for nothing.
+pub(crate) fn backward(
+    adjoints: [&mut Buffer; 3],
+    doutput: &Buffer,
+    values: (&Buffer, &Buffer, &Buffer),
+    saved: &Saved,
+    (gates, round, ring): (&DeltaGates, &Round, &mut dyn Ring),
+    carried: &mut Vec<f32>,
+    gradients: &mut Gradients,
+) {
+    let (shape, spans) = (&gates.shape, round.spans());
+    let mut own = [Vec::new(), Vec::new()];
+    for ((own, part), reach) in own.iter_mut().zip(round.continued()).zip(&saved.reach) {
+        let Some(part) = part else { continue };
+        *own = vec![0.0; shape.state_len()];
+        kernel::reach_backward(own, reach, &doutput[of(doutput, &part.rows)], shape);
+    }
+    let said = round.gather(ring, own);
+    let (asked, before) = round.hand_back(std::mem::take(carried), |strip, mut asked| {
+        let mut sum = said[strip].clone();
+        if let Some(passage) = saved.passages[strip].as_ref().filter(|_| !asked.is_empty()) {
+            kernel::pass_backward(&mut asked, passage, shape);
+            sum.iter_mut().zip(&asked).for_each(|(sum, asked)| *sum += asked);
+        }
+        sum
+    });
+    *carried = before;
+    let mut dstates = vec![0.0; spans.lengths.len() * shape.state_len()];
+    for ((_, _, spans), asked) in round.own_strips().into_iter().zip(asked) {
+        dstates[spans.end * shape.state_len() - asked.len()..][..asked.len()].copy_from_slice(&asked);
+    }
+    backward_from(adjoints, doutput, values, &saved.inner, (gates, &spans), &mut dstates, gradients);
+}
