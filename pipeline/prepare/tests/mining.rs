@@ -180,6 +180,55 @@ fn a_fix_is_debugging_and_shows_what_a_review_should_have_said() {
     }
 }
 
+#[test]
+fn a_fault_put_into_a_settled_change_is_seen_in_its_diff() {
+    let folder = Folder::new("planted");
+    let repository = folder.settled();
+    let (mut reviewed, mut approved) = (BTreeSet::new(), BTreeSet::new());
+    for seed in 0..8 {
+        let kinds = vec![MinedKind::Review];
+        let recipe = MineRecipe { seed, kinds, review_mutants_max: 1.0, approvals_max: 0.5, ..recipe(&repository) };
+        let (report, lines) = mined(&folder, &recipe);
+        let tally = &report.kinds[&MinedKind::Review];
+        assert_eq!(tally.candidates, tally.kept + tally.dropped.values().sum::<usize>());
+        assert_eq!(tally.dropped.get("no code in a language that is known"), Some(&10), "notes have none: {tally:?}");
+        let commit = |one: &Value| text_of(one, "source").rsplit('@').next().expect("a commit").to_owned();
+        let (mutants, settled): (Vec<&Value>, Vec<&Value>) =
+            lines["review"].iter().partition(|one| one["form"] == "mutant");
+        let both = settled.iter().filter(|one| mutants.iter().any(|other| commit(one) == commit(other))).count();
+        assert_eq!(both, 0, "a change is not approved that was shown with a fault");
+        approved.extend(settled.into_iter().map(|one| folder.subject(&repository, &commit(one))));
+        for one in mutants {
+            let commit = commit(one);
+            let [request, answer] = [0usize, 1].map(|index| text_of(&one["messages"][index], "content"));
+            let rest = answer.strip_prefix("request changes\n\n`").expect(answer);
+            let (place, rest) = rest.split_once("`: `").expect(answer);
+            let (faulty, rest) = rest.split_once("`\n").expect(answer);
+            let (path, number) = place.split_once(':').expect("a place");
+            let right = folder.files_at(&repository, &commit)[path]
+                .lines()
+                .nth(number.parse::<usize>().expect("a number") - 1)
+                .expect("the line is there")
+                .to_owned();
+            let mend = rest.split_once("```diff\n").expect("a correction").1.strip_suffix("```").expect(answer);
+            assert_ne!(right.trim(), faulty);
+            assert!(mend.starts_with('-') && mend.ends_with(&format!("\n+{right}\n")), "{mend}");
+            assert!(mend.lines().count() == 2 && mend.contains(faulty), "{mend}");
+            let added: Vec<&str> = request.lines().filter_map(|line| line.strip_prefix('+')).collect();
+            assert!(added.iter().any(|line| line.trim() == faulty), "{faulty} is not in {request}");
+            assert!(!added.contains(&right.as_str()), "what is right is not shown: {right}");
+            assert!(!rest.starts_with("The "), "there is something that tells: {rest}");
+            // All of the function, however long the file.
+            assert!(request.contains("+    return") && request.lines().count() < 140, "{request}");
+            reviewed.insert(folder.subject(&repository, &commit));
+        }
+        let none = MineRecipe { review_mutants_max: 0.0, ..recipe };
+        assert!(mined(&folder, &none).1["review"].is_empty(), "without requests there are no approvals");
+    }
+    assert_eq!(reviewed.into_iter().collect::<Vec<_>>(), ["Join two sorted lists", "Parts of lists"]);
+    assert_eq!(approved.into_iter().collect::<Vec<_>>(), ["Join two sorted lists"]);
+}
+
 /// Places that the assistant looks at and learns to, although nothing had named them.
 fn guessed(episode: &Value) -> Vec<String> {
     let messages = episode["messages"].as_array().expect("messages");

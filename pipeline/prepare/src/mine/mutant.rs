@@ -50,12 +50,31 @@ enum Sort {
     Range,
 }
 
-/// A faulty version of a file whose fault is inside of a function and still parses; none where no place offers one.
-pub(super) fn mutant(path: &str, syntax: &Syntax, function: &Function, rng: &mut Rng) -> Option<Mutant> {
+/// Where a fault could be put, and what would give it away there.
+pub(super) struct Offer<'a> {
+    /// Counted from zero.
+    pub(super) line: usize,
+    /// A line would be taken away.
+    pub(super) is_absence: bool,
+    pub(super) evidence: &'a Evidence,
+}
+
+/// A faulty version of a file whose fault is inside of a function and still parses, at a place that is `wanted`; none
+/// where no place offers one.
+pub(super) fn mutant(
+    (path, syntax): (&str, &Syntax),
+    function: &Function,
+    rng: &mut Rng,
+    wanted: impl Fn(&Offer) -> bool,
+) -> Option<Mutant> {
     let slips = slips(syntax, function.body, rng);
     let mut told: Vec<(Slip, Evidence)> = slips
         .into_iter()
         .filter_map(|slip| evidence(syntax, function, &slip).map(|evidence| (slip, evidence)))
+        .filter(|(slip, evidence)| {
+            let line = syntax.line_of(slip.bytes.start);
+            wanted(&Offer { line, is_absence: slip.sort == Sort::Drop, evidence })
+        })
         .collect();
     rng.shuffle(&mut told);
     told.into_iter().take(TRIES).find_map(|(slip, evidence)| enacted(path, syntax, slip, evidence))
@@ -390,7 +409,7 @@ mod tests {
             let function = all.first().expect(path);
             let mut reasons = BTreeSet::new();
             for seed in 0..300 {
-                let mutant = mutant(path, &syntax, function, &mut Rng::new(seed)).expect(path);
+                let mutant = mutant((path, &syntax), function, &mut Rng::new(seed), |_| true).expect(path);
                 assert_ne!(mutant.text, text);
                 assert!(edits(&mutant.text, text).is_some(), "{path}: {mutant:?}");
                 let before = text.lines().collect::<Vec<_>>();
@@ -419,7 +438,7 @@ mod tests {
     fn drawn(path: &str, text: &str) -> BTreeSet<String> {
         let syntax = Syntax::of(path, text).expect("it parses");
         let all = functions(&syntax);
-        let reason = |seed| mutant(path, &syntax, &all[0], &mut Rng::new(seed)).map(|mutant| mutant.reason);
+        let reason = |seed| mutant((path, &syntax), &all[0], &mut Rng::new(seed), |_| true).map(|mutant| mutant.reason);
         (0..200).filter_map(reason).collect()
     }
 
@@ -446,6 +465,6 @@ mod tests {
         let text = "fn f(a: &A) -> &str {\n    &a.name\n}\n";
         let syntax = Syntax::of("a.rs", text).expect("it parses");
         let all = functions(&syntax);
-        assert_eq!(mutant("a.rs", &syntax, &all[0], &mut Rng::new(1)), None);
+        assert_eq!(mutant(("a.rs", &syntax), &all[0], &mut Rng::new(1), |_| true), None);
     }
 }
