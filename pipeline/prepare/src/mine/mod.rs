@@ -5,7 +5,9 @@
 //! `mutant`), `review` (with `planted`), `fill`, `reasoning`. What a tool is said to have answered has been computed from the tree, what
 //! an edit is said to do has been done and compared, and what is not known (how a test went) is not said.
 
+mod bound;
 mod change;
+mod connective;
 mod debugging;
 mod enact;
 mod episode;

@@ -1,5 +1,6 @@
 //! Faults put into code, one at a time, where the syntax allows them: the slips that people make.
 
+use super::bound::of_range;
 use super::evidence::{Evidence, called, of_condition, of_constant, of_number, of_operator, of_order};
 use super::function::Function;
 use super::lines::names_in;
@@ -46,8 +47,8 @@ enum Sort {
     Condition(usize),
     /// The arguments of a call, and which of them is exchanged with the next.
     Order(usize, usize),
-    /// The form alone is enough.
-    Range,
+    /// The dots of a range.
+    Range(usize),
 }
 
 /// Where a fault could be put, and what would give it away there.
@@ -86,10 +87,10 @@ fn evidence(syntax: &Syntax, function: &Function, slip: &Slip) -> Option<Evidenc
         Sort::Number(node) => of_number(syntax, function, node),
         Sort::Constant(node) => of_constant(syntax, function, node),
         Sort::Drop => of_statement(syntax, function, slip),
-        Sort::Operator(binary) => Some(of_operator(syntax, function, binary)),
+        Sort::Operator(binary) => of_operator(syntax, function, binary),
         Sort::Condition(conditional) => of_condition(syntax, function, conditional, &syntax.text[slip.bytes.clone()]),
         Sort::Order(arguments, first) => of_order(syntax, arguments, first),
-        Sort::Range => Some(Evidence { compiles: Some(true), ..Evidence::default() }),
+        Sort::Range(dots) => of_range(syntax, function, dots),
     }
 }
 
@@ -375,10 +376,11 @@ fn range(syntax: &Syntax, node: usize) -> Option<Slip> {
     match syntax.text_of(node) {
         ".." if is_inside => {
             let reason = "The end does not belong to the range: it must be `..`.";
-            Some(slip(syntax, node, "..=", reason.to_owned(), Sort::Range))
+            Some(slip(syntax, node, "..=", reason.to_owned(), Sort::Range(node)))
         }
         "..=" => {
-            Some(slip(syntax, node, "..", "The end belongs to the range: it must be `..=`.".to_owned(), Sort::Range))
+            let reason = "The end belongs to the range: it must be `..=`.";
+            Some(slip(syntax, node, "..", reason.to_owned(), Sort::Range(node)))
         }
         _ => None,
     }
