@@ -39,7 +39,7 @@ impl<'a> Sides<'a> {
 
     /// Whether the bound on the right is the first that is too much, or the first that is enough: `<` and `>=` part at
     /// the same place.
-    fn parts_before(&self) -> bool {
+    pub(super) fn parts_before(&self) -> bool {
         matches!(self.operator, "<" | ">=")
     }
 }
@@ -126,7 +126,7 @@ fn by_place(sides: &Sides, own: &str) -> Option<String> {
 }
 
 /// `parts.len() < 2` where `parts[1]` is read.
-fn by_count(sides: &Sides, own: &str) -> Option<String> {
+pub(super) fn by_count(sides: &Sides, own: &str) -> Option<String> {
     let sequence = measured(sides.left)?;
     let count: usize = sides.right.parse().ok()?;
     let last = if sides.parts_before() { count.checked_sub(1)? } else { count };
@@ -141,18 +141,25 @@ fn by_nothing(Sides { left, operator, right }: &Sides, own: &str) -> Option<Stri
     match (*operator, *right) {
         (">", "0") if is_count => Some(format!("`{left}` is never below 0, so that this always holds.")),
         ("<=", "0") if is_count => Some(format!("`{left}` is never below 0, so that this never holds.")),
-        (">", "0" | "0.0") => {
-            let divided = format!("/ {left}");
-            let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '(' | '[');
-            let mut places = own.match_indices(&divided).map(|(at, _)| &own[at + divided.len()..]);
-            places.any(|rest| !rest.starts_with(is_part)).then(|| format!("Something is divided by `{left}`."))
-        }
+        (">", "0" | "0.0") => divided(own, left),
         _ => None,
     }
 }
 
+/// Whether a text divides by something.
+pub(super) fn divided(own: &str, by: &str) -> Option<String> {
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '(' | '[');
+    let mut places = ["/ ", "% "].iter().flat_map(|operator| {
+        let form = format!("{operator}{by}");
+        // Two strokes begin a comment.
+        let found = own.match_indices(&form).filter(|(at, _)| !own[..*at].ends_with('/'));
+        found.map(|(at, _)| &own[at + form.len()..]).collect::<Vec<_>>()
+    });
+    places.any(|rest| !rest.starts_with(is_part)).then(|| format!("Something is divided by `{by}`."))
+}
+
 /// A comment or a message of the function that says it: `at most {limit}`.
-fn in_words(syntax: &Syntax, function: &Function, bound: &str, parts_before: bool) -> Option<String> {
+pub(super) fn in_words(syntax: &Syntax, function: &Function, bound: &str, parts_before: bool) -> Option<String> {
     let name = last_name(bound).or_else(|| bound.parse::<u64>().is_ok().then_some(bound))?.to_lowercase();
     let phrases: &[&str] = if parts_before { &PARTED_BEFORE } else { &PARTED_AFTER };
     let says = |line: &str| {

@@ -11,8 +11,6 @@ use std::ops::Range;
 
 /// Calls and lines that are quoted.
 const QUOTED_CHARACTERS_MAX: usize = 100;
-/// Names that are asked for a value where there is none: any number will do there.
-const DEFAULTS: [&str; 7] = ["map_or", "unwrap_or", "or_insert", "getattr", "setdefault", "getOrDefault", "value_or"];
 /// Beginnings of statements that leave a function, a loop or a block.
 const LEAVING: [&str; 11] =
     ["return", "continue", "break", "raise", "throw", "panic!", "bail!", "Err(", "None", "Ok(None)", "exit("];
@@ -33,38 +31,6 @@ impl Evidence {
     pub(super) fn inside(words: String) -> Self {
         Self { words, elsewhere: None, compiles: Some(true) }
     }
-}
-
-/// Of a number: any might be any other, unless it is a small one that is no choice, or stands there once more.
-pub(super) fn of_number(syntax: &Syntax, function: &Function, node: usize) -> Option<Evidence> {
-    let is = syntax.text_of(node);
-    let parent = syntax.nodes[node].parent;
-    let is_given = syntax.is(parent, syntax.names().arguments);
-    if is_given && DEFAULTS.contains(&called(syntax, parent)) {
-        return None;
-    }
-    // That a digit stands elsewhere says nothing that is worth a quotation.
-    let again = once_more(syntax, function, &syntax.nodes[node].bytes, |line| has_phrase(line, is));
-    if let Some(line) = again.filter(|_| is.len() > 1) {
-        return Some(Evidence::inside(line));
-    }
-    // What is counted begins at nothing; that something is given one or two is a choice.
-    let is_chosen =
-        is_given || ["field_initializer", "keyword_argument", "pair"].contains(&&*syntax.nodes[parent].kind);
-    let is_small = matches!(is, "0" | "1" | "2") && (!is_chosen || is == "0");
-    let is_twice = names_in(&syntax.text[function.own.clone()]).filter(|word| *word == is).count() > 1;
-    (is_small || is_twice).then(|| Evidence::inside(String::new()))
-}
-
-/// Of a constant: where its opposite is given as well, somebody can tell which belongs where.
-pub(super) fn of_constant(syntax: &Syntax, function: &Function, node: usize) -> Option<Evidence> {
-    let opposite = match syntax.text_of(node) {
-        "true" => "false",
-        "false" => "true",
-        "True" => "False",
-        _ => "True",
-    };
-    once_more(syntax, function, &syntax.nodes[node].bytes, |line| has_phrase(line, opposite)).map(Evidence::inside)
 }
 
 /// Of a binary expression, by its operator.
@@ -167,11 +133,27 @@ pub(super) fn called<'a>(syntax: &Syntax<'a>, arguments: usize) -> &'a str {
     names_in(&syntax.text[..syntax.nodes[arguments].bytes.start]).last().unwrap_or_default()
 }
 
+/// Whether a file has the methods of the type that a call names, if it names one.
+fn is_at_home(syntax: &Syntax, qualified: &str) -> bool {
+    let Some((path, _)) = qualified.rsplit_once("::") else { return true };
+    let of_type = path.rsplit("::").next().unwrap_or_default();
+    let is_type = of_type != "Self" && of_type.starts_with(char::is_uppercase);
+    !is_type || syntax.text.contains(&format!("impl {of_type}")) || syntax.text.contains(&format!("> {of_type}"))
+}
+
+/// The name of what is called, with that of its type where it is said: two types may both have a `new`.
+fn qualified<'a>(syntax: &Syntax<'a>, arguments: usize) -> &'a str {
+    let before = &syntax.text[..syntax.nodes[arguments].bytes.start];
+    let start = before.rfind(|c: char| !c.is_alphanumeric() && !matches!(c, '_' | ':')).map_or(0, |at| at + 1);
+    before.get(start..).unwrap_or_default()
+}
+
 /// Of the order of two neighbouring arguments, the first of them at `first`: the names of the parameters, or another
 /// call of the same function with one of them at its place.
 pub(super) fn of_order(syntax: &Syntax, arguments: usize, first: usize) -> Option<Evidence> {
     let given: Vec<&str> = syntax.named_children(arguments).map(|at| syntax.text_of(at)).collect();
-    let parameters = parameters(syntax, called(syntax, arguments)).filter(|(_, all)| all.len() == given.len());
+    let parameters = parameters(syntax, called(syntax, arguments))
+        .filter(|(_, all)| all.len() == given.len() && is_at_home(syntax, qualified(syntax, arguments)));
     let compiles = match (&parameters, syntax.language) {
         (_, Language::Python | Language::JavaScript) => Some(true),
         (Some((_, all)), _) => is_of_one_type(&all[first].1, &all[first + 1].1),
@@ -199,6 +181,13 @@ fn by_parameters(
     let told = is(one, one_name) || is(other, other_name);
     let against = is(one, other_name) || is(other, one_name);
     let shown = syntax.text.lines().nth(line).unwrap_or_default();
+    // What another type calls by the same name takes other things.
+    let is_of_other = {
+        let before = syntax.text[..syntax.nodes[arguments].bytes.start].trim_end_matches(name);
+        before.ends_with('.') && !before.ends_with("self.")
+    };
+    let both = is(one, one_name) && is(other, other_name);
+    let told = if is_of_other { both } else { told };
     let is_shown = has_phrase(shown, name) && has_phrase(shown, one_name) && has_phrase(shown, other_name);
     (told && !against && is_shown).then(|| {
         let words = format!("`{name}` (line {}) takes `{one_name}` before `{other_name}`.", line + 1);
@@ -211,7 +200,7 @@ fn by_call(syntax: &Syntax, arguments: usize, (first, given): (usize, &[&str])) 
     let own = syntax.line_of(syntax.nodes[arguments].bytes.start);
     let mut told = None;
     for at in (0..syntax.nodes.len()).filter(|&at| at != arguments && syntax.is(at, syntax.names().arguments)) {
-        if called(syntax, at) != name {
+        if qualified(syntax, at) != qualified(syntax, arguments) {
             continue;
         }
         let all: Vec<&str> = syntax.named_children(at).map(|at| syntax.text_of(at)).collect();
@@ -337,7 +326,8 @@ fn of_emptiness(right: &str, body: &str, rest: &str) -> Option<String> {
         (".is_ok()", true),
     ];
     let (base, is_there) = ends.iter().find_map(|&(end, is_there)| Some((positive.strip_suffix(end)?, is_there)))?;
-    let name = names_in(base).last()?;
+    let base = base.strip_suffix(".trim()").unwrap_or(base);
+    let name = names_in(base).last().filter(|_| !base.ends_with(')'))?;
     let (with, without) = if is_there != is_negated { (body, rest) } else { (rest, body) };
     (has_phrase(with, name) && !has_phrase(without, name))
         .then(|| format!("`{name}` is used only where, as it stands, there is none."))
@@ -382,9 +372,17 @@ mod tests {
             ("fn take(width: usize, rows: usize) {}\n", None),
             ("fn g() {\n    take(rows, 4);\n}\n", Some(("Line 5 calls `take(rows, 4)`.", None))),
             ("fn g() {\n    take(rows, 4);\n    take(4, rows);\n}\n", None),
+            ("fn g() {\n    Other::take(rows, 4);\n}\n", None),
         ] {
             let wanted = wanted.map(|(words, compiles)| (words.to_owned(), compiles));
             assert_eq!(order("a.rs", &format!("{caller}{more}"), "take"), wanted, "{more}");
+        }
+        // The other type's method is not known to take what this one's does.
+        let method = "impl A {\n    fn f(&self, rows: usize, q: &Q) {\n        CALL(rows, q.size);\n    }\n\n    \
+                      fn take(&self, rows: usize, width: usize) {}\n}\n";
+        for (call, is_told) in [("self.take", true), ("self.other.take", false), ("A::take", true), ("B::take", false)]
+        {
+            assert_eq!(order("a.rs", &method.replace("CALL", call), "take").is_some(), is_told, "{call}");
         }
         let python = "def f(rows, width):\n    take(rows, width)\n\n\ndef take(rows, width):\n    pass\n";
         let told = "`take` (line 5) takes `rows` before `width`.".to_owned();
@@ -413,21 +411,6 @@ mod tests {
             let found = of_condition(&syntax, &functions(&syntax)[0], conditional, right);
             assert_eq!(found.is_some(), wanted, "{code}: {found:?}");
         }
-    }
-
-    #[test]
-    fn numbers_and_constants_need_a_second_place() {
-        let text = "fn f(a: &A) -> bool {\n    let b = a.get(0).map_or(1, |b| b.c);\n    let d = e(37);\n    \
-                    let g = H { rows: 1, at: 0 };\n    let i = 48;\n    let j = 48 + b - 1;\n    true\n}\n";
-        let syntax = Syntax::of("a.rs", text).expect("it parses");
-        let function = &functions(&syntax)[0];
-        let numbers = (0..syntax.nodes.len()).filter(|&at| syntax.is(at, &["integer_literal"]));
-        let shown: Vec<(&str, bool)> =
-            numbers.map(|at| (syntax.text_of(at), of_number(&syntax, function, at).is_some())).collect();
-        let wanted = [("0", true), ("1", false), ("37", false), ("1", true), ("0", true), ("48", true)];
-        assert_eq!(shown[..6], wanted);
-        let constant = (0..syntax.nodes.len()).find(|&at| syntax.text_of(at) == "true").expect("a constant");
-        assert_eq!(of_constant(&syntax, function, constant), None);
     }
 
     #[test]

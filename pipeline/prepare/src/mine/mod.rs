@@ -5,6 +5,7 @@
 //! `mutant`), `review` (with `planted`), `fill`, `reasoning`. What a tool is said to have answered has been computed from the tree, what
 //! an edit is said to do has been done and compared, and what is not known (how a test went) is not said.
 
+mod absence;
 mod bound;
 mod change;
 mod connective;
@@ -22,6 +23,7 @@ mod licence;
 mod lines;
 mod message;
 mod mutant;
+mod number;
 mod output;
 mod path;
 mod planted;
