@@ -306,10 +306,27 @@ fn what_nobody_could_do_from_its_message_is_not_enacted() {
     let repository = folder.quiet();
     let (report, lines) = mined(&folder, &recipe(&repository));
     let dropped = &report.kinds[&MinedKind::Replay].dropped;
-    for why in ["layout and comments only", "figures that nobody could know"] {
+    for why in ["layout and comments for the most part", "figures that nobody could know"] {
         assert_eq!(dropped.get(why), Some(&1), "{dropped:?}");
     }
-    assert!(lines["replay"].iter().any(|one| text_of(&one["messages"][0], "content").contains("it was cleared")));
+    let is_it = |one: &&Value| text_of(&one["messages"][0], "content").contains("it was cleared");
+    let cleared = lines["replay"].iter().find(is_it).expect("it is there");
+    // A file that was only laid out anew is shown, and neither learnt nor planned.
+    let edits = cleared["messages"].as_array().expect("messages").iter().filter_map(|message| {
+        let call = &message.get("tool_calls")?[0]["function"];
+        let path = text_of(&call["arguments"], "path").to_owned();
+        ["edit", "write_file"]
+            .contains(&text_of(call, "name"))
+            .then(|| (path, message["weight"] == 0.0, text_of(message, "reasoning_content")))
+    });
+    let edits: BTreeMap<String, (bool, &str)> =
+        edits.map(|(path, is_silent, thought)| (path, (is_silent, thought))).collect();
+    let paths: Vec<(&str, bool)> = edits.iter().map(|(path, &(is_silent, _))| (path.as_str(), is_silent)).collect();
+    let wanted = [("src/queues/queue.py", false), ("src/queues/sort_1.py", false), ("src/queues/sort_2.py", true)];
+    assert_eq!(paths, wanted);
+    assert!(
+        edits["src/queues/queue.py"].1.contains("sort_1.py") && !cleared.to_string().contains("- `src/queues/sort_2")
+    );
 }
 
 #[test]
@@ -369,7 +386,11 @@ fn holes_are_parts_of_files_in_every_language() {
     assert_eq!(report.repositories[0].files, 8, "the generated, the vendored and the minified are left alone");
 
     let steps = lines["reasoning"].iter().find(|one| one["form"] == "steps").expect("one with steps");
-    let answer = &steps["messages"][1];
+    let (request, answer) = (text_of(&steps["messages"][0], "content"), &steps["messages"][1]);
+    let path = text_of(steps, "path");
+    assert!(request.starts_with(&format!("This is `{path}` without one function:\n")), "{request}");
+    let body = text_of(answer, "content").trim_start_matches("```").lines().nth(2).expect("a line");
+    assert!(!request.contains(body), "what is to be written is not shown: {body}");
     assert!(text_of(answer, "reasoning_content").starts_with("1. "), "{answer}");
     assert!(text_of(answer, "content").starts_with("```"), "{answer}");
     let told = lines["reasoning"].iter().find(|one| one["form"] == "description").expect("one with a description");

@@ -204,7 +204,11 @@ impl Folder {
         self.commit(
             &at,
             "A queue knows that it was cleared",
-            &[(path, &queue(&named)), ("src/queues/sort_1.py", "SORT = \"one sort\"\n")],
+            &[
+                (path, &queue(&named)),
+                ("src/queues/sort_1.py", "SORT = \"one sort\"\n"),
+                ("src/queues/sort_2.py", "\nSORT = \"sort 2\"\n"),
+            ],
         );
         at
     }
