@@ -141,11 +141,14 @@ fn is_at_home(syntax: &Syntax, qualified: &str) -> bool {
     !is_type || syntax.text.contains(&format!("impl {of_type}")) || syntax.text.contains(&format!("> {of_type}"))
 }
 
-/// The name of what is called, with that of its type where it is said: two types may both have a `new`.
+/// The name of what is called, with that of its type, or of what it is done to, where those are named: two types may
+/// both have a `new` or a `fill`.
 fn qualified<'a>(syntax: &Syntax<'a>, arguments: usize) -> &'a str {
     let before = &syntax.text[..syntax.nodes[arguments].bytes.start];
-    let start = before.rfind(|c: char| !c.is_alphanumeric() && !matches!(c, '_' | ':')).map_or(0, |at| at + 1);
-    before.get(start..).unwrap_or_default()
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | ':' | '.');
+    let whole = &before[before.trim_end_matches(is_part).len()..];
+    let (receiver, _) = whole.rsplit_once('.').unwrap_or_default();
+    &whole[receiver.rfind('.').map_or(0, |at| at + 1)..]
 }
 
 /// Of the order of two neighbouring arguments, the first of them at `first`: the names of the parameters, or another
@@ -182,12 +185,10 @@ fn by_parameters(
     let against = is(one, other_name) || is(other, one_name);
     let shown = syntax.text.lines().nth(line).unwrap_or_default();
     // What another type calls by the same name takes other things.
-    let is_of_other = {
-        let before = syntax.text[..syntax.nodes[arguments].bytes.start].trim_end_matches(name);
-        before.ends_with('.') && !before.ends_with("self.")
-    };
+    let qualified = qualified(syntax, arguments);
+    let is_of_other = qualified.contains('.') && !qualified.starts_with("self.");
     let both = is(one, one_name) && is(other, other_name);
-    let told = if is_of_other { both } else { told };
+    let told = if is_of_other { both } else { told } && !one_name.is_empty() && !other_name.is_empty();
     let is_shown = has_phrase(shown, name) && has_phrase(shown, one_name) && has_phrase(shown, other_name);
     (told && !against && is_shown).then(|| {
         let words = format!("`{name}` (line {}) takes `{one_name}` before `{other_name}`.", line + 1);
@@ -200,7 +201,8 @@ fn by_call(syntax: &Syntax, arguments: usize, (first, given): (usize, &[&str])) 
     let own = syntax.line_of(syntax.nodes[arguments].bytes.start);
     let mut told = None;
     for at in (0..syntax.nodes.len()).filter(|&at| at != arguments && syntax.is(at, syntax.names().arguments)) {
-        if qualified(syntax, at) != qualified(syntax, arguments) {
+        let other = qualified(syntax, at);
+        if other != qualified(syntax, arguments) || other.starts_with('.') {
             continue;
         }
         let all: Vec<&str> = syntax.named_children(at).map(|at| syntax.text_of(at)).collect();
@@ -254,7 +256,8 @@ fn parameter(language: Language, text: &str) -> (String, String) {
         }
         _ => (text, ""),
     };
-    let name = names_in(name).last().unwrap_or_default();
+    // A pattern has several names, and is called by none.
+    let name = names_in(name).last().filter(|_| !name.contains(['(', '[', '{'])).unwrap_or_default();
     (name.to_owned(), of_type.split_whitespace().collect())
 }
 
@@ -373,6 +376,8 @@ mod tests {
             ("fn g() {\n    take(rows, 4);\n}\n", Some(("Line 5 calls `take(rows, 4)`.", None))),
             ("fn g() {\n    take(rows, 4);\n    take(4, rows);\n}\n", None),
             ("fn g() {\n    Other::take(rows, 4);\n}\n", None),
+            ("fn g() {\n    self.other.take(rows, 4);\n}\n", None),
+            ("fn take([a, rows]: [usize; 2], width: usize) {}\n", None),
         ] {
             let wanted = wanted.map(|(words, compiles)| (words.to_owned(), compiles));
             assert_eq!(order("a.rs", &format!("{caller}{more}"), "take"), wanted, "{more}");
