@@ -60,14 +60,16 @@ const COMMON: [&str; 42] = [
 /// guess at names that stand nowhere near.
 pub(super) fn of_statement(syntax: &Syntax, function: &Function, bytes: &Range<usize>) -> Option<Evidence> {
     let (own, is) = (&function.own, &syntax.text[bytes.clone()]);
+    // The line end of a last statement lies behind its function.
+    let after = |end: usize| &syntax.text[bytes.end..end.max(bytes.end)];
     let near = near(syntax, function);
-    let rest = [&syntax.text[near.start..bytes.start], &syntax.text[bytes.end..near.end]];
+    let rest = [&syntax.text[near.start..bytes.start], after(near.end)];
     let is_known =
         |name: &str| COMMON.contains(&name) || rest.iter().any(|text| names_in(text).any(|word| word == name));
     if !names_in(is).all(|name| name.len() < 3 || is_known(name)) {
         return None;
     }
-    let (before, after) = (&syntax.text[own.start..bytes.start], &syntax.text[bytes.end..own.end]);
+    let (before, after) = (&syntax.text[own.start..bytes.start], after(own.end));
     // A field, or what is done with one, is made elsewhere.
     let is_own = |name: &str| {
         let mut places = is.match_indices(name).map(|(at, _)| &is[..at]);
@@ -150,5 +152,11 @@ mod tests {
             let found = of_statement(&syntax, &functions(&syntax)[0], &(at..at + missing.len()));
             assert_eq!(found.map_or_else(String::new, |evidence| evidence.words), wanted, "{code}");
         }
+        let (text, last) = ("def f(of):\n    one = g(of)\n    h(one)\n", "    h(one)\n");
+        let syntax = Syntax::of("a.py", text).expect("it parses");
+        let at = text.find(last).expect("it is there");
+        let found = of_statement(&syntax, &functions(&syntax)[0], &(at..text.len()));
+        let words = found.expect("it tells").words;
+        assert_eq!(words, "`one` is made before, and nothing uses it.");
     }
 }

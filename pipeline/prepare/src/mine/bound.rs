@@ -56,9 +56,11 @@ const PARTED_AFTER: [&str; 8] =
 pub(super) fn of_comparison(syntax: &Syntax, function: &Function, binary: usize) -> Option<Evidence> {
     let sides = Sides::of(syntax, binary)?;
     let own = &syntax.text[function.own.clone()];
-    // Of the largest so far it does not matter which of two equal ones it is.
-    let keeps =
-        |one: &str, other: &str| [" = ", " = Some("].iter().any(|is| own.contains(&format!("{one}{is}{other}")));
+    // Of the largest so far, or of the least, it does not matter which of two equal ones it is.
+    let keeps = |one: &str, other: &str| {
+        let forms = [format!("{one} = {other}"), format!("{one} = Some({other}"), format!("? {one} : {other}")];
+        forms.iter().any(|form| own.contains(form.as_str()))
+    };
     if keeps(sides.left, sides.right) || keeps(sides.right, sides.left) {
         return None;
     }
@@ -83,7 +85,11 @@ fn is_called(bound: &str, names: &[&str]) -> bool {
     last_name(bound).is_some_and(|name| name.to_lowercase().split('_').any(|part| names.contains(&part)))
 }
 
-fn by_name(Sides { operator, right, .. }: &Sides) -> Option<String> {
+fn by_name(Sides { left, operator, right }: &Sides) -> Option<String> {
+    // Whether a limit is set at all says nothing of what it lets through.
+    if left.starts_with(|c: char| c.is_ascii_digit()) {
+        return None;
+    }
     match *operator {
         ">" | "<=" if is_called(right, &MOST) => {
             Some(format!("`{right}` is by its name the most that is let through."))
@@ -171,7 +177,7 @@ pub(super) fn in_words(syntax: &Syntax, function: &Function, bound: &str, parts_
     let first = syntax.line_of(function.whole.start);
     let lines = syntax.text[function.whole.clone()].lines().enumerate();
     let (at, said) = lines.filter_map(|(at, line)| Some((first + at, says(line)?))).next()?;
-    Some(format!("Line {} says “{}”.", at + 1, said.replace('`', "")))
+    Some(format!("Line {} says “{}”.", at + 1, said.replace(['`', '{', '$'], "")))
 }
 
 /// A second comparison of the same two that leaves the bound to this one, or to the other side.
@@ -289,7 +295,8 @@ mod tests {
 
     /// What is said of the first node of a text that is `what`, or begins with it.
     fn said(text: &str, what: &str, of: fn(&Syntax, &Function, usize) -> Option<Evidence>) -> String {
-        let syntax = Syntax::of("a.rs", text).expect("it parses");
+        let path = if text.starts_with("fn") || text.starts_with("///") { "a.rs" } else { "a.c" };
+        let syntax = Syntax::of(path, text).expect("it parses");
         let function = &functions(&syntax)[0];
         let at = syntax.below(function.body).find(|&at| syntax.text_of(at) == what).expect(what);
         of(&syntax, function, at).map_or_else(String::new, |evidence| evidence.words)
@@ -301,6 +308,7 @@ mod tests {
             ("n > ROWS_MAX", "", "`ROWS_MAX` is by its name the most that is let through."),
             ("ROWS_MAX < n", "", "`ROWS_MAX` is by its name the most that is let through."),
             ("n < ROWS_MAX", "", ""),
+            ("ROWS_MAX > 0", "", ""),
             ("n > of.max(1)", "", ""),
             (
                 "n < of.len() && of[n] > 1",
@@ -342,12 +350,16 @@ mod tests {
             ("a < c", ""),
         ] {
             let text = format!(
-                "fn f(a: u8, b: u8) {{\n    if a < b {{\n        g();\n    }}\n    if {other} {{\n        h();\n    }}\n}}\n"
+                "fn f(a: u8, b: u8) {{\n    if a < b {{\n        g();\n    }}\n    \
+                 if {other} {{\n        h();\n    }}\n}}\n"
             );
             assert_eq!(said(&text, "a < b", of_comparison), wanted, "{other}");
         }
-        let largest = "fn f(of: &[u8]) {\n    for a in of {\n        if a > limit {\n            limit = a;\n        }\n    }\n}\n";
+        let largest = "fn f(of: &[u8]) {\n    for a in of {\n        if a > limit {\n            \
+                       limit = a;\n        }\n    }\n}\n";
         assert_eq!(said(largest, "a > limit", of_comparison), "", "of two equal ones either is the largest");
+        let lesser = "int f(int a, int limit) {\n    return a > limit ? limit : a;\n}\n";
+        assert_eq!(said(lesser, "a > limit", of_comparison), "", "and the least");
     }
 
     #[test]
