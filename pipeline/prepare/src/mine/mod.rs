@@ -2,9 +2,9 @@
 //!
 //! `git` and `history` read; `licence`, `path` and `secret` keep out what must not be learnt; `change` makes work of a
 //! commit; `workspace` is the repository that tools act on. Then one file for each kind: `replay`, `debugging` (with
-//! `mutant` and what tells of one), `review` (with `planted`), `fill`, `reasoning`. What a tool is said to have answered
-//! has been computed from the tree, what an edit is said to do has been done and compared, and what is not known (how a
-//! test went) is not said.
+//! `mutant` and what tells of one), `review` (with `planted`), `fill`, `reasoning`. What a tool is said to have
+//! answered has been computed from the tree, what an edit is said to do has been done and compared, and what is not
+//! known (how a test went) is not said.
 
 mod absence;
 mod bound;
