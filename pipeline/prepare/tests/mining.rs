@@ -180,6 +180,55 @@ fn a_fix_is_debugging_and_shows_what_a_review_should_have_said() {
     }
 }
 
+#[test]
+fn a_fault_put_into_a_settled_change_is_seen_in_its_diff() {
+    let folder = Folder::new("planted");
+    let repository = folder.settled();
+    let (mut reviewed, mut approved) = (BTreeSet::new(), BTreeSet::new());
+    for seed in 0..8 {
+        let kinds = vec![MinedKind::Review];
+        let recipe = MineRecipe { seed, kinds, review_mutants_max: 1.0, approvals_max: 0.5, ..recipe(&repository) };
+        let (report, lines) = mined(&folder, &recipe);
+        let tally = &report.kinds[&MinedKind::Review];
+        assert_eq!(tally.candidates, tally.kept + tally.dropped.values().sum::<usize>());
+        assert_eq!(tally.dropped.get("no code in a language that is known"), Some(&10), "notes have none: {tally:?}");
+        let commit = |one: &Value| text_of(one, "source").rsplit('@').next().expect("a commit").to_owned();
+        let (mutants, settled): (Vec<&Value>, Vec<&Value>) =
+            lines["review"].iter().partition(|one| one["form"] == "mutant");
+        let both = settled.iter().filter(|one| mutants.iter().any(|other| commit(one) == commit(other))).count();
+        assert_eq!(both, 0, "a change is not approved that was shown with a fault");
+        approved.extend(settled.into_iter().map(|one| folder.subject(&repository, &commit(one))));
+        for one in mutants {
+            let commit = commit(one);
+            let [request, answer] = [0usize, 1].map(|index| text_of(&one["messages"][index], "content"));
+            let rest = answer.strip_prefix("request changes\n\n`").expect(answer);
+            let (place, rest) = rest.split_once("`: `").expect(answer);
+            let (faulty, rest) = rest.split_once("`\n").expect(answer);
+            let (path, number) = place.split_once(':').expect("a place");
+            let right = folder.files_at(&repository, &commit)[path]
+                .lines()
+                .nth(number.parse::<usize>().expect("a number") - 1)
+                .expect("the line is there")
+                .to_owned();
+            let mend = rest.split_once("```diff\n").expect("a correction").1.strip_suffix("```").expect(answer);
+            assert_ne!(right.trim(), faulty);
+            assert!(mend.starts_with('-') && mend.ends_with(&format!("\n+{right}\n")), "{mend}");
+            assert!(mend.lines().count() == 2 && mend.contains(faulty), "{mend}");
+            let added: Vec<&str> = request.lines().filter_map(|line| line.strip_prefix('+')).collect();
+            assert!(added.iter().any(|line| line.trim() == faulty), "{faulty} is not in {request}");
+            assert!(!added.contains(&right.as_str()), "what is right is not shown: {right}");
+            assert!(!rest.starts_with("The "), "there is something that tells: {rest}");
+            // All of the function, however long the file.
+            assert!(request.contains("+    return") && request.lines().count() < 140, "{request}");
+            reviewed.insert(folder.subject(&repository, &commit));
+        }
+        let none = MineRecipe { review_mutants_max: 0.0, ..recipe };
+        assert!(mined(&folder, &none).1["review"].is_empty(), "without requests there are no approvals");
+    }
+    assert_eq!(reviewed.into_iter().collect::<Vec<_>>(), ["Join two sorted lists", "Parts of lists"]);
+    assert_eq!(approved.into_iter().collect::<Vec<_>>(), ["Join two sorted lists"]);
+}
+
 /// Places that the assistant looks at and learns to, although nothing had named them.
 fn guessed(episode: &Value) -> Vec<String> {
     let messages = episode["messages"].as_array().expect("messages");
@@ -257,10 +306,27 @@ fn what_nobody_could_do_from_its_message_is_not_enacted() {
     let repository = folder.quiet();
     let (report, lines) = mined(&folder, &recipe(&repository));
     let dropped = &report.kinds[&MinedKind::Replay].dropped;
-    for why in ["layout and comments only", "figures that nobody could know"] {
+    for why in ["layout and comments for the most part", "figures that nobody could know"] {
         assert_eq!(dropped.get(why), Some(&1), "{dropped:?}");
     }
-    assert!(lines["replay"].iter().any(|one| text_of(&one["messages"][0], "content").contains("it was cleared")));
+    let is_it = |one: &&Value| text_of(&one["messages"][0], "content").contains("it was cleared");
+    let cleared = lines["replay"].iter().find(is_it).expect("it is there");
+    // A file that was only laid out anew is shown, and neither learnt nor planned.
+    let edits = cleared["messages"].as_array().expect("messages").iter().filter_map(|message| {
+        let call = &message.get("tool_calls")?[0]["function"];
+        let path = text_of(&call["arguments"], "path").to_owned();
+        ["edit", "write_file"]
+            .contains(&text_of(call, "name"))
+            .then(|| (path, message["weight"] == 0.0, text_of(message, "reasoning_content")))
+    });
+    let edits: BTreeMap<String, (bool, &str)> =
+        edits.map(|(path, is_silent, thought)| (path, (is_silent, thought))).collect();
+    let paths: Vec<(&str, bool)> = edits.iter().map(|(path, &(is_silent, _))| (path.as_str(), is_silent)).collect();
+    let wanted = [("src/queues/queue.py", false), ("src/queues/sort_1.py", false), ("src/queues/sort_2.py", true)];
+    assert_eq!(paths, wanted);
+    assert!(
+        edits["src/queues/queue.py"].1.contains("sort_1.py") && !cleared.to_string().contains("- `src/queues/sort_2")
+    );
 }
 
 #[test]
@@ -320,7 +386,11 @@ fn holes_are_parts_of_files_in_every_language() {
     assert_eq!(report.repositories[0].files, 8, "the generated, the vendored and the minified are left alone");
 
     let steps = lines["reasoning"].iter().find(|one| one["form"] == "steps").expect("one with steps");
-    let answer = &steps["messages"][1];
+    let (request, answer) = (text_of(&steps["messages"][0], "content"), &steps["messages"][1]);
+    let path = text_of(steps, "path");
+    assert!(request.starts_with(&format!("This is `{path}` without one function:\n")), "{request}");
+    let body = text_of(answer, "content").trim_start_matches("```").lines().nth(2).expect("a line");
+    assert!(!request.contains(body), "what is to be written is not shown: {body}");
     assert!(text_of(answer, "reasoning_content").starts_with("1. "), "{answer}");
     assert!(text_of(answer, "content").starts_with("```"), "{answer}");
     let told = lines["reasoning"].iter().find(|one| one["form"] == "description").expect("one with a description");

@@ -45,6 +45,9 @@ pub(super) struct Arguments {
     /// The largest share of reviews that approve, from 0 to below 1
     #[arg(long, value_name = "SHARE", default_value_t = MineRecipe::default().approvals_max)]
     approvals_max: f64,
+    /// The largest share of the commits that nothing corrected which are reviewed with a fault put into them
+    #[arg(long, value_name = "SHARE", default_value_t = MineRecipe::default().review_mutants_max)]
+    review_mutants_max: f64,
     /// Count tokens as this model does: a model folder, a GGUF file, a run, or the name of a fixture
     #[arg(long)]
     model: Option<String>,
@@ -94,6 +97,7 @@ pub(super) fn run(arguments: Arguments) -> Result<()> {
         file_bytes_max: arguments.file_bytes_max,
         tokens_max: arguments.tokens_max,
         approvals_max: arguments.approvals_max,
+        review_mutants_max: arguments.review_mutants_max,
         any_licence: arguments.any_licence,
         is_packed: arguments.gzip,
         seed: arguments.seed,

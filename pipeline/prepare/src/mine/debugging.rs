@@ -129,7 +129,7 @@ pub(super) fn from_mutant(
     function: &Function,
     rng: &mut Rng,
 ) -> Result<Result<Episode, &'static str>, PrepareError> {
-    let Some(fault) = mutant(path, syntax, function, rng) else { return Ok(Err("no mutant")) };
+    let Some(fault) = mutant((path, syntax), function, rng, |_| true) else { return Ok(Err("no mutant")) };
     let Some(edits) = edits(&fault.text, syntax.text) else { return Ok(Err("no unique edits")) };
     let told = told(path, function, fault.evidence.compiles, rng);
     let mut trajectory = Trajectory::of(&told);

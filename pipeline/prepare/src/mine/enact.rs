@@ -53,12 +53,20 @@ pub(super) fn enact(
         return Ok(Err("a new file of what was not read"));
     }
     let mut thought = Some(thought).filter(|thought| !thought.is_empty());
-    for action in steps.iter().flatten() {
-        if !seen.covers(action) {
-            return Ok(Err("edits what was not read"));
-        }
-        if !trajectory.step(&mut workspace, thought.take(), action)? {
-            return Ok(Err("an edit does not apply"));
+    for (file, steps) in work.files.iter().zip(&steps) {
+        // That lines were broken elsewhere as well, nobody asked for.
+        let is_of_form = file.is_of_form();
+        for action in steps {
+            if !seen.covers(action) {
+                return Ok(Err("edits what was not read"));
+            }
+            let thought = if is_of_form { None } else { thought.take() };
+            if !trajectory.step(&mut workspace, thought, action)? {
+                return Ok(Err("an edit does not apply"));
+            }
+            if is_of_form {
+                trajectory.hush_last_step();
+            }
         }
     }
     for file in &work.files {
@@ -322,7 +330,7 @@ pub(super) fn enclosing(syntax: &Syntax, byte: usize) -> Option<String> {
 
 /// What has to change, file by file: what a person would note before the first edit.
 pub(super) fn plan(work: &Work) -> String {
-    let lines = work.files.iter().map(|file| match (&file.old, &file.new) {
+    let lines = work.files.iter().filter(|file| !file.is_of_form()).map(|file| match (&file.old, &file.new) {
         (_, None) => format!("- `{}` goes", file.path),
         (None, _) => format!("- `{}` is new", file.path),
         _ => match touched_functions(file).as_slice() {

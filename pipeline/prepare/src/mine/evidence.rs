@@ -1,6 +1,8 @@
 //! What gives a fault in a function away to somebody who sees the file it is in: a parallel place, the names of
 //! parameters, what the two ways of a condition do. A fault that nothing gives away could only be guessed.
 
+use super::bound::{Sides, measured, of_comparison, parallel};
+use super::connective::of_connective;
 use super::function::Function;
 use super::lines::names_in;
 use super::message::has_phrase;
@@ -9,8 +11,6 @@ use std::ops::Range;
 
 /// Calls and lines that are quoted.
 const QUOTED_CHARACTERS_MAX: usize = 100;
-/// Names that are asked for a value where there is none: any number will do there.
-const DEFAULTS: [&str; 7] = ["map_or", "unwrap_or", "or_insert", "getattr", "setdefault", "getOrDefault", "value_or"];
 /// Beginnings of statements that leave a function, a loop or a block.
 const LEAVING: [&str; 11] =
     ["return", "continue", "break", "raise", "throw", "panic!", "bail!", "Err(", "None", "Ok(None)", "exit("];
@@ -28,76 +28,90 @@ pub(super) struct Evidence {
 
 impl Evidence {
     /// Inside of the function, by a fault that compiles.
-    fn inside(words: String) -> Self {
+    pub(super) fn inside(words: String) -> Self {
         Self { words, elsewhere: None, compiles: Some(true) }
     }
 }
 
-/// Of a number: any might be any other, unless it is a small one that is no choice, or stands there once more.
-pub(super) fn of_number(syntax: &Syntax, function: &Function, node: usize) -> Option<Evidence> {
-    let is = syntax.text_of(node);
-    let parent = syntax.nodes[node].parent;
-    let is_given = syntax.is(parent, syntax.names().arguments);
-    if is_given && DEFAULTS.contains(&called(syntax, parent)) {
-        return None;
+/// Of a binary expression, by its operator.
+pub(super) fn of_operator(syntax: &Syntax, function: &Function, binary: usize) -> Option<Evidence> {
+    let sides = Sides::of(syntax, binary)?;
+    match sides.operator {
+        "<" | "<=" | ">" | ">=" => of_comparison(syntax, function, binary),
+        "&&" | "||" | "and" | "or" => of_connective(syntax, function, binary),
+        "==" | "===" | "!=" | "!==" => of_equality(syntax, function, binary, &sides),
+        _ => of_sum(syntax, function, binary, &sides).map(Evidence::inside),
     }
-    // That a digit stands elsewhere says nothing that is worth a quotation.
-    let again = once_more(syntax, function, &syntax.nodes[node].bytes, |line| has_phrase(line, is));
-    if let Some(line) = again.filter(|_| is.len() > 1) {
-        return Some(Evidence::inside(line));
-    }
-    // What is counted begins at nothing; that something is given one or two is a choice.
-    let is_chosen =
-        is_given || ["field_initializer", "keyword_argument", "pair"].contains(&&*syntax.nodes[parent].kind);
-    let is_small = matches!(is, "0" | "1" | "2") && (!is_chosen || is == "0");
-    let is_twice = names_in(&syntax.text[function.own.clone()]).filter(|word| *word == is).count() > 1;
-    (is_small || is_twice).then(|| Evidence::inside(String::new()))
 }
 
-/// Of a constant: where its opposite is given as well, somebody can tell which belongs where.
-pub(super) fn of_constant(syntax: &Syntax, function: &Function, node: usize) -> Option<Evidence> {
-    let opposite = match syntax.text_of(node) {
-        "true" => "false",
-        "false" => "true",
-        "True" => "False",
-        _ => "True",
-    };
-    once_more(syntax, function, &syntax.nodes[node].bytes, |line| has_phrase(line, opposite)).map(Evidence::inside)
+/// Of a question for equality: what comes of its two ways, or what is looked for.
+fn of_equality(syntax: &Syntax, function: &Function, binary: usize, sides: &Sides) -> Option<Evidence> {
+    let is_equal = sides.operator.starts_with('=');
+    let mut outer = syntax.nodes[binary].parent;
+    if syntax.is(outer, &["parenthesized_expression", "condition_clause"]) {
+        outer = syntax.nodes[outer].parent;
+    }
+    if syntax.is(outer, syntax.names().conditionals) {
+        return of_ways(syntax, function, outer, syntax.text_of(binary), Some(is_equal));
+    }
+    // What a closure says that a search is given.
+    let arguments = syntax.nodes[outer].parent;
+    let is_search = syntax.is(outer, &["closure_expression", "arrow_function"])
+        && syntax.is(arguments, syntax.names().arguments)
+        && ["find", "position", "rposition", "rfind", "findIndex"].contains(&called(syntax, arguments));
+    (is_search && is_equal).then(|| {
+        Evidence::inside(format!("As it stands, the first other one is found, whatever `{}` is.", sides.right))
+    })
 }
 
-/// Of a comparison or a sum: the same beside one of its sides elsewhere, a bound that says by its name which it is, or
-/// a place that is read by the number compared. There need be none.
-pub(super) fn of_operator(syntax: &Syntax, function: &Function, binary: usize) -> Evidence {
-    let sides: Vec<usize> = syntax.named_children(binary).collect();
-    let [left, right] = sides.as_slice() else { return Evidence::inside(String::new()) };
-    let bytes = syntax.nodes[*left].bytes.end..syntax.nodes[*right].bytes.start;
-    let (operator, left, right) = (&syntax.text[bytes], syntax.text_of(*left), syntax.text_of(*right));
-    let own = &syntax.text[function.own.clone()];
-    let bound = right.to_lowercase();
-    let is_bound = |names: &[&str]| names_in(&bound).flat_map(|word| word.split('_')).any(|part| names.contains(&part));
-    let words = match operator.trim() {
-        ">" | "<=" if is_bound(&["max", "maximum", "most", "limit"]) => {
-            format!("`{right}` is by its name the most that is let through.")
-        }
-        "<" | ">=" if is_bound(&["min", "minimum", "least"]) => {
-            format!("`{right}` is by its name the least that is let through.")
-        }
-        "<" if is_bound(&["len", "length", "size"]) && own.contains(&format!("[{left}]")) => {
-            format!("`[{left}]` is read, and the last place is one before `{right}`.")
-        }
-        _ if !names_in(right).any(|name| name.len() >= 4) => String::new(),
-        _ => {
-            let parallel = format!("{operator}{right}");
-            let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '(' | '[');
-            let has = |line: &str| line.split_once(&parallel).is_some_and(|(_, rest)| !rest.starts_with(is_part));
-            once_more(syntax, function, &syntax.nodes[binary].bytes, has).unwrap_or_default()
-        }
+/// Pairs of names of which the first is further on.
+const SPANS: [(&str, &str); 7] = [
+    ("end", "start"),
+    ("stop", "start"),
+    ("last", "first"),
+    ("high", "low"),
+    ("upper", "lower"),
+    ("right", "left"),
+    ("to", "from"),
+];
+
+/// Of sums and products: the same once more, a place beyond the last, what lies between two places, a mean.
+fn of_sum(syntax: &Syntax, function: &Function, binary: usize, sides: &Sides) -> Option<String> {
+    let Sides { left, operator, right } = *sides;
+    let text = syntax.text_of(binary);
+    let line = syntax.line_of(syntax.nodes[binary].bytes.start);
+    let is_named = names_in(text).any(|name| name.len() >= 3 && !name.starts_with(|c: char| c.is_ascii_digit()));
+    let same = |at: usize| {
+        at != binary && syntax.is(at, syntax.names().binaries) && syntax.text_of(at) == text && is_quotable(text)
     };
-    Evidence::inside(words)
+    if let Some(at) = syntax.below(function.body).find(|&at| is_named && same(at)) {
+        let other = syntax.line_of(syntax.nodes[at].bytes.start);
+        let place = if other == line { "Beside it".to_owned() } else { format!("On line {}", other + 1) };
+        return Some(format!("{place} stands `{text}`."));
+    }
+    let is_last =
+        |text: &str, name: &str| names_in(text).last().is_some_and(|word| word.rsplit('_').next() == Some(name));
+    if operator == "-" {
+        let outer = syntax.nodes[binary].parent;
+        let sequence = syntax.is(outer, &["index_expression", "subscript", "subscript_expression"]);
+        let sequence = sequence.then(|| syntax.named_children(outer).next()).flatten();
+        if sequence.is_some_and(|at| measured(left) == Some(syntax.text_of(at))) {
+            return Some(format!("There is no place beyond `{left}`."));
+        }
+        if SPANS.iter().any(|&(end, start)| is_last(left, end) && is_last(right, start)) {
+            return Some(format!("What lies between `{right}` and `{left}` is their difference."));
+        }
+    }
+    let shown = syntax.text.lines().nth(line).unwrap_or_default();
+    let is_mean = names_in(shown).flat_map(|name| name.split('_')).any(|part| ["mean", "average"].contains(&part));
+    if operator == "/" && is_mean && names_in(left).any(|name| ["sum", "total"].contains(&name)) {
+        return Some("A mean is a sum by a count.".to_owned());
+    }
+    parallel(syntax, function, binary, sides)
 }
 
 /// A line of the function, other than that of `bytes`, of which something holds: quoted.
-fn once_more(
+pub(super) fn once_more(
     syntax: &Syntax,
     function: &Function,
     bytes: &Range<usize>,
@@ -110,7 +124,7 @@ fn once_more(
     Some(format!("Line {} has `{line}`.", at + 1))
 }
 
-fn is_quotable(text: &str) -> bool {
+pub(super) fn is_quotable(text: &str) -> bool {
     !text.contains(['\n', '`']) && text.chars().count() <= QUOTED_CHARACTERS_MAX
 }
 
@@ -119,11 +133,30 @@ pub(super) fn called<'a>(syntax: &Syntax<'a>, arguments: usize) -> &'a str {
     names_in(&syntax.text[..syntax.nodes[arguments].bytes.start]).last().unwrap_or_default()
 }
 
+/// Whether a file has the methods of the type that a call names, if it names one.
+fn is_at_home(syntax: &Syntax, qualified: &str) -> bool {
+    let Some((path, _)) = qualified.rsplit_once("::") else { return true };
+    let of_type = path.rsplit("::").next().unwrap_or_default();
+    let is_type = of_type != "Self" && of_type.starts_with(char::is_uppercase);
+    !is_type || syntax.text.contains(&format!("impl {of_type}")) || syntax.text.contains(&format!("> {of_type}"))
+}
+
+/// The name of what is called, with that of its type, or of what it is done to, where those are named: two types may
+/// both have a `new` or a `fill`.
+fn qualified<'a>(syntax: &Syntax<'a>, arguments: usize) -> &'a str {
+    let before = &syntax.text[..syntax.nodes[arguments].bytes.start];
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | ':' | '.');
+    let whole = &before[before.trim_end_matches(is_part).len()..];
+    let (receiver, _) = whole.rsplit_once('.').unwrap_or_default();
+    &whole[receiver.rfind('.').map_or(0, |at| at + 1)..]
+}
+
 /// Of the order of two neighbouring arguments, the first of them at `first`: the names of the parameters, or another
 /// call of the same function with one of them at its place.
 pub(super) fn of_order(syntax: &Syntax, arguments: usize, first: usize) -> Option<Evidence> {
     let given: Vec<&str> = syntax.named_children(arguments).map(|at| syntax.text_of(at)).collect();
-    let parameters = parameters(syntax, called(syntax, arguments)).filter(|(_, all)| all.len() == given.len());
+    let parameters = parameters(syntax, called(syntax, arguments))
+        .filter(|(_, all)| all.len() == given.len() && is_at_home(syntax, qualified(syntax, arguments)));
     let compiles = match (&parameters, syntax.language) {
         (_, Language::Python | Language::JavaScript) => Some(true),
         (Some((_, all)), _) => is_of_one_type(&all[first].1, &all[first + 1].1),
@@ -151,6 +184,11 @@ fn by_parameters(
     let told = is(one, one_name) || is(other, other_name);
     let against = is(one, other_name) || is(other, one_name);
     let shown = syntax.text.lines().nth(line).unwrap_or_default();
+    // What another type calls by the same name takes other things.
+    let qualified = qualified(syntax, arguments);
+    let is_of_other = qualified.contains('.') && !qualified.starts_with("self.");
+    let both = is(one, one_name) && is(other, other_name);
+    let told = if is_of_other { both } else { told } && !one_name.is_empty() && !other_name.is_empty();
     let is_shown = has_phrase(shown, name) && has_phrase(shown, one_name) && has_phrase(shown, other_name);
     (told && !against && is_shown).then(|| {
         let words = format!("`{name}` (line {}) takes `{one_name}` before `{other_name}`.", line + 1);
@@ -163,7 +201,8 @@ fn by_call(syntax: &Syntax, arguments: usize, (first, given): (usize, &[&str])) 
     let own = syntax.line_of(syntax.nodes[arguments].bytes.start);
     let mut told = None;
     for at in (0..syntax.nodes.len()).filter(|&at| at != arguments && syntax.is(at, syntax.names().arguments)) {
-        if called(syntax, at) != name {
+        let other = qualified(syntax, at);
+        if other != qualified(syntax, arguments) || other.starts_with('.') {
             continue;
         }
         let all: Vec<&str> = syntax.named_children(at).map(|at| syntax.text_of(at)).collect();
@@ -217,7 +256,8 @@ fn parameter(language: Language, text: &str) -> (String, String) {
         }
         _ => (text, ""),
     };
-    let name = names_in(name).last().unwrap_or_default();
+    // A pattern has several names, and is called by none.
+    let name = names_in(name).last().filter(|_| !name.contains(['(', '[', '{'])).unwrap_or_default();
     (name.to_owned(), of_type.split_whitespace().collect())
 }
 
@@ -238,6 +278,18 @@ pub(super) fn of_condition(syntax: &Syntax, function: &Function, conditional: us
     if ["rng", "random", "chance"].iter().any(|word| right.contains(word)) {
         return None;
     }
+    of_ways(syntax, function, conditional, right, None)
+}
+
+/// What the two ways of a conditional do. `is_equal` says of a comparison whether it asks for equality: what comes of
+/// it then comes of one case, or of every other.
+fn of_ways(
+    syntax: &Syntax,
+    function: &Function,
+    conditional: usize,
+    right: &str,
+    is_equal: Option<bool>,
+) -> Option<Evidence> {
     let body = syntax.children(conditional).find(|&at| syntax.is(at, syntax.names().blocks))?;
     let end = syntax.nodes[body].bytes.end;
     let other = &syntax.text[end..syntax.nodes[conditional].bytes.end.max(end)];
@@ -248,13 +300,17 @@ pub(super) fn of_condition(syntax: &Syntax, function: &Function, conditional: us
     if let Some(words) = of_emptiness(right, body, rest) {
         return Some(Evidence::inside(words));
     }
-    let (leaves, other_leaves) = (leaving(body), leaving(other));
-    let leaving = match (leaves, other_leaves) {
-        (Some(line), None) => format!("As it stands, `{line}` is what comes of the one case that has to go on."),
-        (None, Some(line)) => format!("As it stands, `{line}` is what comes of the one case that has something to do."),
+    let (line, is_first) = match (leaving(body), leaving(other)) {
+        (Some(line), None) => (line, true),
+        (None, Some(line)) => (line, false),
         _ => return None,
     };
-    (!is_loop).then(|| Evidence::inside(leaving))
+    let case = match is_equal {
+        Some(is_equal) if is_equal == is_first => "every case but one",
+        _ if is_first => "the one case that has to go on",
+        _ => "the one case that has something to do",
+    };
+    (!is_loop).then(|| Evidence::inside(format!("As it stands, `{line}` is what comes of {case}.")))
 }
 
 /// What a condition asks to be there or not, where only one of its ways uses it: `!rows.is_empty()` before `rows[0]`.
@@ -273,7 +329,8 @@ fn of_emptiness(right: &str, body: &str, rest: &str) -> Option<String> {
         (".is_ok()", true),
     ];
     let (base, is_there) = ends.iter().find_map(|&(end, is_there)| Some((positive.strip_suffix(end)?, is_there)))?;
-    let name = names_in(base).last()?;
+    let base = base.strip_suffix(".trim()").unwrap_or(base);
+    let name = names_in(base).last().filter(|_| !base.ends_with(')'))?;
     let (with, without) = if is_there != is_negated { (body, rest) } else { (rest, body) };
     (has_phrase(with, name) && !has_phrase(without, name))
         .then(|| format!("`{name}` is used only where, as it stands, there is none."))
@@ -318,9 +375,19 @@ mod tests {
             ("fn take(width: usize, rows: usize) {}\n", None),
             ("fn g() {\n    take(rows, 4);\n}\n", Some(("Line 5 calls `take(rows, 4)`.", None))),
             ("fn g() {\n    take(rows, 4);\n    take(4, rows);\n}\n", None),
+            ("fn g() {\n    Other::take(rows, 4);\n}\n", None),
+            ("fn g() {\n    self.other.take(rows, 4);\n}\n", None),
+            ("fn take([a, rows]: [usize; 2], width: usize) {}\n", None),
         ] {
             let wanted = wanted.map(|(words, compiles)| (words.to_owned(), compiles));
             assert_eq!(order("a.rs", &format!("{caller}{more}"), "take"), wanted, "{more}");
+        }
+        // The other type's method is not known to take what this one's does.
+        let method = "impl A {\n    fn f(&self, rows: usize, q: &Q) {\n        CALL(rows, q.size);\n    }\n\n    \
+                      fn take(&self, rows: usize, width: usize) {}\n}\n";
+        for (call, is_told) in [("self.take", true), ("self.other.take", false), ("A::take", true), ("B::take", false)]
+        {
+            assert_eq!(order("a.rs", &method.replace("CALL", call), "take").is_some(), is_told, "{call}");
         }
         let python = "def f(rows, width):\n    take(rows, width)\n\n\ndef take(rows, width):\n    pass\n";
         let told = "`take` (line 5) takes `rows` before `width`.".to_owned();
@@ -352,33 +419,40 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_constants_need_a_second_place() {
-        let text = "fn f(a: &A) -> bool {\n    let b = a.get(0).map_or(1, |b| b.c);\n    let d = e(37);\n    \
-                    let g = H { rows: 1, at: 0 };\n    let i = 48;\n    let j = 48 + b - 1;\n    true\n}\n";
-        let syntax = Syntax::of("a.rs", text).expect("it parses");
-        let function = &functions(&syntax)[0];
-        let numbers = (0..syntax.nodes.len()).filter(|&at| syntax.is(at, &["integer_literal"]));
-        let shown: Vec<(&str, bool)> =
-            numbers.map(|at| (syntax.text_of(at), of_number(&syntax, function, at).is_some())).collect();
-        let wanted = [("0", true), ("1", false), ("37", false), ("1", true), ("0", true), ("48", true)];
-        assert_eq!(shown[..6], wanted);
-        let constant = (0..syntax.nodes.len()).find(|&at| syntax.text_of(at) == "true").expect("a constant");
-        assert_eq!(of_constant(&syntax, function, constant), None);
-    }
-
-    #[test]
-    fn bounds_say_what_they_are() {
-        let text = "fn f(n: usize, of: &[u8]) -> bool {\n    n > ROWS_MAX || n < of.len() && of[n] > 1 || n > 7\n}\n";
-        let syntax = Syntax::of("a.rs", text).expect("it parses");
-        let function = &functions(&syntax)[0];
-        let said = |comparison: &str| {
-            let at = (0..syntax.nodes.len())
-                .find(|&at| syntax.is(at, &["binary_expression"]) && syntax.text_of(at) == comparison)
-                .expect(comparison);
-            of_operator(&syntax, function, at).words
-        };
-        assert_eq!(said("n > ROWS_MAX"), "`ROWS_MAX` is by its name the most that is let through.");
-        assert_eq!(said("n < of.len()"), "`[n]` is read, and the last place is one before `of.len()`.");
-        assert_eq!(said("n > 7"), "");
+    fn sums_and_equalities_need_something_that_tells() {
+        for (code, what, wanted) in [
+            ("let a = rows * width;\n    g(rows * width);", "rows * width", "On line 3 stands `rows * width`."),
+            ("g(rows * width, rows * width);", "rows * width", "Beside it stands `rows * width`."),
+            ("g(rows * width);", "rows * width", ""),
+            ("g(of[of.len() - 1]);", "of.len() - 1", "There is no place beyond `of.len()`."),
+            ("g(end - start);", "end - start", "What lies between `start` and `end` is their difference."),
+            ("let mean = sum / count;", "sum / count", "A mean is a sum by a count."),
+            ("let share = sum / count;", "sum / count", ""),
+            (
+                "if a != b {\n        return 1;\n    }",
+                "a != b",
+                "As it stands, `return 1;` is what comes of the one case that has to go on.",
+            ),
+            (
+                "if a == b {\n        return 1;\n    }",
+                "a == b",
+                "As it stands, `return 1;` is what comes of every case but one.",
+            ),
+            ("if a == b {\n        g();\n    }", "a == b", ""),
+            (
+                "of.iter().find(|a| a.id == id);",
+                "a.id == id",
+                "As it stands, the first other one is found, whatever `id` is.",
+            ),
+            ("of.iter().any(|a| a.id == id);", "a.id == id", ""),
+        ] {
+            let text = format!("fn f() {{\n    {code}\n    more();\n}}\n");
+            let syntax = Syntax::of("a.rs", &text).expect("it parses");
+            let function = &functions(&syntax)[0];
+            let is_it = |&at: &usize| syntax.is(at, syntax.names().binaries) && syntax.text_of(at) == what;
+            let binary = syntax.below(function.body).find(is_it).expect(code);
+            let found = of_operator(&syntax, function, binary).map_or_else(String::new, |evidence| evidence.words);
+            assert_eq!(found, wanted, "{code}");
+        }
     }
 }

@@ -6,16 +6,26 @@ use std::ops::Range;
 /// Lines around the one in question that are looked through for a blank one to begin at.
 const BEGINNING_LINES: usize = 12;
 
+/// What is shown of a difference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Excerpt {
+    /// As a unified diff has it, without file lines.
+    pub(super) text: String,
+    /// The lines of the new text that are in it, counted from zero.
+    pub(super) shown: Range<usize>,
+}
+
 /// The hunk of a difference that brings in line `line` (from zero) of the new text, as a unified diff shows it without
 /// file lines. Of a hunk with more than `lines_max` lines only what is around the line, cut where the text has a gap if
 /// there is one near. None where no hunk brings the line in, or where so much was replaced that the part would not show
 /// by what.
-pub(super) fn excerpt(old: &str, new: &str, line: usize, lines_max: usize, context: usize) -> Option<String> {
+pub(super) fn excerpt(old: &str, new: &str, line: usize, lines_max: usize, context: usize) -> Option<Excerpt> {
     let (before, after) = (lines(old), lines(new));
     let all = hunks(&before, &after);
     let hunk = all.iter().find(|hunk| hunk.new.contains(&line))?;
     if hunk.old.len() + hunk.new.len() <= lines_max {
-        return Some(hunks_shown(&before, &after, std::slice::from_ref(hunk), context));
+        let text = hunks_shown(&before, &after, std::slice::from_ref(hunk), context);
+        return Some(Excerpt { text, shown: hunk.shown(context, after.len()) });
     }
     let room = lines_max.checked_sub(hunk.old.len()).filter(|&room| room * 2 >= lines_max)?;
     let part = around(&after, hunk, line, room);
@@ -29,8 +39,8 @@ pub(super) fn excerpt(old: &str, new: &str, line: usize, lines_max: usize, conte
     let mut out = format!("@@ -{} +{} @@\n", side(&removed), side(&part));
     let marked = |mark: char, line: &&str| format!("{mark}{}\n", line.trim_end_matches('\n'));
     before[removed].iter().for_each(|line| out.push_str(&marked('-', line)));
-    after[part].iter().for_each(|line| out.push_str(&marked('+', line)));
-    Some(out)
+    after[part.clone()].iter().for_each(|line| out.push_str(&marked('+', line)));
+    Some(Excerpt { text: out, shown: part })
 }
 
 /// At most `room` new lines of a hunk, with `line` among them.
@@ -55,10 +65,12 @@ mod tests {
     fn a_new_file_is_cut_around_the_line() {
         let new = functions(50);
         let line = new.lines().position(|line| line.contains("g(25)")).expect("it is there");
-        let shown = excerpt("", &new, line, 40, 3).expect("it is brought in");
+        let Excerpt { text: shown, shown: range } = excerpt("", &new, line, 40, 3).expect("it is brought in");
         let (head, rest) = shown.split_once('\n').expect("a head");
         assert!(rest.lines().count() <= 40 && rest.contains("+    g(25);\n"), "{shown}");
         assert!(rest.starts_with("+fn f") && rest.ends_with("+}\n"), "whole functions: {shown}");
+        let all: Vec<&str> = rest.lines().map(|line| &line[1..]).collect();
+        assert_eq!(new.lines().collect::<Vec<_>>()[range], all);
         let first: usize = head.split(['+', ',']).nth(2).and_then(|text| text.parse().ok()).expect(head);
         assert_eq!(Some(&rest[1..rest.find('\n').expect("a line")]), new.lines().nth(first - 1));
         assert!(head.contains(&format!(",{} @@", rest.lines().count())), "{head}");
@@ -70,7 +82,8 @@ mod tests {
         let new = old.replace("g(4)", "h(4)").replace("g(8)", "h(8)");
         let line = new.lines().position(|line| line.contains("h(4)")).expect("it is there");
         let shown = excerpt(&old, &new, line, 40, 2).expect("it is brought in");
-        assert_eq!(shown, "@@ -16,5 +16,5 @@\n \n fn f4() {\n-    g(4);\n+    h(4);\n }\n \n");
+        assert_eq!(shown.text, "@@ -16,5 +16,5 @@\n \n fn f4() {\n-    g(4);\n+    h(4);\n }\n \n");
+        assert_eq!(shown.shown, 15..20);
         assert_eq!(excerpt(&old, &new, 0, 40, 2), None, "that line was there before");
     }
 

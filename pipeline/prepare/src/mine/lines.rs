@@ -15,6 +15,13 @@ pub(super) struct Hunk {
     pub(super) new: Range<usize>,
 }
 
+impl Hunk {
+    /// The lines of a new text of `count` lines that a diff with so many lines of context shows because of this hunk.
+    pub(super) fn shown(&self, context: usize, count: usize) -> Range<usize> {
+        self.new.start.saturating_sub(context)..(self.new.end + context).min(count)
+    }
+}
+
 /// One replacement in a text that contains `old` exactly once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Edit {

@@ -2,10 +2,14 @@
 //!
 //! `git` and `history` read; `licence`, `path` and `secret` keep out what must not be learnt; `change` makes work of a
 //! commit; `workspace` is the repository that tools act on. Then one file for each kind: `replay`, `debugging` (with
-//! `mutant`), `review`, `fill`, `reasoning`. What a tool is said to have answered has been computed from the tree, what
-//! an edit is said to do has been done and compared, and what is not known (how a test went) is not said.
+//! `mutant` and what tells of one), `review` (with `planted`), `fill`, `reasoning`. What a tool is said to have
+//! answered has been computed from the tree, what an edit is said to do has been done and compared, and what is not
+//! known (how a test went) is not said.
 
+mod absence;
+mod bound;
 mod change;
+mod connective;
 mod debugging;
 mod enact;
 mod episode;
@@ -20,8 +24,10 @@ mod licence;
 mod lines;
 mod message;
 mod mutant;
+mod number;
 mod output;
 mod path;
+mod planted;
 mod reasoning;
 mod replay;
 mod review;
@@ -76,6 +82,8 @@ pub struct MineRecipe {
     pub tokens_max: usize,
     /// The largest share of reviews that approve.
     pub approvals_max: f64,
+    /// The largest share of the commits that nothing corrected which are reviewed with a fault put into them.
+    pub review_mutants_max: f64,
     /// Take code under any licence, or none: for what is one's own.
     pub any_licence: bool,
     /// Write `.jsonl.gz`.
@@ -95,6 +103,7 @@ impl Default for MineRecipe {
             episode_bytes_max: 64_000,
             tokens_max: 16_384,
             approvals_max: 0.3,
+            review_mutants_max: 0.5,
             any_licence: false,
             is_packed: false,
             seed: 0,
@@ -110,6 +119,9 @@ impl MineRecipe {
         }
         if !(0.0..1.0).contains(&self.approvals_max) {
             return wrong("the share of approvals must lie in [0, 1)");
+        }
+        if !(0.0..=1.0).contains(&self.review_mutants_max) {
+            return wrong("the share of changes reviewed with a fault put into them must lie in [0, 1]");
         }
         if [self.commits_max, self.files_max, self.diff_lines_max, self.file_bytes_max, self.episode_bytes_max]
             .contains(&0)
@@ -231,8 +243,7 @@ impl Miner<'_> {
             self.watch.at(&what, done, commits.max(done));
         }
         if self.wants(MinedKind::Review) {
-            let rng = &mut Rng::new(self.recipe.seed);
-            let reviews = reviewer.finish(desk, self.report.tally(MinedKind::Review), rng)?;
+            let reviews = reviewer.finish(desk, self.report.tally(MinedKind::Review))?;
             reviews.into_iter().try_for_each(|episode| self.keep(desk, Ok(episode), MinedKind::Review))?;
         }
         Ok(())

@@ -1,8 +1,10 @@
 //! Faults put into code, one at a time, where the syntax allows them: the slips that people make.
 
-use super::evidence::{Evidence, called, of_condition, of_constant, of_number, of_operator, of_order};
+use super::absence::of_statement;
+use super::bound::of_range;
+use super::evidence::{Evidence, called, of_condition, of_operator, of_order};
 use super::function::Function;
-use super::lines::names_in;
+use super::number::of_number;
 use super::syntax::{Language, Syntax};
 use numeric::Rng;
 use std::ops::Range;
@@ -38,7 +40,6 @@ struct Slip {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sort {
     Number(usize),
-    Constant(usize),
     Drop,
     /// A binary expression.
     Operator(usize),
@@ -46,16 +47,35 @@ enum Sort {
     Condition(usize),
     /// The arguments of a call, and which of them is exchanged with the next.
     Order(usize, usize),
-    /// The form alone is enough.
-    Range,
+    /// The dots of a range.
+    Range(usize),
 }
 
-/// A faulty version of a file whose fault is inside of a function and still parses; none where no place offers one.
-pub(super) fn mutant(path: &str, syntax: &Syntax, function: &Function, rng: &mut Rng) -> Option<Mutant> {
+/// Where a fault could be put, and what would give it away there.
+pub(super) struct Offer<'a> {
+    /// Counted from zero.
+    pub(super) line: usize,
+    /// A line would be taken away.
+    pub(super) is_absence: bool,
+    pub(super) evidence: &'a Evidence,
+}
+
+/// A faulty version of a file whose fault is inside of a function and still parses, at a place that is `wanted`; none
+/// where no place offers one.
+pub(super) fn mutant(
+    (path, syntax): (&str, &Syntax),
+    function: &Function,
+    rng: &mut Rng,
+    wanted: impl Fn(&Offer) -> bool,
+) -> Option<Mutant> {
     let slips = slips(syntax, function.body, rng);
     let mut told: Vec<(Slip, Evidence)> = slips
         .into_iter()
         .filter_map(|slip| evidence(syntax, function, &slip).map(|evidence| (slip, evidence)))
+        .filter(|(slip, evidence)| {
+            let line = syntax.line_of(slip.bytes.start);
+            wanted(&Offer { line, is_absence: slip.sort == Sort::Drop, evidence })
+        })
         .collect();
     rng.shuffle(&mut told);
     told.into_iter().take(TRIES).find_map(|(slip, evidence)| enacted(path, syntax, slip, evidence))
@@ -64,49 +84,13 @@ pub(super) fn mutant(path: &str, syntax: &Syntax, function: &Function, rng: &mut
 /// What gives a fault away, if something does.
 fn evidence(syntax: &Syntax, function: &Function, slip: &Slip) -> Option<Evidence> {
     match slip.sort {
-        Sort::Number(node) => of_number(syntax, function, node),
-        Sort::Constant(node) => of_constant(syntax, function, node),
-        Sort::Drop => of_statement(syntax, function, slip),
-        Sort::Operator(binary) => Some(of_operator(syntax, function, binary)),
+        Sort::Number(node) => of_number(syntax, function, node, &slip.replacement),
+        Sort::Drop => of_statement(syntax, function, &slip.bytes),
+        Sort::Operator(binary) => of_operator(syntax, function, binary),
         Sort::Condition(conditional) => of_condition(syntax, function, conditional, &syntax.text[slip.bytes.clone()]),
         Sort::Order(arguments, first) => of_order(syntax, arguments, first),
-        Sort::Range => Some(Evidence { compiles: Some(true), ..Evidence::default() }),
+        Sort::Range(dots) => of_range(syntax, function, dots),
     }
-}
-
-/// Nobody misses a statement, unless something is made ready for it and never used.
-fn of_statement(syntax: &Syntax, function: &Function, slip: &Slip) -> Option<Evidence> {
-    let (own, is) = (&function.own, &syntax.text[slip.bytes.clone()]);
-    let (before, after) = (&syntax.text[own.start..slip.bytes.start], &syntax.text[slip.bytes.end..own.end]);
-    let names = names_in(is).filter(|name| !name.starts_with(|c: char| c.is_ascii_digit()));
-    let words = names.map(|name| {
-        let count = |text: &str| names_in(text).filter(|word| *word == name).count();
-        // Made, and named nowhere else; or made to be changed, and changed nowhere else.
-        if count(before) == 1 && count(after) == 0 && changes(before, name) == 1 {
-            Some(format!("`{name}` is made before, and nothing uses it."))
-        } else if changes(is, name) > 0 && changes(before, name) == 1 && changes(after, name) == 0 {
-            Some(format!("`{name}` is made before, and nothing else is done with it."))
-        } else {
-            None
-        }
-    });
-    let words = words.flatten().next()?;
-    Some(Evidence { words, elsewhere: None, compiles: Some(true) })
-}
-
-/// How often a name is made or changed in a text, or something is done to what it names: what follows it tells.
-fn changes(text: &str, name: &str) -> usize {
-    let is_part = |c: char| c.is_alphanumeric() || c == '_';
-    let is_change = |rest: &str| {
-        let is_equal = rest.starts_with('=') && !rest.starts_with("==") && !rest.starts_with("=>");
-        let signs = ["+=", "-=", "*=", "/=", "|=", "&=", "^=", "<<=", ">>=", "++", "--", ":=", ": ", ".", "["];
-        is_equal || signs.iter().any(|sign| rest.starts_with(sign))
-    };
-    let found = text.match_indices(name).filter(|(at, _)| {
-        let (before, rest) = (&text[..*at], &text[at + name.len()..]);
-        !before.ends_with(is_part) && !rest.starts_with(is_part) && is_change(rest.trim_start_matches(' '))
-    });
-    found.count()
 }
 
 fn enacted(path: &str, syntax: &Syntax, slip: Slip, evidence: Evidence) -> Option<Mutant> {
@@ -155,7 +139,6 @@ fn slips(syntax: &Syntax, body: usize, rng: &mut Rng) -> Vec<Slip> {
         } else if syntax.is(at, names.blocks) {
             slips.extend(dropped(syntax, at, rng));
         } else {
-            slips.extend(constant(syntax, at));
             slips.extend(range(syntax, at));
         }
     }
@@ -330,20 +313,6 @@ fn is_droppable(text: &str) -> bool {
     text.len() <= 160 && !text.contains('\n') && !silent.iter().any(|word| lower.starts_with(word))
 }
 
-/// True for false.
-fn constant(syntax: &Syntax, node: usize) -> Option<Slip> {
-    let is_constant = syntax.is(node, &["boolean_literal", "true", "false"]) && syntax.nodes[node].is_named;
-    let wrong = match syntax.text_of(node) {
-        "true" => "false",
-        "false" => "true",
-        "True" => "False",
-        "False" => "True",
-        _ => return None,
-    };
-    let reason = format!("It must be `{}` here.", syntax.text_of(node));
-    (is_constant && !is_of_form(syntax, node)).then(|| slip(syntax, node, wrong, reason, Sort::Constant(node)))
-}
-
 /// A range with its end, or without.
 fn range(syntax: &Syntax, node: usize) -> Option<Slip> {
     if syntax.language != Language::Rust
@@ -356,10 +325,11 @@ fn range(syntax: &Syntax, node: usize) -> Option<Slip> {
     match syntax.text_of(node) {
         ".." if is_inside => {
             let reason = "The end does not belong to the range: it must be `..`.";
-            Some(slip(syntax, node, "..=", reason.to_owned(), Sort::Range))
+            Some(slip(syntax, node, "..=", reason.to_owned(), Sort::Range(node)))
         }
         "..=" => {
-            Some(slip(syntax, node, "..", "The end belongs to the range: it must be `..=`.".to_owned(), Sort::Range))
+            let reason = "The end belongs to the range: it must be `..=`.";
+            Some(slip(syntax, node, "..", reason.to_owned(), Sort::Range(node)))
         }
         _ => None,
     }
@@ -390,7 +360,7 @@ mod tests {
             let function = all.first().expect(path);
             let mut reasons = BTreeSet::new();
             for seed in 0..300 {
-                let mutant = mutant(path, &syntax, function, &mut Rng::new(seed)).expect(path);
+                let mutant = mutant((path, &syntax), function, &mut Rng::new(seed), |_| true).expect(path);
                 assert_ne!(mutant.text, text);
                 assert!(edits(&mutant.text, text).is_some(), "{path}: {mutant:?}");
                 let before = text.lines().collect::<Vec<_>>();
@@ -419,7 +389,7 @@ mod tests {
     fn drawn(path: &str, text: &str) -> BTreeSet<String> {
         let syntax = Syntax::of(path, text).expect("it parses");
         let all = functions(&syntax);
-        let reason = |seed| mutant(path, &syntax, &all[0], &mut Rng::new(seed)).map(|mutant| mutant.reason);
+        let reason = |seed| mutant((path, &syntax), &all[0], &mut Rng::new(seed), |_| true).map(|mutant| mutant.reason);
         (0..200).filter_map(reason).collect()
     }
 
@@ -427,10 +397,10 @@ mod tests {
     fn what_nothing_gives_away_is_no_fault() {
         // `60` might as well be `61`, `16` stands there twice; nobody misses the call of `warm`, `best` is never set.
         let text = "fn f(a: &[f32], of: &Pair) -> f32 {\n    let mut best = 3;\n    warm(a);\n    \
-                    best = widest(a, 16, 60, 16);\n    join(best, of.1)\n}\n";
+                    let least = widest(16, a);\n    best = widest(16, 60, a);\n    join(best, of.1)\n}\n";
         let reasons = drawn("a.rs", text);
         let all = reasons.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
-        assert!(all.contains("it must be `16`") && all.contains("`best = widest(a, 16, 60, 16);`"), "{all}");
+        assert!(all.contains("it must be `16`") && all.contains("`best = widest(16, 60, a);`"), "{all}");
         for no in ["`60`", "`warm(a);`", "must be `1`"] {
             assert!(!all.contains(no), "{all}");
         }
@@ -446,6 +416,6 @@ mod tests {
         let text = "fn f(a: &A) -> &str {\n    &a.name\n}\n";
         let syntax = Syntax::of("a.rs", text).expect("it parses");
         let all = functions(&syntax);
-        assert_eq!(mutant("a.rs", &syntax, &all[0], &mut Rng::new(1)), None);
+        assert_eq!(mutant(("a.rs", &syntax), &all[0], &mut Rng::new(1), |_| true), None);
     }
 }

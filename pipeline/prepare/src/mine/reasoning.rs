@@ -6,10 +6,12 @@ use super::Desk;
 use super::change::Work;
 use super::episode::{Episode, MinedKind, conversation};
 use super::function::{Function, Remark, is_sentence};
-use super::lines::unified;
+use super::lines::{names_in, unified};
 use super::message::{REASONS, has_phrase};
+use super::replay::numbers;
 use super::syntax::{Language, Syntax};
 use numeric::Rng;
+use std::collections::BTreeSet;
 
 /// A body worth thinking about.
 const LINES_MIN: usize = 6;
@@ -19,6 +21,8 @@ const DESCRIPTION_CHARACTERS_MIN: usize = 60;
 const DESCRIPTION_CHARACTERS_MAX: usize = 1_500;
 const REMARKS_MIN: usize = 2;
 const REMARKS_MAX: usize = 12;
+/// A file that is shown around a function which is to be written.
+const FILE_LINES_MAX: usize = 500;
 /// Questions about the lines of one function.
 const QUESTIONS_MAX: usize = 2;
 /// A remark that could be an answer.
@@ -67,10 +71,20 @@ pub(super) fn from_function(
         let steps: Vec<String> =
             function.remarks.iter().enumerate().map(|(index, remark)| step(index + 1, remark)).collect();
         let request = implement(path, syntax, function, &documentation.text, rng);
+        let rest = format!("{}{}", &syntax.text[..function.whole.start], &syntax.text[function.whole.end..]);
+        if rest.lines().count() > FILE_LINES_MAX {
+            return Err("the file is too long to be shown");
+        }
+        // What a function can use is all around it.
+        let request =
+            format!("This is `{path}` without one function:\n\n```{fence}\n{}\n```\n\n{request}", rest.trim_end());
         let answer = format!("```{fence}\n{}\n```", dedented(syntax.text[function.whole.clone()].trim_end()));
         ("steps", conversation(&request, Some(steps.join("\n")), &answer))
     } else {
         let code = without(syntax, function);
+        if !is_seen(&documentation.text, &code) {
+            return Err("names what is not shown");
+        }
         let name = &function.name;
         let request = match rng.below(3) {
             0 => format!("What should the documentation of `{name}` say?\n\n```{fence}\n{code}\n```"),
@@ -88,6 +102,22 @@ pub(super) fn from_function(
         path: path.to_owned(),
         language: Some(fence),
     })
+}
+
+/// Words of languages that stand in a description whether or not they stand in the code.
+const KNOWN: [&str; 12] =
+    ["None", "Some", "Ok", "Err", "true", "false", "self", "Self", "NaN", "null", "True", "False"];
+
+/// Whether all that a text names as code (in backquotes), calls by one large letter or counts can be seen in the code.
+/// What stands elsewhere nobody could write who sees the function alone.
+fn is_seen(text: &str, code: &str) -> bool {
+    let words: BTreeSet<&str> = names_in(code).collect();
+    let is_word = |word: &str| words.contains(word) || KNOWN.contains(&word) || word.starts_with(char::is_numeric);
+    // Every other part is between backquotes.
+    let is_named = text.split('`').skip(1).step_by(2).all(|quoted| names_in(quoted).all(is_word));
+    let is_letter = |word: &str| word.len() == 1 && word.starts_with(|c: char| c.is_ascii_uppercase());
+    let letters = names_in(text).filter(|word| is_letter(word) && !["A", "I"].contains(word));
+    is_named && letters.into_iter().all(is_word) && numbers(text).is_subset(&numbers(code))
 }
 
 /// A remark as a step: with the line that it is about, without which it often says nothing.
@@ -122,6 +152,9 @@ pub(super) fn from_remarks(
         // The line end goes with it.
         let rest = &syntax.text[remark.bytes.end + 1..function.own.end];
         let shown = dedented(format!("{}{rest}", &syntax.text[function.own.start..remark.bytes.start]).trim_end());
+        if !is_seen(&remark.text, &shown) {
+            continue;
+        }
         let name = &function.name;
         let request = match rng.below(3) {
             0 => format!("Why is there `{code}` in `{name}`?\n\n```{fence}\n{shown}\n```"),
@@ -212,4 +245,25 @@ pub(super) fn from_commit(work: &Work, rng: &mut Rng) -> Result<Episode, &'stati
         language: Language::of_path(&path).map(Language::name),
         path,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_keeps_to_what_is_seen() {
+        let code = "fn take(rows: &[f32], count: usize) -> Option<f32> {\n    rows.get(count + 48).copied()\n}\n";
+        for (text, wanted) in [
+            ("The number `count` rows on, `None` beyond the last.", true),
+            ("As [`Self::take`], 48 rows on.", true),
+            ("As [`other`] takes it.", false),
+            ("The number of `Rows::other`.", false),
+            ("A number 64 rows on.", false),
+            ("The row of P that comes next.", false),
+            ("I take the next row. A row is a number.", true),
+        ] {
+            assert_eq!(is_seen(text, code), wanted, "{text}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Replay: a commit as a request, and the work that it was, re-enacted.
 
 use super::Desk;
-use super::change::{FileChange, Work};
+use super::change::{Work, is_document};
 use super::enact::{enact, plan};
 use super::episode::{Episode, MinedKind};
 use super::message::Words;
@@ -99,8 +99,9 @@ pub(super) fn replay(
     work: &Work,
     rng: &mut Rng,
 ) -> Result<Result<Episode, &'static str>, PrepareError> {
-    if work.files.iter().all(FileChange::is_of_form) {
-        return Ok(Err("layout and comments only"));
+    let of_form = work.files.iter().filter(|file| file.is_of_form()).count();
+    if of_form * 2 > work.files.len() {
+        return Ok(Err("layout and comments for the most part"));
     }
     // What a test calls was not read, and which test is meant nobody could know.
     if work.code().next().is_none() && work.files.iter().any(|file| is_test(&file.path)) {
@@ -112,6 +113,10 @@ pub(super) fn replay(
     }
     if citations > 0 {
         return Ok(Err("citations that nobody could know"));
+    }
+    // What documents should say of something is in nothing that they are beside.
+    if work.files.iter().all(|file| is_document(&file.path)) && work.words.body.is_empty() {
+        return Ok(Err("documents alone"));
     }
     let request = request(&work.words, rng);
     let enacted = enact(desk, work, &request, plan(work))?;
@@ -216,7 +221,7 @@ fn citations(text: &str) -> BTreeSet<String> {
 }
 
 /// Numbers of two digits or more, with what parts their digits.
-fn numbers(text: &str) -> BTreeSet<String> {
+pub(super) fn numbers(text: &str) -> BTreeSet<String> {
     let parts =
         text.split(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | ',')).map(|part| part.trim_matches(['.', ',']));
     parts.filter(|part| part.len() >= 2).map(str::to_owned).collect()
@@ -225,6 +230,7 @@ fn numbers(text: &str) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mine::change::FileChange;
     use crate::mine::git::Commit;
     use crate::mine::message::words;
 

@@ -2,21 +2,22 @@
 //! rewrites lines which the change brought in shows where it was wrong and what would have been right. Lines are
 //! traced back from fixes to where they came from as Śliwerski, Zimmermann and Zeller (2005) do. What later commits
 //! changed for any other reason was no fault when it came. Changes that nothing corrected for long are approved, at a
-//! limited share.
+//! limited share, or reviewed with a fault put into them (`planted`).
 
-use super::Desk;
 use super::change::{FileChange, Work, part, work};
 use super::debugging;
 use super::enact::touched_functions;
 use super::episode::{Episode, MinedKind, conversation};
-use super::excerpt::excerpt;
+use super::excerpt::{Excerpt, excerpt};
 use super::history::{Change, Changed};
 use super::lines::{Hunk, hunks, is_code, is_import, lines, unified};
 use super::message::has_phrase;
 use super::path::is_named_in;
+use super::planted::planted;
 use super::replay::is_imperative;
 use super::syntax::Language;
 use super::yields::Yield;
+use super::{Desk, label};
 use crate::error::PrepareError;
 use numeric::Rng;
 use std::collections::VecDeque;
@@ -27,11 +28,11 @@ const WINDOW: usize = 200;
 /// A change that nothing corrected is good once this many commits came after it.
 const SETTLED: usize = 30;
 /// Lines of a diff that are shown, and of the fix.
-const SHOWN_LINES_MAX: usize = 120;
+pub(super) const SHOWN_LINES_MAX: usize = 120;
 const FIX_LINES_MAX: usize = 24;
 /// Changes that one fix is a review of.
 const ORIGINS_MAX: usize = 2;
-const CONTEXT_LINES: usize = 3;
+pub(super) const CONTEXT_LINES: usize = 3;
 
 /// Reviews, each with the place among the recent commits of what it is about.
 type Found = Vec<(usize, Episode)>;
@@ -40,8 +41,11 @@ type Found = Vec<(usize, Episode)>;
 #[derive(Default)]
 pub(super) struct Reviewer {
     recent: VecDeque<Recent>,
+    /// Changes that nothing corrected, of which some are approved and some have a fault put into them.
+    settled: usize,
     requests: usize,
     approvals: usize,
+    mutants: usize,
 }
 
 struct Recent {
@@ -90,21 +94,16 @@ impl Reviewer {
         }
         while self.recent.front().is_some_and(|recent| recent.age >= WINDOW) {
             let recent = self.recent.pop_front().expect("it was seen");
-            episodes.extend(self.approved(desk, &recent, tally, rng)?);
+            episodes.extend(self.settled(desk, &recent, tally)?);
         }
         Ok(episodes)
     }
 
     /// What the end of the history leaves: changes that are settled by then.
-    pub(super) fn finish(
-        &mut self,
-        desk: &mut Desk,
-        tally: &mut Yield,
-        rng: &mut Rng,
-    ) -> Result<Vec<Episode>, PrepareError> {
+    pub(super) fn finish(&mut self, desk: &mut Desk, tally: &mut Yield) -> Result<Vec<Episode>, PrepareError> {
         let mut episodes = Vec::new();
         while let Some(recent) = self.recent.pop_front() {
-            episodes.extend(self.approved(desk, &recent, tally, rng)?);
+            episodes.extend(self.settled(desk, &recent, tally)?);
         }
         Ok(episodes)
     }
@@ -129,8 +128,7 @@ impl Reviewer {
         }
         let change = changed.changes.iter().find(|change| change.path == file.path);
         let Some(id) = change.and_then(|change| change.old.clone()) else { return Ok(Err("adds lines only")) };
-        let (old, new) = (lines(old), lines(new));
-        let patch = Patch { path: &file.path, hunks: hunks(&old, &new), old, new };
+        let patch = Patch::of(&file.path, old, new);
         let mut why = "adds lines only";
         let mut found = Found::new();
         for hunk in &patch.hunks {
@@ -208,7 +206,7 @@ impl Reviewer {
             return Ok(Err("other commits in between"));
         }
         let diff = match is_part && file.changed_lines > SHOWN_LINES_MAX {
-            true => excerpt_of(file, line),
+            true => excerpt_of(file, line).map(|excerpt| excerpt.text),
             false => Some(reviewed.files.iter().map(diff_of).collect()),
         };
         let Some(diff) = diff else { return Ok(Err("diff too long")) };
@@ -221,24 +219,61 @@ impl Reviewer {
         Ok(Ok(episode(&reviewed, "fixed_later", &request, &answer, patch.path)))
     }
 
-    /// A change that stayed as it was, if approvals are not too many already and there is a reason to give.
-    fn approved(
+    /// A change that stayed as it was: approved, or with a fault put into it. Both are drawn from the same changes, so
+    /// that only what is in a diff tells which it is.
+    fn settled(
         &mut self,
         desk: &mut Desk,
         recent: &Recent,
         tally: &mut Yield,
-        rng: &mut Rng,
     ) -> Result<Option<Episode>, PrepareError> {
         if recent.is_suspect || recent.age < SETTLED {
             return Ok(None);
         }
+        self.settled += 1;
+        let rng = &mut Rng::new(desk.recipe.seed).fork(label(&recent.changed.id)).fork(SETTLED as u64);
+        if rng.chance(0.5) {
+            let approved = self.approved(desk, &recent.changed, tally, rng)?;
+            return if approved.is_some() { Ok(approved) } else { self.flawed(desk, &recent.changed, tally, rng) };
+        }
+        let flawed = self.flawed(desk, &recent.changed, tally, rng)?;
+        if flawed.is_some() { Ok(flawed) } else { self.approved(desk, &recent.changed, tally, rng) }
+    }
+
+    /// A change with a fault put into it, if those are not too many already.
+    fn flawed(
+        &mut self,
+        desk: &mut Desk,
+        changed: &Changed,
+        tally: &mut Yield,
+        rng: &mut Rng,
+    ) -> Result<Option<Episode>, PrepareError> {
+        tally.candidates += 1;
+        if (self.mutants + 1) as f64 > desk.recipe.review_mutants_max * self.settled as f64 {
+            tally.leave_out("enough mutants");
+            return Ok(None);
+        }
+        let episode = planted(desk, changed, rng)?.map_err(|why| tally.leave_out(why)).ok();
+        self.mutants += usize::from(episode.is_some());
+        self.requests += usize::from(episode.is_some());
+        Ok(episode)
+    }
+
+    /// A change as it was, if approvals are not too many already and there is a reason to give.
+    fn approved(
+        &mut self,
+        desk: &mut Desk,
+        changed: &Changed,
+        tally: &mut Yield,
+        rng: &mut Rng,
+    ) -> Result<Option<Episode>, PrepareError> {
         let share = desk.recipe.approvals_max;
         if (self.approvals + 1) as f64 > share * (self.approvals + 1 + self.requests) as f64 {
             tally.candidates += 1;
             tally.leave_out("enough approvals");
             return Ok(None);
         }
-        let Ok(work) = work(desk, &recent.changed)? else { return Ok(None) };
+        let Ok(work) = work(desk, changed)? else { return Ok(None) };
         tally.candidates += 1;
         let Some(reason) = reason(&work) else {
             tally.leave_out("no reason to give");
@@ -258,14 +293,20 @@ impl Reviewer {
 }
 
 /// What a fix did to its file: all of it.
-struct Patch<'a> {
+pub(super) struct Patch<'a> {
     path: &'a str,
     hunks: Vec<Hunk>,
     old: Vec<&'a str>,
     new: Vec<&'a str>,
 }
 
-impl Patch<'_> {
+impl<'a> Patch<'a> {
+    /// From one text of the file to the other.
+    pub(super) fn of(path: &'a str, old: &'a str, new: &'a str) -> Self {
+        let (old, new) = (lines(old), lines(new));
+        Self { path, hunks: hunks(&old, &new), old, new }
+    }
+
     /// The lines that a hunk shows of the old text: what it replaces, or, where it only adds, the line above.
     fn shown_old(&self, hunk: &Hunk) -> Range<usize> {
         if hunk.old.is_empty() { hunk.old.start.saturating_sub(1)..hunk.old.start } else { hunk.old.clone() }
@@ -276,7 +317,7 @@ impl Patch<'_> {
         self.hunks.iter().flat_map(|hunk| &self.old[self.shown_old(hunk)]).copied()
     }
 
-    fn shown(&self) -> String {
+    pub(super) fn shown(&self) -> String {
         let marked = |mark: char, line: &&str| format!("{mark}{}\n", line.trim_end_matches('\n'));
         let parts = self.hunks.iter().map(|hunk| {
             let mark = if hunk.old.is_empty() { ' ' } else { '-' };
@@ -293,21 +334,21 @@ fn line_before(hunks: &[Hunk], line: usize) -> usize {
     last.map_or(line, |hunk| line - hunk.new.end + hunk.old.end)
 }
 
-fn diff_of(file: &FileChange) -> String {
+pub(super) fn diff_of(file: &FileChange) -> String {
     let (old, new) = (file.old.as_deref().unwrap_or(""), file.new.as_deref().unwrap_or(""));
     let [old_path, new_path] = [&file.old, &file.new].map(|text| if text.is_some() { file.path.as_str() } else { "" });
     unified(old_path, new_path, old, new, CONTEXT_LINES)
 }
 
-fn excerpt_of(file: &FileChange, line: usize) -> Option<String> {
+pub(super) fn excerpt_of(file: &FileChange, line: usize) -> Option<Excerpt> {
     let old_path = if file.old.is_some() { format!("a/{}", file.path) } else { "/dev/null".to_owned() };
     let (old, new) = (file.old.as_deref().unwrap_or(""), file.new.as_deref().unwrap_or(""));
-    let shown = excerpt(old, new, line, SHOWN_LINES_MAX, CONTEXT_LINES)?;
-    Some(format!("--- {old_path}\n+++ b/{}\n{shown}", file.path))
+    let Excerpt { text, shown } = excerpt(old, new, line, SHOWN_LINES_MAX, CONTEXT_LINES)?;
+    Some(Excerpt { text: format!("--- {old_path}\n+++ b/{}\n{text}", file.path), shown })
 }
 
 /// The change as it is handed to a reviewer, or `of_path` the part of it that is about one file.
-fn request(work: &Work, of_path: Option<&str>, diff: &str, rng: &mut Rng) -> String {
+pub(super) fn request(work: &Work, of_path: Option<&str>, diff: &str, rng: &mut Rng) -> String {
     let mut about = if work.words.poor().is_none() { format!("{}\n\n", work.words.whole()) } else { String::new() };
     if let Some(path) = of_path {
         about.push_str(&format!("This is the part in `{path}`:\n\n"));
@@ -373,7 +414,7 @@ fn touched(file: &FileChange) -> String {
     }
 }
 
-fn episode(work: &Work, form: &'static str, request: &str, answer: &str, path: &str) -> Episode {
+pub(super) fn episode(work: &Work, form: &'static str, request: &str, answer: &str, path: &str) -> Episode {
     Episode {
         kind: MinedKind::Review,
         form,
@@ -392,9 +433,7 @@ mod tests {
 
     #[test]
     fn a_mend_is_shown_whole() {
-        let old = lines("a\nb\nc\nd\n");
-        let new = lines("a\nB\nc\nd\nnew\n");
-        let patch = Patch { path: "a.py", hunks: hunks(&old, &new), old, new };
+        let patch = Patch::of("a.py", "a\nb\nc\nd\n", "a\nB\nc\nd\nnew\n");
         assert_eq!(patch.shown(), "-b\n+B\n@@\n d\n+new\n");
         assert_eq!(patch.stands_on().collect::<Vec<_>>(), ["b\n", "d\n"]);
     }

@@ -381,6 +381,11 @@ impl<'a> Syntax<'a> {
         is_name.then(|| self.text_of(at))
     }
 
+    /// The start of the line that a node begins on.
+    pub(super) fn line_start(&self, node: usize) -> usize {
+        self.text[..self.nodes[node].bytes.start].rfind('\n').map_or(0, |end| end + 1)
+    }
+
     /// The start of the line that a byte is on, if only white space stands before it there.
     pub(super) fn indented_start(&self, byte: usize) -> usize {
         let line = self.text[..byte].rfind('\n').map_or(0, |end| end + 1);

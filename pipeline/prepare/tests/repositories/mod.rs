@@ -14,6 +14,8 @@ const DIVIDE: &str = include_str!("../code/calculator/divide.py.txt");
 const PARSE: &str = include_str!("../code/calculator/parse.py.txt");
 const FORMATTER: &str = include_str!("../code/calculator/formatter.py.txt");
 const CONNECT: &str = include_str!("../code/calculator/connect.py.txt");
+const MERGE: &str = include_str!("../code/merging/merge.py.txt");
+const COMMON: &str = include_str!("../code/merging/common.py.txt");
 const QUEUE: &str = include_str!("../code/queues/queue.py.txt");
 const SUMS: [(&str, &str); 8] = [
     ("sum.c", include_str!("../code/sums/sum.c.txt")),
@@ -202,8 +204,34 @@ impl Folder {
         self.commit(
             &at,
             "A queue knows that it was cleared",
-            &[(path, &queue(&named)), ("src/queues/sort_1.py", "SORT = \"one sort\"\n")],
+            &[
+                (path, &queue(&named)),
+                ("src/queues/sort_1.py", "SORT = \"one sort\"\n"),
+                ("src/queues/sort_2.py", "\nSORT = \"sort 2\"\n"),
+            ],
         );
+        at
+    }
+
+    /// A project that nothing had to be corrected in: a function in the midst of a file too long to be shown whole, one
+    /// with its test, and notes.
+    pub(crate) fn settled(&self) -> PathBuf {
+        let at = self.start("settled");
+        self.commit(&at, "The project", &[("LICENSE", MIT), ("merging.py", ADD)]);
+        let more = |from: usize| -> String {
+            (from..from + 40)
+                .map(|at| format!("\n\ndef part_{at}(items):\n    part = items[{at}:]\n    return part\n"))
+                .collect()
+        };
+        self.commit(&at, "Parts of lists", &[("parts.py", &format!("{}{COMMON}{}", more(0), more(40)))]);
+        let test = "from merging import merge\n\n\ndef test_merge():\n    assert merge([1], [2]) == [1, 2]\n";
+        let files = [("merging.py", &*format!("{ADD}{MERGE}")), ("tests/test_merging.py", test)];
+        self.commit(&at, "Join two sorted lists", &files);
+        let mut notes = String::new();
+        for note in 0..40 {
+            notes.push_str(&format!("Note number {note} about lists.\n"));
+            self.commit(&at, &format!("Write down note number {note}"), &[("notes.md", &notes)]);
+        }
         at
     }
 
