@@ -11,7 +11,8 @@ impl Matrix {
     /// - Q8_0: scale = the block's largest magnitude / 127.
     /// - MXFP4: of the two power-of-two scales around largest / 6, the one with the least squared error.
     /// - NVFP4: tensor scale = largest / (6 · 448); each group's E4M3 scale is the one with the least squared error
-    ///   among the rounded one and its neighbours.
+    ///   among those that bring the largest to about 6 or to about 4: E2M1 has nothing between the two, so either may
+    ///   suit the rest better (as in "Four Over Six", arXiv 2512.02010).
     pub fn quantize(values: &[f32], rows: usize, columns: usize, format: Format) -> Self {
         assert_eq!(values.len(), rows * columns, "{rows} × {columns} does not match {} values", values.len());
         format.row_bytes(columns);
@@ -60,6 +61,10 @@ impl BlockMxfp4 {
     }
 }
 
+/// From the scale that brings the largest of a group to 6: its neighbours, and those around one and a half times it, in
+/// steps of E4M3, of which eight double it.
+const NVFP4_STEPS: [i8; 6] = [0, -1, 1, 4, 5, 6];
+
 impl BlockNvfp4 {
     pub fn quantize(values: &[f32; 64], tensor_scale: f32) -> Self {
         let mut block = Self { scales: [0; 4], quants: [0; 32] };
@@ -69,7 +74,7 @@ impl BlockNvfp4 {
                 continue;
             }
             let rounded = f32_to_e4m3(amax / 6.0 / tensor_scale);
-            let candidates = [rounded, rounded.saturating_sub(1), (rounded + 1).min(0x7E)].map(|code| code.max(1));
+            let candidates = NVFP4_STEPS.map(|step| rounded.saturating_add_signed(step).clamp(1, 0x7E));
             let value = |code: u8| E4M3_VALUES[code as usize] * tensor_scale;
             let scale = least_error(&candidates, values, value);
             let codes = e2m1_codes(values, value(scale));

@@ -4,7 +4,7 @@
 use super::{Ring, Round};
 use crate::attention::of;
 use crate::delta_rule::{Saved as Inner, backward_from, inputs, run};
-use crate::{Buffer, DeltaGates, Gradients};
+use crate::{Buffer, DeltaGates, DeltaShape, Gradients};
 use kernels::gated_delta::{self as kernel, Passage};
 
 /// What backward needs.
@@ -26,26 +26,10 @@ pub(crate) fn forward(
     ring: &mut dyn Ring,
 ) -> (Buffer, Saved) {
     let shape = &gates.shape;
-    let (mut inner, spans) = (inputs(qkv, b, a, gates), round.spans());
+    let mut inner = inputs(qkv, b, a, gates);
     let mut output = Buffer::unwritten(inner.v.rows, inner.v.width);
-    let mut reach = [Vec::new(), Vec::new()];
-    let (mut passages, mut ends) = ([None, None], [Vec::new(), Vec::new()]);
-    let mut fresh = [Vec::new(), Vec::new()];
-    for (side, (strip, _, _)) in round.own_strips().into_iter().enumerate() {
-        let (rows, lengths) = &round.fresh()[side];
-        let mut states = vec![0.0; lengths.len() * shape.state_len()];
-        let out = of(&output, rows);
-        fresh[side] = run(&mut output[out], inner.rows(rows), &mut states, lengths, shape);
-        if round.going_on()[side].is_some() {
-            ends[side] = states.split_off(states.len().saturating_sub(shape.state_len()));
-        }
-        if let Some(part) = &round.continued()[side] {
-            reach[side] = vec![0.0; part.rows.len() * shape.value_heads * shape.key_dim];
-            let passage = kernel::passage(&mut reach[side], inner.rows(&part.rows), shape);
-            passages[side] = Some(passage).filter(|_| round.is_inner(strip));
-        }
-    }
-    let said = round.gather(ring, said(&passages, &ends));
+    let [early, late] = [0, 1].map(|side| for_any_state(&mut output, &inner, (round, side), shape));
+    let said = round.gather(ring, [early.said, late.said]);
     let passages: Vec<Option<Passage>> =
         said.iter().enumerate().map(|(strip, said)| round.is_inner(strip).then(|| heard(said, shape))).collect();
     let (found, left) = round.hand_on(Some(matrix.clone()), |strip, found| match (&passages[strip], found) {
@@ -58,16 +42,46 @@ pub(crate) fn forward(
     if let Some(left) = left {
         *matrix = left;
     }
-    for (side, (part, found)) in round.continued().iter().zip(found).enumerate() {
+    for ((part, found), fresh) in round.continued().iter().zip(found).zip([early.chunk_states, late.chunk_states]) {
         if let (Some(part), Some(mut state)) = (part, found) {
-            let out = of(&output, &part.rows);
-            let lengths = [part.rows.len()];
+            let (out, lengths) = (of(&output, &part.rows), [part.rows.len()]);
             inner.chunk_states.extend(run(&mut output[out], inner.rows(&part.rows), &mut state, &lengths, shape));
         }
-        inner.chunk_states.append(&mut fresh[side]);
+        inner.chunk_states.extend(fresh);
     }
-    debug_assert_eq!(spans.tokens(), output.rows);
-    (output, Saved { inner, passages, reach })
+    (output, Saved { inner, passages, reach: [early.reach, late.reach] })
+}
+
+/// What is known of one of a rank's strips before it is known which state it finds.
+struct ForAnyState {
+    reach: Vec<f32>,
+    /// Of the sequences that begin in it, whose outputs are written.
+    chunk_states: Vec<f32>,
+    /// What it says to other strips: within a sequence what it does to a state, else what it leaves, if anything.
+    said: Vec<f32>,
+}
+
+fn for_any_state(
+    output: &mut Buffer,
+    inner: &Inner,
+    (round, side): (&Round, usize),
+    shape: &DeltaShape,
+) -> ForAnyState {
+    let (rows, lengths) = &round.fresh()[side];
+    let mut states = vec![0.0; lengths.len() * shape.state_len()];
+    let out = of(output, rows);
+    let chunk_states = run(&mut output[out], inner.rows(rows), &mut states, lengths, shape);
+    let mut reach = Vec::new();
+    let passage = round.continued()[side].as_ref().map(|part| {
+        reach.resize(part.rows.len() * shape.value_heads * shape.key_dim, 0.0);
+        kernel::passage(&mut reach, inner.rows(&part.rows), shape)
+    });
+    let said = match (&round.going_on()[side], passage) {
+        (Some(part), Some(passage)) if round.is_inner(part.strip) => [passage.transition, passage.end].concat(),
+        (Some(_), _) => states.split_off(states.len() - shape.state_len()),
+        (None, _) => Vec::new(),
+    };
+    ForAnyState { reach, chunk_states, said }
 }
 
 /// Numbers that [`forward`] takes beside what one rank alone would.
@@ -78,7 +92,7 @@ pub(crate) struct Memory {
     pub(crate) passing: usize,
 }
 
-pub(crate) fn memory(round: &Round, shape: &crate::DeltaShape) -> Memory {
+pub(crate) fn memory(round: &Round, shape: &DeltaShape) -> Memory {
     let passage = shape.state_len() + shape.value_heads * shape.key_dim * shape.key_dim;
     let rows = round.continued().map(|part| part.map_or(0, |part| part.rows.len()));
     let wide = 2 * rows[0].max(rows[1]) * shape.value_heads * (shape.key_dim + shape.value_dim);
@@ -90,16 +104,8 @@ pub(crate) fn memory(round: &Round, shape: &crate::DeltaShape) -> Memory {
     Memory { kept: inner * passage + reach, passing: wide.max(said) }
 }
 
-/// What this rank's strips say: of one within a sequence what it does to a state, of others what they leave.
-fn said(passages: &[Option<Passage>; 2], ends: &[Vec<f32>; 2]) -> [Vec<f32>; 2] {
-    std::array::from_fn(|side| match &passages[side] {
-        Some(passage) => [&passage.transition[..], &passage.end].concat(),
-        None => ends[side].clone(),
-    })
-}
-
 /// What a strip within one sequence does to a state, as its rank says it.
-fn heard(said: &[f32], shape: &crate::DeltaShape) -> Passage {
+fn heard(said: &[f32], shape: &DeltaShape) -> Passage {
     let (transition, end) = said.split_at(said.len() - shape.state_len());
     Passage { transition: transition.to_vec(), end: end.to_vec() }
 }
