@@ -1,35 +1,96 @@
 //! Memory for numbers that begins on a cache line: tile and vector stores that straddle lines cost half as much again.
 
+use crate::system_memory::{map, unmap};
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
 
 /// Sixteen numbers: one cache line, one AVX-512 register.
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
+#[repr(align(64))]
+struct Line;
 
-const LINE: usize = 16;
+/// Bytes of it.
+const LINE: usize = align_of::<Line>();
+/// From this many bytes on a block is a mapping of its own.
+const MAPPED_MIN: usize = 128 << 10;
 
 /// A growable row of f32 whose first element lies on a 64-byte boundary.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub struct AlignedVec {
-    lines: Vec<Line>,
+    start: NonNull<f32>,
+    /// Of the block, whole lines; all of them are numbers, zeros at first.
+    bytes: usize,
     len: usize,
 }
 
+// SAFETY: it owns its block as a `Vec<f32>` would.
+unsafe impl Send for AlignedVec {}
+// SAFETY: as above.
+unsafe impl Sync for AlignedVec {}
+
 impl AlignedVec {
+    /// An empty one in which so many fit.
+    pub fn with_capacity(numbers: usize) -> Self {
+        let bytes = (numbers * size_of::<f32>()).next_multiple_of(LINE);
+        let start = match bytes {
+            0 => NonNull::<Line>::dangling().cast(),
+            MAPPED_MIN.. => map(bytes).cast(),
+            _ => {
+                // SAFETY: the layout is not empty.
+                let start = unsafe { alloc_zeroed(Self::layout(bytes)) };
+                NonNull::new(start.cast()).unwrap_or_else(|| handle_alloc_error(Self::layout(bytes)))
+            }
+        };
+        Self { start, bytes, len: 0 }
+    }
+
+    fn layout(bytes: usize) -> Layout {
+        Layout::from_size_align(bytes, LINE).expect("a size of memory")
+    }
+
     /// Numbers that fit without new memory.
     pub fn capacity(&self) -> usize {
-        self.lines.capacity() * LINE
+        self.bytes / size_of::<f32>()
     }
 
     /// Makes it `len` long. What it held before stays where it was; new numbers are zero or left-overs of earlier use,
     /// so that a block that shrinks and grows again is not written for nothing.
     pub fn resize(&mut self, len: usize) {
-        let lines = len.div_ceil(LINE);
-        if lines > self.lines.len() {
-            self.lines.resize(lines, Line([0.0; LINE]));
+        if len > self.capacity() {
+            let mut larger = Self::with_capacity(len);
+            larger.len = self.len;
+            larger.copy_from_slice(self);
+            *self = larger;
         }
         self.len = len;
+    }
+}
+
+impl Default for AlignedVec {
+    fn default() -> Self {
+        Self::with_capacity(0)
+    }
+}
+
+impl Clone for AlignedVec {
+    fn clone(&self) -> Self {
+        let mut copy = Self::with_capacity(self.len);
+        copy.resize(self.len);
+        copy.copy_from_slice(self);
+        copy
+    }
+}
+
+impl Drop for AlignedVec {
+    fn drop(&mut self) {
+        // SAFETY: each block goes back to where `with_capacity` had it from, with the same size.
+        unsafe {
+            match self.bytes {
+                0 => {}
+                MAPPED_MIN.. => unmap(self.start.cast(), self.bytes),
+                bytes => dealloc(self.start.as_ptr().cast(), Self::layout(bytes)),
+            }
+        }
     }
 }
 
@@ -45,16 +106,15 @@ impl From<Vec<f32>> for AlignedVec {
 impl Deref for AlignedVec {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        // SAFETY: `Line` is repr(C) over sixteen f32, without padding, so `lines` is that many f32 in a row, all of
-        // them initialised; `resize` keeps `len` within them.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+        // SAFETY: all of the block is numbers, and `resize` keeps `len` within it.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
 
 impl DerefMut for AlignedVec {
     fn deref_mut(&mut self) -> &mut [f32] {
         // SAFETY: as above, and the borrow of `self` is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 }
 
@@ -94,7 +154,7 @@ mod tests {
 
     #[test]
     fn starts_on_a_line_and_keeps_what_it_holds() {
-        for len in [0, 1, 15, 16, 17, 4099] {
+        for len in [0, 1, 15, 16, 17, 4099, MAPPED_MIN / 4 - 3, MAPPED_MIN] {
             let values: Vec<f32> = (0..len).map(|i| i as f32).collect();
             let mut aligned = AlignedVec::from(values.clone());
             assert_eq!(aligned.as_ptr() as usize % 64, 0);

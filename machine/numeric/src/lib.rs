@@ -12,6 +12,7 @@ pub mod minifloat;
 pub mod packed;
 pub mod quantize;
 pub mod rng;
+mod system_memory;
 mod weight_bytes;
 pub mod wire;
 

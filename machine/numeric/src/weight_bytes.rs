@@ -45,61 +45,29 @@ impl Drop for Chunk {
 #[cfg(target_os = "linux")]
 mod system {
     use super::PAGE;
-    use std::ptr::{NonNull, null_mut};
+    use crate::system_memory::map;
+    pub(super) use crate::system_memory::unmap as free;
+    use std::ptr::NonNull;
 
     pub(super) fn zeros(len: usize) -> NonNull<u8> {
         // A page more than is wanted, so that an aligned range of the wanted length lies inside.
-        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: a new anonymous map touches nothing that exists.
-        let map = unsafe { libc::mmap(null_mut(), len + PAGE, access, kind, -1, 0) };
-        if map == libc::MAP_FAILED {
-            std::alloc::handle_alloc_error(std::alloc::Layout::from_size_align(len, PAGE).expect("a size of memory"));
-        }
-        let map = map.cast::<u8>();
-        let before = map.addr().next_multiple_of(PAGE) - map.addr();
-        // SAFETY: both ends of the map that are not wanted go back; the range between them is ours. The advice is a
-        // hint; without it everything works, more slowly.
+        let map = map(len + PAGE);
+        let before = map.addr().get().next_multiple_of(PAGE) - map.addr().get();
+        // SAFETY: both ends of the map that are not wanted go back; the range between them is ours.
         unsafe {
             let start = map.add(before);
             if before > 0 {
-                libc::munmap(map.cast(), before);
+                free(map, before);
             }
-            libc::munmap(start.add(len).cast(), PAGE - before);
-            libc::madvise(start.cast(), len, libc::MADV_HUGEPAGE);
-            NonNull::new_unchecked(start)
+            free(start.add(len), PAGE - before);
+            start
         }
-    }
-
-    /// # Safety
-    /// From [`zeros`] with this length, and used no more.
-    pub(super) unsafe fn free(start: NonNull<u8>, len: usize) {
-        // SAFETY: as promised by the caller.
-        unsafe { libc::munmap(start.as_ptr().cast(), len) };
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 mod system {
-    use super::PAGE;
-    use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-    use std::ptr::NonNull;
-
-    fn layout(len: usize) -> Layout {
-        Layout::from_size_align(len, PAGE).expect("a size of memory")
-    }
-
-    pub(super) fn zeros(len: usize) -> NonNull<u8> {
-        // SAFETY: the layout is not empty: no chunk is.
-        let start = unsafe { alloc_zeroed(layout(len)) };
-        NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout(len)))
-    }
-
-    /// # Safety
-    /// From [`zeros`] with this length, and used no more.
-    pub(super) unsafe fn free(start: NonNull<u8>, len: usize) {
-        // SAFETY: as promised by the caller.
-        unsafe { dealloc(start.as_ptr(), layout(len)) };
-    }
+    pub(super) use crate::system_memory::{map as zeros, unmap as free};
 }
 
 /// The chunk that this thread cuts pieces from, and how much of it is taken.

@@ -14,8 +14,18 @@ use std::ops::{Deref, DerefMut};
 const POOLED_MIN: usize = 4096;
 /// From this many numbers on, row-by-row work is worth waking other threads.
 const PARALLEL_MIN: usize = 1 << 16;
-/// Numbers (256 MiB) that one thread's pool may keep beside those that are in use, whatever was in use before.
+/// Numbers (256 MiB) that one thread's pool and what is in use may take together, whatever was in use before.
 const POOLED_ALWAYS: usize = 1 << 26;
+/// The share of what was in use at most that blocks of sizes nobody asks for just then may take beside it: one in this.
+const BESIDE: usize = 16;
+/// Sizes of blocks to each doubling. Batches of a run differ by a few tokens and are to find each other's blocks.
+const SIZES: usize = 8;
+
+/// Numbers of the block that is made for so many.
+pub(crate) fn block_size(len: usize) -> usize {
+    let step = (len.next_power_of_two() / (2 * SIZES)).max(1);
+    len.next_multiple_of(step)
+}
 
 /// What a pool hands out: memory, or in a rehearsal its size alone.
 pub(crate) trait Block {
@@ -30,8 +40,8 @@ impl Block for AlignedVec {
 }
 
 /// Free blocks, the oldest first. What backward gives back is what the next step's forward asks for, so as much is kept
-/// as was in use at once before: free and used blocks together never take more than that, or [`POOLED_ALWAYS`] more
-/// than is in use.
+/// as was in use at once before: free and used blocks together never take more than that and a little, or
+/// [`POOLED_ALWAYS`].
 pub(crate) struct Pool<B> {
     free: VecDeque<B>,
     /// Numbers in free blocks, in blocks that were taken, and the most of the latter that there ever was.
@@ -51,15 +61,15 @@ thread_local! {
 }
 
 impl<B: Block> Pool<B> {
-    /// The smallest free block that fits without wasting more than half of itself; without one the caller makes one.
+    /// The smallest free block that fits without wasting more than a quarter of itself; without one the caller makes one.
     pub(crate) fn take(&mut self, len: usize) -> Option<B> {
         if len < POOLED_MIN {
             return None;
         }
-        let fits = |block: &B| (len..=2 * len).contains(&block.capacity());
+        let fits = |block: &B| (len..=len + len / 4).contains(&block.capacity());
         let best = (0..self.free.len()).filter(|&i| fits(&self.free[i])).min_by_key(|&i| self.free[i].capacity());
         let block = best.and_then(|best| self.free.remove(best));
-        let taken = block.as_ref().map_or(len, B::capacity);
+        let taken = block.as_ref().map_or(block_size(len), B::capacity);
         self.held -= block.as_ref().map_or(0, B::capacity);
         self.used += taken;
         self.used_most = self.used_most.max(self.used);
@@ -80,7 +90,7 @@ impl<B: Block> Pool<B> {
 
     /// Lets the oldest blocks go that are too many.
     fn shrink(&mut self) {
-        while self.held > POOLED_ALWAYS.max(self.used_most - self.used) {
+        while self.held + self.used > POOLED_ALWAYS.max(self.used_most + self.used_most / BESIDE) && self.held > 0 {
             let oldest = self.free.pop_front().expect("what is held is in free blocks");
             self.held -= oldest.capacity();
         }
@@ -114,7 +124,7 @@ impl Buffer {
     /// A buffer whose contents mean nothing yet; whoever asks for it writes all of it.
     pub fn unwritten(rows: usize, width: usize) -> Self {
         let len = rows * width;
-        let mut values = recycled(len).unwrap_or_default();
+        let mut values = recycled(len).unwrap_or_else(|| AlignedVec::with_capacity(block_size(len)));
         values.resize(len);
         if cfg!(debug_assertions) {
             values.fill(f32::NAN);
@@ -245,11 +255,33 @@ mod tests {
         let again: Vec<Size> = (0..5).map(|_| pool.take(BLOCK).expect("it is there")).collect();
         let other = take(&mut pool, 3 * BLOCK);
         assert_eq!(pool.used_most, 8 * BLOCK);
-        assert_eq!(pool.held(), 2 * BLOCK, "beside a new peak only what is always kept");
+        assert_eq!(pool.held(), 0, "beside a new peak nothing is kept");
         again.into_iter().for_each(|block| pool.give(block));
         assert_eq!(pool.held() + pool.used, 8 * BLOCK, "the oldest went, so that no more than the peak is taken");
         pool.give(other);
         assert_eq!(pool.used, 0);
+    }
+
+    #[test]
+    fn batches_of_nearly_one_size_find_each_others_blocks() {
+        let mut pool = Pool::default();
+        let widths = [192, 320, 512, 2048, 40];
+        let step = |pool: &mut Pool<Size>, tokens: usize| {
+            let blocks: Vec<Size> = widths
+                .iter()
+                .map(|width| pool.take(tokens * width).unwrap_or(Size(block_size(tokens * width))))
+                .collect();
+            blocks.into_iter().for_each(|block| pool.give(block));
+        };
+        step(&mut pool, 4096);
+        let (most, held) = (pool.used_most, pool.held());
+        for tokens in [3700, 4011, 4096, 3585] {
+            step(&mut pool, tokens);
+            assert_eq!((pool.used_most, pool.held()), (most, held), "{tokens} tokens");
+        }
+        for len in [4096, 4097, 70_000, 1 << 20] {
+            assert!((len..=len + len / 8).contains(&block_size(len)), "{len}: {}", block_size(len));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //!
 //! Legend: T tokens, H hidden width, I inner width of an expert, E experts. All sizes are in numbers of four bytes.
 
-use crate::buffer::{Block, Pool};
+use crate::buffer::{Block, Pool, block_size};
 use crate::cross_entropy::CHUNK_ROWS;
 use crate::{
     Adapter, AttentionShape, Columns, Conv, DeltaGates, DeltaState, Execute, KvCache, Linear, Moe, Norm, Rope, Spans,
@@ -41,7 +41,7 @@ struct Room {
 
 impl Room {
     fn take(&mut self, len: usize) -> Size {
-        let size = self.pool.take(len).unwrap_or(Size(len.next_multiple_of(LINE)));
+        let size = self.pool.take(len).unwrap_or(Size(block_size(len).next_multiple_of(LINE)));
         self.live += size.0;
         self.note(0);
         size
