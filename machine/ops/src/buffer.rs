@@ -61,9 +61,10 @@ thread_local! {
 }
 
 impl<B: Block> Pool<B> {
-    /// The smallest free block that fits without wasting more than a quarter of itself; without one the caller makes one.
+    /// The smallest free block that fits without wasting more than a fifth of itself; without one the caller makes one.
     pub(crate) fn take(&mut self, len: usize) -> Option<B> {
-        if len < POOLED_MIN {
+        // As `give` asks: what is counted here is counted there.
+        if block_size(len) < POOLED_MIN {
             return None;
         }
         let fits = |block: &B| (len..=len + len / 4).contains(&block.capacity());
