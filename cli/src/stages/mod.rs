@@ -13,7 +13,7 @@ pub(crate) use measuring::{read_reports, write_page};
 pub(crate) use shrinking::{
     Asked, PLAN, Planned, STATISTICS, Shrunk, Watched, Watching, calibration_batches, is_held_out, save_model, split,
 };
-pub(crate) use together::Together;
+pub(crate) use together::{Together, check_sharing};
 pub(crate) use watching::{Preparing, SystemRoots};
 
 use crate::failure::{Interrupted, Problem};

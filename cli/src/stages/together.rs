@@ -12,6 +12,17 @@ use models::Model;
 use train::parallel::{self, Distributed, Ranks, Sharing};
 use train::{Objective, Supervised, TrainError, TrainRecipe};
 
+/// Refuses a stage that so many processes cannot share, of which so many take each micro-batch together.
+pub(crate) fn check_sharing(
+    (size, sequence_ranks): (usize, usize),
+    recipe: &TrainRecipe,
+    has_teacher: bool,
+) -> Result<()> {
+    let tokens = recipe.batch_tokens / recipe.accumulation.max(1);
+    let sharing = Sharing { size, sequence_ranks, micro_batches: recipe.accumulation, tokens, has_teacher };
+    parallel::check(sharing).map_err(|why| Problem::new(why, "see docs/training.md, \"Several processes\"").into())
+}
+
 pub(crate) struct Together {
     ranks: Mpi,
     /// How many of them share a micro-batch.
@@ -38,14 +49,7 @@ impl Together {
 
     /// Refuses a stage that so many processes cannot share.
     pub(super) fn check(&self, recipe: &TrainRecipe, has_teacher: bool) -> Result<()> {
-        let sharing = Sharing {
-            size: self.ranks.size(),
-            sequence_ranks: self.sequence_ranks,
-            micro_batches: recipe.accumulation,
-            tokens: recipe.batch_tokens / recipe.accumulation.max(1),
-            has_teacher,
-        };
-        parallel::check(sharing).map_err(|why| Problem::new(why, "see docs/training.md, \"Several processes\"").into())
+        check_sharing((self.ranks.size(), self.sequence_ranks), recipe, has_teacher)
     }
 
     pub(super) fn ranks(&self) -> &dyn Ranks {

@@ -6,7 +6,7 @@ use crate::failure::Problem;
 use crate::memory::Machine;
 use crate::place::{model_place, outline_model};
 use crate::recipe::{Recipe, Work};
-use crate::stages::{BASE, stage_directory};
+use crate::stages::{BASE, check_sharing, stage_directory};
 use crate::terminal::{put, put_json, say};
 use crate::training_memory::{BesideTeacher, PlannedTraining, Pupil};
 use anyhow::{Context, Result};
@@ -19,7 +19,6 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use train::parallel::{Sharing, check};
 use train::{DistillRecipe, FrozenFormat, LoraConfig, Method, TrainPrecision, TrainRecipe, estimate};
 
 /// Say what training will take of memory, time and money, without loading anything
@@ -169,7 +168,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let names = origin.module_names()?;
     arguments.change(&mut recipe, &|name| names.iter().any(|known| known == name))?;
     recipe.check()?;
-    arguments.check_sharing(&recipe, guided.is_some())?;
+    check_sharing((arguments.sequence_ranks, arguments.sequence_ranks), &recipe, guided.is_some())?;
     let outline = |recipe: &TrainRecipe| origin.outline(recipe);
     let of_teacher = |loading| match &guided {
         Some((teacher, _)) => teacher.outlined(loading),
@@ -308,14 +307,6 @@ impl Arguments {
             return Err(Problem::new(message, "add --lora 16, say").into());
         }
         Ok(())
-    }
-
-    /// Refuses what so many processes could not share.
-    fn check_sharing(&self, recipe: &TrainRecipe, has_teacher: bool) -> Result<()> {
-        let (size, sequence_ranks) = (self.sequence_ranks, self.sequence_ranks);
-        let tokens = recipe.batch_tokens / recipe.accumulation.max(1);
-        let sharing = Sharing { size, sequence_ranks, micro_batches: recipe.accumulation, tokens, has_teacher };
-        check(sharing).map_err(|why| Problem::new(why, "see docs/training.md, \"Several processes\"").into())
     }
 
     fn findings(&self, origin: &Origin, recipe: &TrainRecipe, planned: &PlannedTraining) -> Result<Findings> {

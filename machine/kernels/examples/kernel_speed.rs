@@ -201,7 +201,7 @@ fn long_attention_speed() {
     let shape = attention::Shape { query_heads: 16, kv_heads: 2, head_dim: 256, scale: 1.0 / 16.0 };
     for format in [KvFormat::F32, KvFormat::F16, KvFormat::Int8] {
         let pages = pages_of(8192, format, &shape);
-        let cache = attention::Cached { pages: &pages, tokens: 8192 };
+        let cache = attention::Cached { pages: &pages, tokens: 8192, is_past: false };
         for queries in [1, 512] {
             let q = random(queries * 16 * 256);
             let mut out = vec![0.0; q.len()];
@@ -218,7 +218,7 @@ fn decode_speed() {
         let (q, mut out) = (random(256), vec![0.0; 256]);
         for format in [KvFormat::F32, KvFormat::F16, KvFormat::Int8] {
             let pages = pages_of(keys, format, &shape);
-            let cache = attention::Cached { pages: &pages, tokens: keys };
+            let cache = attention::Cached { pages: &pages, tokens: keys, is_past: false };
             time(&format!("decode: attention, {keys} keys in {format:?}"), || {
                 attention::cached(&mut out, &q, cache, &shape);
             });

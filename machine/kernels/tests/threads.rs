@@ -53,7 +53,7 @@ fn decoding_attention_in_any_number_of_threads() {
     let pages: Vec<Arc<Page>> = (0..20).map(|_| page()).collect();
     assert_same_bits(|| {
         let mut out = vec![0.0; 256];
-        attention::cached(&mut out, &q, attention::Cached { pages: &pages, tokens: 5003 }, &shape);
+        attention::cached(&mut out, &q, attention::Cached { pages: &pages, tokens: 5003, is_past: false }, &shape);
         vec![out]
     });
 }

@@ -43,11 +43,11 @@ impl Chunk {
         for index in 0..count {
             let rows = index * total / count..(index + 1) * total / count;
             let round = Round::cut(lengths, &rows, (rank, size));
-            let first = chunks.last().map_or(0, |before| before.rows.end);
+            let (first, spans) = (chunks.last().map_or(0, |before| before.rows.end), round.spans());
             chunks.push(Self {
-                rows: first..first + round.rows().map(|rows| rows.len()).iter().sum::<usize>(),
+                rows: first..first + spans.tokens(),
                 tokens: round.token_numbers(),
-                spans: round.spans(),
+                spans,
                 continues: round.continues(),
                 goes_on: round.goes_on(),
                 round: Some(Arc::new(round)),

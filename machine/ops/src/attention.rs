@@ -112,8 +112,11 @@ fn cut(spans: &Spans, goes_on: bool) -> (Vec<usize>, Range<usize>) {
 
 fn extend(cache: &mut KvCache, [_, k, v]: [&Buffer; 3], rows: Range<usize>, start: usize, shape: &AttentionShape) {
     assert_eq!(cache.tokens(), start, "the cache holds another number of tokens than the state says");
-    let page_shape = PageShape { kv_heads: shape.kv_heads, head_dim: shape.head_dim };
-    cache.extend(&k[of(k, &rows)], &v[of(v, &rows)], page_shape);
+    cache.extend(&k[of(k, &rows)], &v[of(v, &rows)], page_shape(shape));
+}
+
+pub(crate) fn page_shape(shape: &AttentionShape) -> PageShape {
+    PageShape { kv_heads: shape.kv_heads, head_dim: shape.head_dim }
 }
 
 /// Where these rows of x lie.

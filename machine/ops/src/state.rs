@@ -76,7 +76,7 @@ impl KvCache {
     /// The first so many tokens.
     pub(crate) fn first(&self, tokens: usize) -> Cached<'_> {
         assert!(tokens <= self.tokens, "the first {tokens} of {} tokens", self.tokens);
-        Cached { pages: &self.pages[..tokens.div_ceil(PAGE_TOKENS)], tokens }
+        Cached { pages: &self.pages[..tokens.div_ceil(PAGE_TOKENS)], tokens, is_past: false }
     }
 
     /// An empty one that keeps keys and values in the same way.

@@ -63,16 +63,19 @@ pub struct Gradients<'a> {
     pub dv: &'a mut [f32],
 }
 
-/// What one sequence has kept: `tokens` keys and values, those of the queries included.
+/// What one sequence has kept: `tokens` keys and values, those of the queries included as the last ones.
 #[derive(Clone, Copy, Debug)]
 pub struct Cached<'a> {
     pub pages: &'a [Arc<Page>],
     pub tokens: usize,
+    /// Whether they are of earlier tokens instead, which every query sees, beside others that lie elsewhere.
+    pub is_past: bool,
 }
 
 /// One sequence, which continues what it has kept: out = softmax(scale·q kᵀ) v.
 pub fn cached(out: &mut [f32], q: &[f32], cache: Cached, shape: &Shape) {
-    let span = Span::causal(check_cache(q, &cache, shape), cache.tokens);
+    let span = check_cache(q, &cache, shape);
+    assert!(!cache.is_past, "nothing is kept for a softmax to go on");
     assert_eq!(out.len(), q.len(), "out is shaped as q");
     if span.queries * shape.query_heads / shape.kv_heads <= narrow::MOST_QUERIES {
         forward_narrow(Level::best(), out, q, cache.pages, span, shape);
@@ -82,38 +85,18 @@ pub fn cached(out: &mut [f32], q: &[f32], cache: Cached, shape: &Shape) {
     }
 }
 
-/// As [`cached`], exactly, and with what backward wants to know.
+/// As [`cached`], exactly, and with what backward wants to know. With keys that are past it takes up the softmax that
+/// others began: `out` and `log_sum_exp` come with what those gave.
 pub fn cached_saved(out: &mut [f32], log_sum_exp: &mut [f32], q: &[f32], cache: Cached, shape: &Shape) {
-    let span = Span::causal(check_cache(q, &cache, shape), cache.tokens);
+    let span = check_cache(q, &cache, shape);
     assert!(out.len() == q.len() && log_sum_exp.len() * shape.head_dim == out.len(), "outputs do not fit q");
     let given = Given { q, source: Source::Paged(cache.pages) };
-    forward_wide(Wide::Exact(Level::best()), out, Sums::Written(log_sum_exp), given, &[span], shape);
+    let sums = if cache.is_past { Sums::Continued(log_sum_exp) } else { Sums::Written(log_sum_exp) };
+    forward_wide(Wide::Exact(Level::best()), out, sums, given, &[span], shape);
 }
 
-/// Takes keys and values of earlier tokens, which lie elsewhere and which every query sees, into a softmax that others
-/// began: `out` and `log_sum_exp` come with what those gave.
-pub fn cached_more(out: &mut [f32], log_sum_exp: &mut [f32], q: &[f32], cache: Cached, shape: &Shape) {
-    let span = Span::open(check_cache(q, &cache, shape), cache.tokens);
-    assert!(out.len() == q.len() && log_sum_exp.len() * shape.head_dim == out.len(), "outputs do not fit q");
-    let given = Given { q, source: Source::Paged(cache.pages) };
-    forward_wide(Wide::Exact(Level::best()), out, Sums::Continued(log_sum_exp), given, &[span], shape);
-}
-
-/// The adjoint of [`cached_more`], where `saved` is of the whole softmax.
-pub fn cached_more_backward(
-    (dq, into): (&mut [f32], &mut KeyGradients),
-    dout: &[f32],
-    saved: Saved,
-    q: &[f32],
-    cache: Cached,
-    shape: &Shape,
-) {
-    let span = Span::open(check_cache(q, &cache, shape), cache.tokens);
-    let walked = Walked { span, source: Source::Paged(cache.pages), into };
-    backward_spans(Level::best(), dq, dout, saved, q, vec![walked], shape);
-}
-
-/// The adjoint of [`cached_saved`]: adds to `dq`, and to the gradients of all that the sequence has kept.
+/// The adjoint of [`cached_saved`], where `saved` is of the whole softmax: adds to `dq`, and to the gradients of all
+/// that the sequence has kept.
 pub fn cached_backward(
     (dq, into): (&mut [f32], &mut KeyGradients),
     dout: &[f32],
@@ -122,7 +105,7 @@ pub fn cached_backward(
     cache: Cached,
     shape: &Shape,
 ) {
-    let span = Span::causal(check_cache(q, &cache, shape), cache.tokens);
+    let span = check_cache(q, &cache, shape);
     let walked = Walked { span, source: Source::Paged(cache.pages), into };
     backward_spans(Level::best(), dq, dout, saved, q, vec![walked], shape);
 }
@@ -305,8 +288,8 @@ fn check(inputs: &Inputs, shape: &Shape) -> [usize; 2] {
     [queries, keys]
 }
 
-/// Asserts that queries, cache and shape fit, and gives the number of queries.
-fn check_cache(q: &[f32], cache: &Cached, shape: &Shape) -> usize {
+/// Asserts that queries, cache and shape fit, and gives the span.
+fn check_cache(q: &[f32], cache: &Cached, shape: &Shape) -> Span {
     let &Shape { query_heads, kv_heads, head_dim, .. } = shape;
     assert!(kv_heads > 0 && query_heads > 0 && query_heads % kv_heads == 0, "{query_heads} over {kv_heads} heads");
     let queries = q.len() / (query_heads * head_dim);
@@ -314,5 +297,5 @@ fn check_cache(q: &[f32], cache: &Cached, shape: &Shape) -> usize {
     assert_eq!(cache.pages.len(), cache.tokens.div_ceil(PAGE_TOKENS), "pages of {} tokens", cache.tokens);
     let wanted = PageShape { kv_heads, head_dim };
     assert!(cache.pages.iter().all(|page| page.shape() == wanted), "pages of other heads");
-    queries
+    if cache.is_past { Span::open(queries, cache.tokens) } else { Span::causal(queries, cache.tokens) }
 }

@@ -113,7 +113,7 @@ fn narrow_splits_many_keys_between_tasks() {
         let [want, _] = over_kept([&q, &k, &v], &shape, format);
         let mut out = poisoned(q.len());
         let pages = pages(&k, &v, &shape, format);
-        cached(&mut out, &q, Cached { pages: &pages, tokens: sizes[1] }, &shape);
+        cached(&mut out, &q, Cached { pages: &pages, tokens: sizes[1], is_past: false }, &shape);
         assert_close(&out, &want, 3e-6, "out");
     }
 }
@@ -228,7 +228,7 @@ fn parts_over_a_cache_are_the_whole() {
         for part in [split..tokens, 0..split] {
             let kept = part.end * kv_heads * 19;
             let pages = pages(&k[..kept], &v[..kept], &shape, KvFormat::F32);
-            let cache = Cached { pages: &pages, tokens: part.end };
+            let cache = Cached { pages: &pages, tokens: part.end, is_past: false };
             let rows = part.start * 4 * 19..part.end * 4 * 19;
             let (mut out_1, mut sum_1) = (poisoned(rows.len()), poisoned(rows.len() / 19));
             cached_saved(&mut out_1, &mut sum_1, &q[rows.clone()], cache, &shape);
@@ -261,28 +261,23 @@ fn keys_in_pieces_are_the_whole() {
                 (keys.len(), pages(&k[rows.clone()], &v[rows], &shape, KvFormat::F32))
             })
             .collect();
-        let caches = || kept.iter().map(|(tokens, pages)| Cached { pages, tokens: *tokens });
+        let caches = || {
+            let kept = kept.iter().enumerate();
+            kept.map(|(index, (tokens, pages))| Cached { pages, tokens: *tokens, is_past: index > 0 })
+        };
         let (wide_q, wide_k, wide_v) = (wide(&q), wide(&k), wide(&v));
         let (mut out_want, mut sum_want) = (vec![0.0; q.len()], vec![0.0; q.len() / shape.head_dim]);
         scalar::forward(&mut out_want, &mut sum_want, [&wide_q, &wide_k, &wide_v], &shape);
         let (mut out, mut sum) = (poisoned(q.len()), poisoned(q.len() / shape.head_dim));
-        for (index, cache) in caches().enumerate() {
-            match index {
-                0 => cached_saved(&mut out, &mut sum, &q, cache, &shape),
-                _ => cached_more(&mut out, &mut sum, &q, cache, &shape),
-            }
-        }
+        caches().for_each(|cache| cached_saved(&mut out, &mut sum, &q, cache, &shape));
         assert_close(&out, &out_want, 5e-6, "out");
         assert_close(&sum, &sum_want, 5e-6, "log_sum_exp");
 
         let (dout, saved) = (random(4, q.len()), Saved { out: &out, log_sum_exp: &sum });
         let [mut dq, mut dk, mut dv] = [&q, &k, &v].map(|x| vec![0.0; x.len()]);
-        for (index, (cache, keys)) in caches().zip(&cuts).enumerate() {
+        for (cache, keys) in caches().zip(&cuts) {
             let mut sums = KeyGradients::zeros(keys.len(), &shape);
-            match index {
-                0 => cached_backward((&mut dq, &mut sums), &dout, saved, &q, cache, &shape),
-                _ => cached_more_backward((&mut dq, &mut sums), &dout, saved, &q, cache, &shape),
-            }
+            cached_backward((&mut dq, &mut sums), &dout, saved, &q, cache, &shape);
             let rows = keys.start * row..keys.end * row;
             sums.add_to([&mut dk[rows.clone()], &mut dv[rows]], 0, &shape);
         }
@@ -307,7 +302,7 @@ fn rounded_pages_are_walked_back_as_they_are_kept() {
         };
         let (kept_k, kept_v) = (kept(&k), kept(&v));
         let pages = pages(&k, &v, &shape, format);
-        let cache = Cached { pages: &pages, tokens: sizes[1] };
+        let cache = Cached { pages: &pages, tokens: sizes[1], is_past: false };
         let (mut out, mut sum) = (poisoned(q.len()), poisoned(q.len() / 33));
         cached_saved(&mut out, &mut sum, &q, cache, &shape);
         let saved = Saved { out: &out, log_sum_exp: &sum };
@@ -330,5 +325,5 @@ fn rounded_pages_are_walked_back_as_they_are_kept() {
 fn fewer_keys_than_queries_are_refused() {
     let (shape, q, k, v) = case([3, 2, 1, 1, 3]);
     let pages = pages(&k, &v, &shape, KvFormat::F32);
-    cached(&mut [0.0; 9], &q, Cached { pages: &pages, tokens: 2 }, &shape);
+    cached(&mut [0.0; 9], &q, Cached { pages: &pages, tokens: 2, is_past: false }, &shape);
 }

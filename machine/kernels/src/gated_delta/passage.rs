@@ -60,13 +60,13 @@ pub fn pass(state: &mut [f32], passage: &Passage, shape: &Shape) {
 }
 
 /// The adjoint of [`pass`]: dstate ← transitionᵀ·dstate.
-pub fn pass_backward(dstate: &mut [f32], passage: &Passage, shape: &Shape) {
+pub fn pass_backward(dstate: &mut [f32], transition: &[f32], shape: &Shape) {
     let &Shape { key_dim, value_dim, .. } = shape;
     assert_eq!(dstate.len(), shape.state_len(), "one state");
     let after = dstate.to_vec();
     let product = Product { m: key_dim, n: value_dim, k: key_dim, c_row: value_dim, b_row: value_dim, add: false };
     let of_head = [key_dim * key_dim, key_dim * value_dim];
-    let factors = Factors { a: &passage.transition, a_row: key_dim, transposed: true, b: &after, of_head };
+    let factors = Factors { a: transition, a_row: key_dim, transposed: true, b: &after, of_head };
     each_head(dstate, factors, product);
 }
 

@@ -315,7 +315,7 @@ fn a_passage_does_to_any_state_what_the_tokens_do() {
 
         let (dout, dafter) = (random(7, out.len()), random(8, shape.state_len()));
         let mut dstate = dafter.clone();
-        pass_backward(&mut dstate, &passage, shape);
+        pass_backward(&mut dstate, &passage.transition, shape);
         reach_backward(&mut dstate, &reach, &dout, shape);
         let [q, k, v, g, beta] = case.wide();
         let mut others = [&q, &k, &v, &g, &beta].map(|x| vec![0.0; x.len()]);

@@ -2,10 +2,9 @@
 
 use super::round::{Part, Share};
 use super::{Ring, Round};
-use crate::attention::of;
+use crate::attention::{of, page_shape};
 use crate::{AttentionShape, Buffer, KvCache};
-use kernels::attention::{self as kernel, Gradients, Inputs, KeyGradients};
-use kernels::kv_page::PageShape;
+use kernels::attention::{self as kernel, Cached, Gradients, Inputs, KeyGradients};
 use numeric::wire::{Message, Reading};
 use std::ops::Range;
 
@@ -41,10 +40,8 @@ pub(crate) fn forward(
             let Some((index, tokens)) = seen(round, (shares, caches), &part) else { continue };
             let (queries, sums) = (of(q, &part.rows), of(&log_sum_exp, &part.rows));
             let (out, sums) = (&mut output[queries.clone()], &mut log_sum_exp[sums]);
-            match is_home {
-                true => kernel::cached_saved(out, sums, &q[queries], caches[index].first(tokens), shape),
-                false => kernel::cached_more(out, sums, &q[queries], caches[index].first(tokens), shape),
-            }
+            let cache = Cached { is_past: !is_home, ..caches[index].first(tokens) };
+            kernel::cached_saved(out, sums, &q[queries], cache, shape);
         }
     };
     look(true, &shares, &kept);
@@ -94,11 +91,9 @@ pub(crate) fn backward(
             let Some((index, tokens)) = seen(round, (shares, caches), &part) else { continue };
             let queries = of(q, &part.rows);
             let into = (&mut dq[queries.clone()], &mut sums[index]);
-            let (doutput, cache) = (&doutput[queries.clone()], caches[index].first(tokens));
-            match is_home {
-                true => kernel::cached_backward(into, doutput, saved_of(&part.rows), &q[queries], cache, shape),
-                false => kernel::cached_more_backward(into, doutput, saved_of(&part.rows), &q[queries], cache, shape),
-            }
+            let cache = Cached { is_past: !is_home, ..caches[index].first(tokens) };
+            let (doutput, saved) = (&doutput[queries.clone()], saved_of(&part.rows));
+            kernel::cached_backward(into, doutput, saved, &q[queries], cache, shape);
         }
     };
     let mut sums: Vec<KeyGradients> = kept.iter().map(|cache| KeyGradients::zeros(cache.tokens(), shape)).collect();
@@ -186,8 +181,4 @@ fn keep(
         cache
     };
     shares.iter().map(keep).collect()
-}
-
-fn page_shape(shape: &AttentionShape) -> PageShape {
-    PageShape { kv_heads: shape.kv_heads, head_dim: shape.head_dim }
 }

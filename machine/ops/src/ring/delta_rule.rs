@@ -10,8 +10,8 @@ use kernels::gated_delta::{self as kernel, Passage};
 /// What backward needs.
 pub(crate) struct Saved {
     inner: Inner,
-    /// What each strip of the round that lies within one sequence does to a state.
-    passages: Vec<Option<Passage>>,
+    /// What each strip of the round that lies within one sequence makes of a state, `[Hv, K, K]`.
+    transitions: Vec<Option<Vec<f32>>>,
     /// What each of this rank's strips' outputs take of the state that it finds, `[T, Hv, K]`; empty for nothing.
     reach: [Vec<f32>; 2],
 }
@@ -49,7 +49,8 @@ pub(crate) fn forward(
         }
         inner.chunk_states.extend(fresh);
     }
-    (output, Saved { inner, passages, reach: [early.reach, late.reach] })
+    let transitions = passages.into_iter().map(|passage| Some(passage?.transition)).collect();
+    (output, Saved { inner, transitions, reach: [early.reach, late.reach] })
 }
 
 /// What is known of one of a rank's strips before it is known which state it finds.
@@ -93,15 +94,15 @@ pub(crate) struct Memory {
 }
 
 pub(crate) fn memory(round: &Round, shape: &DeltaShape) -> Memory {
-    let passage = shape.state_len() + shape.value_heads * shape.key_dim * shape.key_dim;
+    let transition = shape.value_heads * shape.key_dim * shape.key_dim;
     let rows = round.continued().map(|part| part.map_or(0, |part| part.rows.len()));
     let wide = 2 * rows[0].max(rows[1]) * shape.value_heads * (shape.key_dim + shape.value_dim);
     let strips = 2 * round.size();
     // As bytes of every rank, as numbers, and taken apart.
-    let said = 3 * strips * passage;
+    let said = 3 * strips * (transition + shape.state_len());
     let inner = (0..strips).filter(|&strip| round.is_inner(strip)).count();
     let reach = (rows[0] + rows[1]) * shape.value_heads * shape.key_dim;
-    Memory { kept: inner * passage + reach, passing: wide.max(said) }
+    Memory { kept: inner * transition + reach, passing: wide.max(said) }
 }
 
 /// What a strip within one sequence does to a state, as its rank says it.
@@ -131,8 +132,8 @@ pub(crate) fn backward(
     let said = round.gather(ring, own);
     let (asked, before) = round.hand_back(std::mem::take(carried), |strip, mut asked| {
         let mut sum = said[strip].clone();
-        if let Some(passage) = saved.passages[strip].as_ref().filter(|_| !asked.is_empty()) {
-            kernel::pass_backward(&mut asked, passage, shape);
+        if let Some(transition) = saved.transitions[strip].as_ref().filter(|_| !asked.is_empty()) {
+            kernel::pass_backward(&mut asked, transition, shape);
             sum.iter_mut().zip(&asked).for_each(|(sum, asked)| *sum += asked);
         }
         sum

@@ -150,7 +150,12 @@ impl Round {
 
     /// This rank's strips, each with its number, and where its rows and its spans lie among the rank's.
     pub(super) fn own_strips(&self) -> [(usize, Range<usize>, Range<usize>); 2] {
-        let [early, late] = self.own();
+        self.placed(self.rank)
+    }
+
+    /// The strips of a rank, as [`Round::own_strips`] has them.
+    fn placed(&self, rank: usize) -> [(usize, Range<usize>, Range<usize>); 2] {
+        let [early, late] = self.strips_of(rank);
         let (rows, spans) = (self.strips[early].rows.len(), self.strips[early].spans.lengths.len());
         let [late_rows, late_spans] = [self.strips[late].rows.len(), self.strips[late].spans.lengths.len()];
         [(early, 0..rows, 0..spans), (late, rows..rows + late_rows, spans..spans + late_spans)]
@@ -158,7 +163,11 @@ impl Round {
 
     /// Of each of this rank's strips the part of a sequence that began before it, if there is one.
     pub(super) fn continued(&self) -> [Option<Part>; 2] {
-        self.own_strips().map(|(index, rows, _)| {
+        self.continued_of(self.rank)
+    }
+
+    fn continued_of(&self, rank: usize) -> [Option<Part>; 2] {
+        self.placed(rank).map(|(index, rows, _)| {
             let strip = &self.strips[index];
             let rows = rows.start..rows.start + strip.spans.lengths[0];
             strip.continues().then_some(Part { strip: index, sequence: strip.first, rows })
@@ -167,7 +176,11 @@ impl Round {
 
     /// Of each of this rank's strips the part of the sequence that goes on after it, if there is one.
     pub(super) fn going_on(&self) -> [Option<Part>; 2] {
-        self.own_strips().map(|(index, rows, _)| {
+        self.going_on_of(self.rank)
+    }
+
+    fn going_on_of(&self, rank: usize) -> [Option<Part>; 2] {
+        self.placed(rank).map(|(index, rows, _)| {
             let strip = &self.strips[index];
             let rows = rows.end - strip.spans.lengths[strip.spans.lengths.len() - 1]..rows.end;
             strip.goes_on.then_some(Part { strip: index, sequence: strip.last, rows })
@@ -186,10 +199,9 @@ impl Round {
     /// What a rank keeps of the round's sequences, in their order. Of one that began in an earlier round every rank has
     /// a share, be it empty.
     pub(super) fn shares_of(&self, rank: usize) -> Vec<Share> {
-        let of_rank = Self { rank, ..self.clone() };
         let mut shares: Vec<Share> = Vec::new();
         shares.extend(self.continues().then(|| Share { sequence: 0, parts: Vec::new() }));
-        for (continued, going_on) in of_rank.continued().into_iter().zip(of_rank.going_on()) {
+        for (continued, going_on) in self.continued_of(rank).into_iter().zip(self.going_on_of(rank)) {
             let mut parts: Vec<Part> = continued.into_iter().chain(going_on).collect();
             parts.dedup();
             for part in parts {

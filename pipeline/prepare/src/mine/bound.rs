@@ -110,6 +110,14 @@ pub(super) fn measured(length: &str) -> Option<&str> {
     (is_path && !of.is_empty()).then_some(of)
 }
 
+/// Whether an expression is a place of the sequence that has this length.
+pub(super) fn is_place_by(syntax: &Syntax, expression: usize, length: &str) -> bool {
+    let outer = syntax.nodes[expression].parent;
+    let is_index = syntax.is(outer, &["index_expression", "subscript", "subscript_expression"]);
+    let sequence = syntax.named_children(outer).next().filter(|_| is_index);
+    sequence.is_some_and(|at| measured(length) == Some(syntax.text_of(at)))
+}
+
 /// How a place of a sequence is read in a text, if it is.
 fn reading(own: &str, sequence: &str, place: &str) -> Option<String> {
     let forms = [("[", "]"), (".get(", ")"), (".charAt(", ")"), (".at(", ")")];

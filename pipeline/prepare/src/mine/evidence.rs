@@ -1,7 +1,7 @@
 //! What gives a fault in a function away to somebody who sees the file it is in: a parallel place, the names of
 //! parameters, what the two ways of a condition do. A fault that nothing gives away could only be guessed.
 
-use super::bound::{Sides, measured, of_comparison, parallel};
+use super::bound::{Sides, is_place_by, of_comparison, parallel};
 use super::connective::of_connective;
 use super::function::Function;
 use super::lines::names_in;
@@ -92,10 +92,7 @@ fn of_sum(syntax: &Syntax, function: &Function, binary: usize, sides: &Sides) ->
     let is_last =
         |text: &str, name: &str| names_in(text).last().is_some_and(|word| word.rsplit('_').next() == Some(name));
     if operator == "-" {
-        let outer = syntax.nodes[binary].parent;
-        let sequence = syntax.is(outer, &["index_expression", "subscript", "subscript_expression"]);
-        let sequence = sequence.then(|| syntax.named_children(outer).next()).flatten();
-        if sequence.is_some_and(|at| measured(left) == Some(syntax.text_of(at))) {
+        if is_place_by(syntax, binary, left) {
             return Some(format!("There is no place beyond `{left}`."));
         }
         if SPANS.iter().any(|&(end, start)| is_last(left, end) && is_last(right, start)) {

@@ -1,7 +1,7 @@
 //! What tells that a number is one too many or one too few: that it stands there once more in the same place of an
 //! expression, that a count begins at nothing, that something would change nothing. Any other might be any other.
 
-use super::bound::{Sides, by_count, divided, in_words, measured};
+use super::bound::{Sides, by_count, divided, in_words, is_place_by};
 use super::evidence::{Evidence, called, is_quotable, once_more};
 use super::function::Function;
 use super::lines::names_in;
@@ -41,11 +41,7 @@ fn of_side(syntax: &Syntax, function: &Function, node: usize) -> Option<String> 
         "==" | "!=" | "===" | "!==" if is == "0" => divided(own, sides.left),
         // The last place.
         "-" if is == "1" => {
-            let outer = syntax.nodes[parent].parent;
-            let is_index = syntax.is(outer, &["index_expression", "subscript", "subscript_expression"]);
-            let sequence = syntax.named_children(outer).next().filter(|_| is_index)?;
-            let is_last = measured(sides.left) == Some(syntax.text_of(sequence));
-            is_last.then(|| format!("The last place is one before `{}`.", sides.left))
+            is_place_by(syntax, parent, sides.left).then(|| format!("The last place is one before `{}`.", sides.left))
         }
         _ => None,
     }
